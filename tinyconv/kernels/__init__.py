@@ -1,0 +1,38 @@
+"""Kernels say *how*: three sets of functions behind one contract.
+
+``reference`` is NumPy, the mathematics chapter. ``cpu`` is Numba, parallel and vectorised. ``cuda`` is numba.cuda.
+Each set is a package with the functions of ``reference.__all__`` (same names, same arguments in the same order) and
+with the five memory functions below, so that a plan can be built on any of them:
+
+* ``allocate(shape, dtype)``: a new array of zeros where the kernels can reach it;
+* ``upload(array, host)``: copy a NumPy array into one of the set's arrays;
+* ``download(host, array)``: copy one of the set's arrays into a NumPy array;
+* ``synchronize()``: wait until everything asked for has happened;
+* ``record(calls)``: turn a list of (kernel, arguments) into one callable that runs them all in order.
+
+Kernels import nothing from the rest of tinyconv.
+"""
+
+import importlib
+import inspect
+from types import ModuleType
+
+NAMES = ("reference", "cpu", "cuda")
+MEMORY = ("allocate", "download", "record", "synchronize", "upload")
+
+
+def load(name: str) -> ModuleType:
+    """The kernel set of that name: "reference", "cpu" or "cuda".
+
+    Raises ValueError for another name, and RuntimeError, with what to do about it, if the set cannot run here.
+    """
+    if name not in NAMES:
+        raise ValueError(f"Unknown backend. Expected one of {', '.join(map(repr, NAMES))}. Received: {name!r}.")
+    return importlib.import_module(f"tinyconv.kernels.{name}")
+
+
+def contract() -> dict[str, tuple[str, ...]]:
+    """The contract: each kernel's name and the names of its arguments, in order."""
+    from tinyconv.kernels import reference
+
+    return {name: tuple(inspect.signature(getattr(reference, name)).parameters) for name in reference.__all__}

@@ -1,0 +1,154 @@
+"""Two-dimensional convolution: forward, backward, and the fused conv -> ReLU -> 2x2 max-pool.
+
+A convolutional layer slides a small window over an image. At every place it multiplies the window's pixels with each
+of its filters and adds up: one number per filter and place. (Mathematicians call this a cross-correlation; the field
+calls it convolution, and so do we.)
+"""
+
+import numpy as np
+
+from tinyconv.kernels.reference.pool import max_pool2d_forward
+
+
+def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
+    """How many floats of ``work`` the convolution wants. The reference needs none."""
+    return 0
+
+
+def conv2d_prepare(work, w):
+    """Put what forward and backward want to know of the filters ``w`` (KH, KW, C, F) into ``work``. Nothing here."""
+
+
+def conv2d_forward(out, x, w, b, work, strides, padding, dilation, relu):
+    r"""Convolve, add the bias, and apply ReLU if asked to.
+
+    .. math:: out_{n,i,j,f} = b_f + \sum_{k,l,c} x_{n,\; i s_h + k d_h - p_t,\; j s_w + l d_w - p_l,\; c} \; w_{k,l,c,f}
+
+    where x is zero outside the image, s are the strides, d the dilation and p the padding. With ``relu`` the result
+    is max(0, .).
+
+    Shapes: x (N, H, W, C), w (KH, KW, C, F), b (F,), out (N, OH, OW, F), overwritten.
+
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016), chapter 2.
+    """
+    patches = _patches(x, out.shape, w.shape, strides, padding, dilation)
+    out[...] = np.tensordot(patches, w, axes=3) + b
+    if relu:
+        out[out < 0] = 0  # not np.maximum(out, 0) by chance: a NaN compares false and stays visible
+
+
+def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
+    r"""The gradients of a convolution (without its activation).
+
+    ``out`` is linear in x, in w and in b, so each gradient collects, over all outputs that an element took part in,
+    the output's gradient times the element's partner in the product:
+
+    .. math::
+        db_f &= \sum_{n,i,j} dout_{n,i,j,f} \\
+        dw_{k,l,c,f} &= \sum_{n,i,j} x_{n,\; i s_h + k d_h - p_t,\; j s_w + l d_w - p_l,\; c} \; dout_{n,i,j,f} \\
+        dx_{n,y,x,c} &= \sum_{k,l,f} dout_{n,i,j,f} \; w_{k,l,c,f}
+            \quad\text{over all } i, j \text{ with } i s_h + k d_h - p_t = y,\; j s_w + l d_w - p_l = x
+
+    So dw is a correlation of the image with the gradient, and dx a convolution of the gradient with the filters
+    turned by 180 degrees (for stride 1).
+
+    Shapes: dx (N, H, W, C), dw (KH, KW, C, F), db (F,): overwritten; dout (N, OH, OW, F), x, w as in the forward.
+    A ``dx`` of size zero is not computed.
+
+    Source: LeCun et al., "Gradient-based learning applied to document recognition" (1998), section II;
+    Dumoulin and Visin (2016), chapter 4.
+    """
+    N, OH, OW, F = dout.shape
+    KH, KW, C, F = w.shape
+    db[...] = dout.sum(axis=(0, 1, 2))
+    patches = _patches(x, dout.shape, w.shape, strides, padding, dilation)
+    dw[...] = np.tensordot(patches, dout, axes=((0, 1, 2), (0, 1, 2)))
+    if dx.size == 0:
+        return
+    # Scatter one filter tap at a time: all outputs at once read the tap's pixels, a strided grid of the padded image.
+    canvas, inside = _padded(np.zeros_like(x), dout.shape, w.shape, strides, padding, dilation)
+    for k in range(KH):
+        for l in range(KW):
+            canvas[_tap(k, l, (OH, OW), strides, dilation)] += dout @ w[k, l].T
+    dx[...] = canvas[inside]
+
+
+def conv2d_relu_max_pool2d_workspace(out_shape, x_shape, w_shape, padding):
+    """How many floats of ``work`` the fused step wants. The reference needs none."""
+    return 0
+
+
+def conv2d_relu_max_pool2d_prepare(work, w):
+    """Put what the fused step wants to know of the filters ``w`` into ``work``. Nothing here."""
+
+
+def conv2d_relu_max_pool2d_forward(out, argmax, x, w, b, work, padding):
+    """A convolution (strides and dilation 1), ReLU, and max-pooling over disjoint 2 x 2 windows, as one step.
+
+    Only the pooled outputs are kept, and for each which of the window's four positions won (row by row: 0 1 / 2 3),
+    or -1 where ReLU made the maximum zero: then nothing flows back. A last odd row or column that pooling drops is
+    never computed.
+
+    Shapes: x (N, H, W, C), w (KH, KW, C, F), b (F,), out (N, PH, PW, F) and argmax (the same, int8), overwritten.
+    An ``argmax`` of size zero is not computed (inference).
+    """
+    N, PH, PW, F = out.shape
+    full = np.empty((N, 2 * PH, 2 * PW, F), x.dtype)
+    conv2d_forward(full, x, w, b, work, (1, 1), padding, (1, 1), True)
+    winner = np.empty(out.shape, np.int32)
+    max_pool2d_forward(out, winner, full, (2, 2), (2, 2), (0, 0))
+    if argmax.size:
+        winner[out <= 0] = -1  # relu'(0) = 0; a NaN is not <= 0, and its gradient stays visible
+        argmax[...] = winner
+
+
+def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, padding, scale):
+    """The gradients of the fused step: sparse, and exact.
+
+    Of the four positions of a window only the winner received anything from the loss, and none did where ReLU gave
+    zero. So the gradient of the convolution's output is ``scale * dout`` at the winner and zero elsewhere; the rest
+    is :func:`conv2d_backward`. ``scale`` is 1, or 1 / (1 - rate) if a dropout was fused behind the pooling
+    (see :func:`dropout_pooled_forward`).
+
+    Shapes as in the forward; dx (N, H, W, C), dw (KH, KW, C, F), db (F,): overwritten. A ``dx`` of size zero is not
+    computed.
+    """
+    N, PH, PW, F = dout.shape
+    dfull = np.zeros((N, PH, 2, PW, 2, F), dout.dtype)
+    for position in range(4):
+        dfull[:, :, position // 2, :, position % 2] = np.where(argmax == position, scale * dout, 0)
+    dfull = dfull.reshape(N, 2 * PH, 2 * PW, F)
+    conv2d_backward(dx, dw, db, dfull, x, w, work, (1, 1), padding, (1, 1))
+
+
+def _padded(x, out_shape, w_shape, strides, padding, dilation):
+    """The image on a canvas of zeros as large as the windows reach, and where on the canvas the image lies."""
+    N, H, W, C = x.shape
+    top, left = padding
+    height, width = (
+        max((out - 1) * s + (k - 1) * d + 1, before + size)
+        for out, s, k, d, before, size in zip(
+            out_shape[1:3], strides, w_shape[:2], dilation, padding, (H, W), strict=True
+        )
+    )
+    canvas = np.zeros((N, height, width, C), x.dtype)
+    inside = (slice(None), slice(top, top + H), slice(left, left + W))
+    canvas[inside] = x
+    return canvas, inside
+
+
+def _tap(k, l, out_size, strides, dilation):
+    """The index of all canvas pixels that tap (k, l) of the filter meets: (N, OH, OW, C)."""
+    rows, columns = (
+        slice(tap * d, tap * d + (out - 1) * s + 1, s)
+        for tap, d, out, s in zip((k, l), dilation, out_size, strides, strict=True)
+    )
+    return slice(None), rows, columns
+
+
+def _patches(x, out_shape, w_shape, strides, padding, dilation):
+    """Every window of the image, (N, OH, OW, KH, KW, C): "im2col"."""
+    canvas, _ = _padded(x, out_shape, w_shape, strides, padding, dilation)
+    KH, KW = w_shape[:2]
+    taps = [[canvas[_tap(k, l, out_shape[1:3], strides, dilation)] for l in range(KW)] for k in range(KH)]
+    return np.stack([np.stack(row, axis=3) for row in taps], axis=3)

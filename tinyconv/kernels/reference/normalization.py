@@ -1,0 +1,61 @@
+"""Batch normalisation. Source: Ioffe and Szegedy, "Batch normalization" (2015), algorithm 1 and section 3."""
+
+import numpy as np
+
+
+def batch_norm_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamma, beta, momentum, epsilon):
+    r"""Training: give each channel mean 0 and variance 1 over the batch, then scale by gamma and shift by beta.
+
+    .. math:: out = \gamma \hat x + \beta, \qquad \hat x = (x - \mu) \, \sigma^{-1}, \qquad
+              \sigma = \sqrt{\mathrm{var}(x) + \epsilon}
+
+    The moving statistics, used at inference, become momentum * old + (1 - momentum) * new, with the biased variance,
+    as Keras has it.
+
+    Shapes: x, out (M, C): the channels, and everything else in one axis; all others (C,). out, mean and inv_std (the
+    batch's mu and 1/sigma, for the backward pass) are overwritten, moving_mean and moving_variance changed in place.
+    """
+    mean[...] = x.mean(axis=0)
+    variance = ((x - mean) ** 2).mean(axis=0)
+    inv_std[...] = 1 / np.sqrt(variance + epsilon)
+    out[...] = (x - mean) * (inv_std * gamma) + beta
+    moving_mean[...] = moving_mean * momentum + mean * (1 - momentum)
+    moving_variance[...] = moving_variance * momentum + variance * (1 - momentum)
+
+
+def batch_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std):
+    r"""With :math:`d\hat x = dout \, \gamma`, the chain rule through mu and sigma (both depend on every x) gives
+
+    .. math::
+        dx &= \sigma^{-1} \left( d\hat x - \mathrm{mean}(d\hat x) - \hat x \, \mathrm{mean}(d\hat x \, \hat x) \right) \\
+        d\gamma &= \sum dout \, \hat x, \qquad d\beta = \sum dout
+
+    Shapes: dx, dout, x (M, C), all others (C,); dx, dgamma and dbeta overwritten. A ``dx`` of size zero is not
+    computed.
+    """
+    normal = (x - mean) * inv_std
+    dgamma[...] = (dout * normal).sum(axis=0)
+    dbeta[...] = dout.sum(axis=0)
+    if dx.size:
+        dx[...] = gamma * inv_std * (dout - (dbeta + normal * dgamma) / len(x))
+
+
+def batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
+    """Inference: the same with the moving statistics, so that a sample's result does not depend on its batch.
+
+    Shapes: x, out (M, C), out overwritten (may be x); all others (C,).
+    """
+    factor = gamma / np.sqrt(moving_variance + epsilon)
+    out[...] = (x - moving_mean) * factor + beta
+
+
+def batch_norm_fold(w_folded, b_folded, w, b, gamma, beta, moving_mean, moving_variance, epsilon):
+    r"""At inference a batch normalisation is a factor and a shift per channel, so the layer before it can absorb it:
+    :math:`w' = w f, \; b' = (b - \mu) f + \beta` with :math:`f = \gamma / \sqrt{\sigma^2 + \epsilon}`.
+
+    Shapes: w, w_folded (K, F): a dense layer's weights, or a convolution's as (KH * KW * C, F); all others (F,).
+    w_folded and b_folded overwritten.
+    """
+    factor = gamma / np.sqrt(moving_variance + epsilon)
+    w_folded[...] = w * factor
+    b_folded[...] = (b - moving_mean) * factor + beta
