@@ -27,7 +27,7 @@ def batch_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std):
     r"""With :math:`d\hat x = dout \, \gamma`, the chain rule through mu and sigma (both depend on every x) gives
 
     .. math::
-        dx &= \sigma^{-1} \left( d\hat x - \mathrm{mean}(d\hat x) - \hat x \, \mathrm{mean}(d\hat x \, \hat x) \right) \\
+        dx &= \sigma^{-1} ( d\hat x - \mathrm{mean}(d\hat x) - \hat x \, \mathrm{mean}(d\hat x \, \hat x) ) \\
         d\gamma &= \sum dout \, \hat x, \qquad d\beta = \sum dout
 
     Shapes: dx, dout, x (M, C), all others (C,); dx, dgamma and dbeta overwritten. A ``dx`` of size zero is not
