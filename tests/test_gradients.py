@@ -1,0 +1,360 @@
+"""Every backward pass of the reference, held to the definition of the derivative.
+
+(f(x + h) - f(x - h)) / 2h, in float64, one element of every input at a time. A backward pass is asked for the gradient
+of sum(weights * out) with random weights, so every element of its Jacobian takes part.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from strategies import Window, distinct, examples, fused_pools, normal, one_hot, pools, seeds, windows
+
+from tinyconv.kernels import reference as k
+
+NO_WORK = np.zeros(0)
+rows_and_columns = st.tuples(st.integers(1, 4), st.integers(1, 6))
+
+
+def central_differences(function, x, h=1e-6):
+    """The gradient of ``function()`` with respect to ``x``, which it reads."""
+    gradient = np.empty_like(x)
+    for index in np.ndindex(x.shape):
+        kept = x[index]
+        x[index] = kept + h
+        above = function()
+        x[index] = kept - h
+        below = function()
+        x[index] = kept
+        gradient[index] = (above - below) / (2 * h)
+    return gradient
+
+
+def check(function, *pairs, h=1e-6, tolerance=1e-7):
+    """Each pair is (an input, the gradient that a backward pass gave for it)."""
+    for x, gradient in pairs:
+        expected = central_differences(function, x, h)
+        scale = max(1.0, np.abs(expected).max(initial=0))
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=tolerance * scale)
+
+
+@examples(60)
+@given(windows(max_size=6, max_channels=3, max_window=3, max_batch=2), st.booleans(), seeds)
+def test_conv2d(window, with_dx, seed):
+    rng = np.random.default_rng(seed)
+    x, w, b = normal(rng, *window.x_shape), normal(rng, *window.w_shape), normal(rng, window.filters)
+    out, dout = np.empty(window.out_shape), normal(rng, *window.out_shape)
+    geometry = window.strides, window.before, window.dilation
+
+    def loss():
+        k.conv2d_forward(out, x, w, b, NO_WORK, *geometry, False)
+        return (out * dout).sum()
+
+    dx, dw, db = np.full_like(x, np.nan) if with_dx else np.empty(0), np.full_like(w, np.nan), np.full_like(b, np.nan)
+    k.conv2d_backward(dx, dw, db, dout, x, w, NO_WORK, *geometry)
+    check(loss, (w, dw), (b, db), *([(x, dx)] if with_dx else []))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 4)])
+@pytest.mark.parametrize("window", [(1, 1), (2, 2), (4, 3)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
+def test_conv2d_same_padding_corners(size, window, strides):
+    """1 x 1 images, even kernels, and kernels larger than the image, which "same" padding allows."""
+    test_conv2d.hypothesis.inner_test(Window(1, size, 2, 2, window, strides, (1, 1), "same"), True, 0)
+
+
+def window_margin(full):
+    """How far the nearest tie or zero is, over all 2 x 2 windows of the convolution's output."""
+    N, H, W, F = full.shape
+    four = full[:, : H // 2 * 2, : W // 2 * 2].reshape(N, H // 2, 2, W // 2, 2, F).transpose(0, 1, 3, 5, 2, 4)
+    ordered = np.sort(four.reshape(N, H // 2, W // 2, F, 4))
+    ties = ordered[..., 3] - ordered[..., 2]
+    return min(np.where(ordered[..., 3] > 0, ties, 1).min(), np.abs(ordered[..., 3]).min())
+
+
+@examples(60)
+@given(fused_pools(max_size=6, max_channels=3), st.sampled_from([0.0, 0.25, 0.5]), seeds)
+def test_conv2d_relu_max_pool2d(window, rate, seed):
+    """The fused step, without and with the dropout fused behind it."""
+    rng = np.random.default_rng(seed)
+    x, w, b = normal(rng, *window.x_shape), normal(rng, *window.w_shape), normal(rng, window.filters)
+    full = np.empty(window.out_shape)
+    k.conv2d_forward(full, x, w, b, NO_WORK, (1, 1), window.before, (1, 1), False)
+    assume(window_margin(full) > 1e-3)
+    N, OH, OW, F = window.out_shape
+    out, argmax = np.empty((N, OH // 2, OW // 2, F)), np.empty((N, OH // 2, OW // 2, F), np.int8)
+    dout = normal(rng, *out.shape)
+    counters = np.array([3, 0, 7])
+
+    def loss():
+        k.conv2d_relu_max_pool2d_forward(out, argmax, x, w, b, NO_WORK, window.before)
+        if rate:
+            k.dropout_pooled_forward(out.reshape(N, -1), argmax.reshape(N, -1), counters, seed, 1, rate)
+        return (out * dout).sum()
+
+    loss()
+    dx, dw, db = np.full_like(x, np.nan), np.full_like(w, np.nan), np.full_like(b, np.nan)
+    k.conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, NO_WORK, window.before, 1 / (1 - rate))
+    check(loss, (x, dx), (w, dw), (b, db))
+
+
+@examples(60)
+@given(pools(max_size=7), seeds)
+def test_max_pool2d(window, seed):
+    rng = np.random.default_rng(seed)
+    x = distinct(rng, *window.x_shape)
+    out, argmax = np.empty(window.pooled_shape), np.empty(window.pooled_shape, np.int32)
+    dout = normal(rng, *out.shape)
+    geometry = window.window, window.strides, window.before
+
+    def loss():
+        k.max_pool2d_forward(out, argmax, x, *geometry)
+        return (out * dout).sum()
+
+    loss()
+    dx = np.full_like(x, np.nan)
+    k.max_pool2d_backward(dx, dout, argmax, *geometry)
+    check(loss, (x, dx))
+
+
+@examples(60)
+@given(pools(max_size=7), seeds)
+def test_average_pool2d(window, seed):
+    rng = np.random.default_rng(seed)
+    x, out = normal(rng, *window.x_shape), np.empty(window.pooled_shape)
+    dout = normal(rng, *out.shape)
+    geometry = window.window, window.strides, window.before
+
+    def loss():
+        k.average_pool2d_forward(out, x, *geometry)
+        return (out * dout).sum()
+
+    dx = np.full_like(x, np.nan)
+    k.average_pool2d_backward(dx, dout, *geometry)
+    check(loss, (x, dx))
+
+
+@examples(25)
+@given(rows_and_columns, st.integers(1, 5), st.booleans(), seeds)
+def test_dense(shape, units, with_dx, seed):
+    rng = np.random.default_rng(seed)
+    x, w, b = normal(rng, *shape), normal(rng, shape[1], units), normal(rng, units)
+    out, dout = np.empty((shape[0], units)), normal(rng, shape[0], units)
+
+    def loss():
+        k.dense_forward(out, x, w, b, NO_WORK, False)
+        return (out * dout).sum()
+
+    dx, dw, db = np.full_like(x, np.nan) if with_dx else np.empty(0), np.full_like(w, np.nan), np.full_like(b, np.nan)
+    k.dense_backward(dx, dw, db, dout, x, w, NO_WORK)
+    check(loss, (w, dw), (b, db), *([(x, dx)] if with_dx else []))
+
+
+@pytest.mark.parametrize("relu", ["dense", "conv2d"])
+def test_relu_inside_a_product(relu):
+    """``relu=True`` is relu_forward of the plain product, whose gradient is relu_backward's, then the product's."""
+    rng = np.random.default_rng(0)
+    x, w, b = normal(rng, 3, 5), normal(rng, 5, 4), normal(rng, 4)
+    out, plain, expected = np.empty((3, 4)), np.empty((3, 4)), np.empty((3, 4))
+
+    def forward(result, with_relu):
+        if relu == "dense":
+            k.dense_forward(result, x, w, b, NO_WORK, with_relu)
+        else:
+            image, filters = x.reshape(3, 1, 1, 5), w.reshape(1, 1, 5, 4)
+            geometry = (1, 1), (0, 0), (1, 1)
+            k.conv2d_forward(result.reshape(3, 1, 1, 4), image, filters, b, NO_WORK, *geometry, with_relu)
+
+    forward(out, True)
+    forward(plain, False)
+    k.relu_forward(expected, plain)
+    assert (plain < 0).any()
+    np.testing.assert_array_equal(out, expected)
+
+
+ACTIVATIONS = {"relu": (), "sigmoid": (), "tanh": (), "leaky_relu": (0.3,), "elu": (1.7,)}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_activation(name, in_place):
+    rng = np.random.default_rng(1)
+    x = distinct(rng, 80)
+    out, dout = np.empty_like(x), normal(rng, 80)
+    forward, backward = getattr(k, f"{name}_forward"), getattr(k, f"{name}_backward")
+
+    def loss():
+        forward(out, x, *ACTIVATIONS[name])
+        return (out * dout).sum()
+
+    loss()
+    dx = dout.copy() if in_place else np.full_like(x, np.nan)
+    backward(dx, dx if in_place else dout, out, *ACTIVATIONS[name])
+    check(loss, (x, dx))
+
+
+def test_relu_is_flat_at_zero():
+    """relu'(0) = 0, as every framework has it; and -0.0 is a zero."""
+    dx = np.full(2, np.nan)
+    k.relu_backward(dx, np.ones(2), np.array([0.0, -0.0]))
+    np.testing.assert_array_equal(dx, 0)
+
+
+@examples(25)
+@given(rows_and_columns, seeds)
+def test_softmax(shape, seed):
+    rng = np.random.default_rng(seed)
+    x, out, dout = 3 * normal(rng, *shape), np.empty(shape), normal(rng, *shape)
+
+    def loss():
+        k.softmax_forward(out, x)
+        return (out * dout).sum()
+
+    loss()
+    dx = np.full_like(x, np.nan)
+    k.softmax_backward(dx, dout, out)
+    check(loss, (x, dx))
+
+
+@examples(25)
+@given(rows_and_columns, st.booleans(), seeds)
+def test_softmax_cross_entropy(shape, hard, seed):
+    """With targets that are classes, and with any numbers, which need not sum to one."""
+    rng = np.random.default_rng(seed)
+    logits, probs, losses = 3 * normal(rng, *shape), np.empty(shape), np.empty(shape[0])
+    targets = one_hot(rng, *shape) if hard else rng.random(shape)
+
+    def loss():
+        k.softmax_cross_entropy_forward(losses, probs, logits, targets)
+        return losses.mean()
+
+    loss()
+    dlogits = np.full_like(logits, np.nan)
+    k.softmax_cross_entropy_backward(dlogits, probs, targets)
+    check(loss, (logits, dlogits))
+
+
+@examples(40)
+@given(st.tuples(st.integers(1, 4), st.integers(2, 6)), st.booleans(), seeds)
+def test_cross_entropy(shape, clipped, seed):
+    """Of given probabilities, which need not sum to one; where one is clipped, its logarithm is flat."""
+    rng = np.random.default_rng(seed)
+    probs, targets, losses = 1 + rng.random(shape), rng.random(shape), np.empty(shape[0])
+    if clipped:
+        probs[:, 0] = 4e-8
+        probs[0, 1:] = 1e-8 / shape[1]
+        probs[0, -1] = 1  # and here nearly all of the row: clipped from above
+    check_probabilities(k.cross_entropy_forward, k.cross_entropy_backward, probs, targets, losses)
+
+
+@examples(40)
+@given(rows_and_columns, st.booleans(), seeds)
+def test_binary_cross_entropy(shape, clipped, seed):
+    rng = np.random.default_rng(seed)
+    probs, targets, losses = 0.05 + 0.9 * rng.random(shape), rng.random(shape), np.empty(shape[0])
+    if clipped:
+        probs[0, 0], probs[-1, -1] = 4e-8, 1 - 4e-8
+    check_probabilities(k.binary_cross_entropy_forward, k.binary_cross_entropy_backward, probs, targets, losses)
+
+
+def check_probabilities(forward, backward, probs, targets, losses):
+    def loss():
+        forward(losses, probs, targets)
+        return losses.mean()
+
+    dprobs = np.full_like(probs, np.nan)
+    backward(dprobs, probs, targets)
+    check(loss, (probs, dprobs), h=1e-8, tolerance=1e-5)  # a step small enough to stay on its side of the clipping
+
+
+@examples(25)
+@given(rows_and_columns, seeds)
+def test_sigmoid_cross_entropy(shape, seed):
+    rng = np.random.default_rng(seed)
+    logits, probs, losses = 3 * normal(rng, *shape), np.empty(shape), np.empty(shape[0])
+    targets = rng.random(shape)
+
+    def loss():
+        k.sigmoid_cross_entropy_forward(losses, probs, logits, targets)
+        return losses.mean()
+
+    loss()
+    dlogits = np.full_like(logits, np.nan)
+    k.sigmoid_cross_entropy_backward(dlogits, probs, targets)
+    check(loss, (logits, dlogits))
+
+
+@examples(25)
+@given(rows_and_columns, seeds)
+def test_mean_squared_error(shape, seed):
+    rng = np.random.default_rng(seed)
+    predictions, targets, losses = normal(rng, *shape), normal(rng, *shape), np.empty(shape[0])
+
+    def loss():
+        k.mean_squared_error_forward(losses, predictions, targets)
+        return losses.mean()
+
+    dpredictions = np.full_like(predictions, np.nan)
+    k.mean_squared_error_backward(dpredictions, predictions, targets)
+    check(loss, (predictions, dpredictions))
+
+
+@examples(40)
+@given(st.tuples(st.integers(2, 8), st.integers(1, 5)), st.booleans(), seeds)
+def test_batch_norm(shape, with_dx, seed):
+    rng = np.random.default_rng(seed)
+    C = shape[1]
+    x, gamma, beta = 1 + 2 * normal(rng, *shape), normal(rng, C), normal(rng, C)
+    out, dout = np.empty(shape), normal(rng, *shape)
+    mean, inv_std = np.empty(C), np.empty(C)
+
+    def loss():
+        k.batch_norm_forward(out, mean, inv_std, np.zeros(C), np.ones(C), x, gamma, beta, 0.9, 1e-2)
+        return (out * dout).sum()
+
+    loss()
+    dx = np.full_like(x, np.nan) if with_dx else np.empty(0)
+    dgamma, dbeta = np.full(C, np.nan), np.full(C, np.nan)
+    k.batch_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std)
+    check(loss, (gamma, dgamma), (beta, dbeta), *([(x, dx)] if with_dx else []))
+
+
+@examples(25)
+@given(st.tuples(st.integers(1, 4), st.integers(1, 9)), st.sampled_from([0.0, 0.1, 0.5, 0.9]), seeds)
+def test_dropout(shape, rate, seed):
+    rng = np.random.default_rng(seed)
+    x, out, dout = normal(rng, *shape), np.empty(shape), normal(rng, *shape)
+    counters = np.array([5, 0, 11])
+
+    def loss():
+        k.dropout_forward(out, x, counters, seed, 2, rate)
+        return (out * dout).sum()
+
+    dx = np.full_like(x, np.nan)
+    k.dropout_backward(dx, dout, counters, seed, 2, rate)
+    check(loss, (x, dx))
+
+
+def test_l2():
+    """The penalty's gradient is added to what is there already."""
+    rng = np.random.default_rng(2)
+    params, strength, penalty = normal(rng, 20), np.abs(normal(rng, 20)), np.empty(1)
+    strength[::3] = 0
+
+    def loss():
+        k.l2_forward(penalty, params, strength)
+        return penalty[0]
+
+    grads = np.full(20, 10.0)
+    k.l2_backward(grads, params, strength)
+    check(loss, (params, grads - 10))
+    np.testing.assert_array_equal(grads[::3], 10)
+
+
+def test_every_backward_is_checked_here():
+    """A new backward pass in the contract needs its test in this file."""
+    with open(__file__, encoding="utf-8") as file:
+        text = file.read()
+    elsewhere = {f"{name}_backward" for name in ACTIVATIONS}
+    backwards = {name for name in k.__all__ if name.endswith("_backward")}
+    assert {name for name in backwards - elsewhere if f"k.{name}" not in text} == set()
