@@ -1,0 +1,22 @@
+"""Keras on TensorFlow, the peer that the parity tests compare with; they are skipped where it is not installed."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
+
+
+def gradients(function, *arrays, dout=None):
+    """The value of ``function`` of the arrays, and the gradient of sum(value * dout) with respect to each, as NumPy."""
+    tensors = [tf.convert_to_tensor(array) for array in arrays]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        out = function(*tensors)
+    found = tape.gradient(out, tensors, None if dout is None else tf.convert_to_tensor(dout))
+    return [out.numpy(), *(gradient.numpy() for gradient in found)]

@@ -1,0 +1,257 @@
+"""The reference kernels against what they claim to be: the operations of Keras and TensorFlow.
+
+In float64, so that a difference is a difference in meaning and no rounding hides it.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peer import gradients, keras, tf
+from strategies import examples, normal, one_hot, pools, seeds, windows
+
+from tinyconv.kernels import reference as k
+
+NO_WORK = np.zeros(0)
+rows_and_columns = st.tuples(st.integers(1, 6), st.integers(1, 8))
+
+
+def agree(ours, theirs, tolerance=1e-12):
+    """Equal, relative to the largest magnitude."""
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * max(1, np.abs(theirs).max(initial=0)))
+
+
+def nans(*arrays):
+    """Where gradients go: filled with NaN, so that an element nobody writes is seen."""
+    return [np.full_like(array, np.nan) for array in arrays]
+
+
+@examples(80)
+@given(windows(keras=True), seeds)
+def test_conv2d(window, seed):
+    rng = np.random.default_rng(seed)
+    x, w, b = normal(rng, *window.x_shape), normal(rng, *window.w_shape), normal(rng, window.filters)
+    dout = normal(rng, *window.out_shape)
+
+    def theirs(x, w, b):
+        return keras.ops.conv(x, w, window.strides, window.mode, dilation_rate=window.dilation) + b
+
+    out, dx, dw, db = nans(dout, x, w, b)
+    geometry = window.strides, window.before, window.dilation
+    k.conv2d_forward(out, x, w, b, NO_WORK, *geometry, False)
+    k.conv2d_backward(dx, dw, db, dout, x, w, NO_WORK, *geometry)
+    for mine, peer in zip((out, dx, dw, db), gradients(theirs, x, w, b, dout=dout), strict=True):
+        agree(mine, peer)
+
+
+@examples(80)
+@given(pools(), st.integers(1, 4), seeds)
+def test_max_pool2d(window, values, seed):
+    """Few different values, so that there are ties: of equal values the first has the gradient, as in TensorFlow."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-values, 1, window.x_shape).astype(np.float64)
+    dout = normal(rng, *window.pooled_shape)
+    out, dx = nans(dout, x)
+    argmax = np.full(out.shape, -9, np.int32)
+    geometry = window.window, window.strides, window.before
+    k.max_pool2d_forward(out, argmax, x, *geometry)
+    k.max_pool2d_backward(dx, dout, argmax, *geometry)
+    pool = keras.layers.MaxPooling2D(window.window, window.strides, window.mode, dtype="float64")
+    for mine, peer in zip((out, dx), gradients(pool, x, dout=dout), strict=True):
+        agree(mine, peer)
+
+
+@examples(80)
+@given(pools(), seeds)
+def test_average_pool2d(window, seed):
+    """With padding "same", the average of the pixels inside the image."""
+    rng = np.random.default_rng(seed)
+    x, dout = normal(rng, *window.x_shape), normal(rng, *window.pooled_shape)
+    out, dx = nans(dout, x)
+    geometry = window.window, window.strides, window.before
+    k.average_pool2d_forward(out, x, *geometry)
+    k.average_pool2d_backward(dx, dout, *geometry)
+    pool = keras.layers.AveragePooling2D(window.window, window.strides, window.mode, dtype="float64")
+    for mine, peer in zip((out, dx), gradients(pool, x, dout=dout), strict=True):
+        agree(mine, peer)
+
+
+@examples(20)
+@given(rows_and_columns, st.integers(1, 5), seeds)
+def test_dense(shape, units, seed):
+    rng = np.random.default_rng(seed)
+    x, w, b, dout = normal(rng, *shape), normal(rng, shape[1], units), normal(rng, units), normal(rng, shape[0], units)
+    out, dx, dw, db = nans(dout, x, w, b)
+    k.dense_forward(out, x, w, b, NO_WORK, False)
+    k.dense_backward(dx, dw, db, dout, x, w, NO_WORK)
+    peers = gradients(lambda x, w, b: tf.matmul(x, w) + b, x, w, b, dout=dout)
+    for mine, peer in zip((out, dx, dw, db), peers, strict=True):
+        agree(mine, peer)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("relu", ()), ("sigmoid", ()), ("tanh", ()), ("softmax", ()), ("leaky_relu", (0.3,)), ("elu", (1.0,))],
+)
+def test_activation(name, arguments):
+    """Also at zero and where exponentials overflow."""
+    rng = np.random.default_rng(0)
+    x = 4 * normal(rng, 12, 10)
+    x[0], x[1, :3] = 0, (-800, 800, 5)
+    dout = normal(rng, 12, 10)
+    out, dx = nans(x, x)
+    getattr(k, f"{name}_forward")(out, x, *arguments)
+    getattr(k, f"{name}_backward")(dx, dout, out, *arguments)
+    peers = gradients(lambda x: getattr(keras.activations, name)(x, *arguments), x, dout=dout)
+    for mine, peer in zip((out, dx), peers, strict=True):
+        agree(mine, peer)
+
+
+LOSSES = {
+    "softmax_cross_entropy": lambda t, z: keras.losses.categorical_crossentropy(t, z, from_logits=True),
+    "sigmoid_cross_entropy": lambda t, z: keras.losses.binary_crossentropy(t, z, from_logits=True),
+    "cross_entropy": keras.losses.categorical_crossentropy,
+    "binary_cross_entropy": keras.losses.binary_crossentropy,
+    "mean_squared_error": keras.losses.mean_squared_error,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@examples(20)
+@given(shape=st.tuples(st.integers(1, 6), st.integers(2, 8)), hard=st.booleans(), seed=seeds)
+def test_loss(name, shape, hard, seed):
+    """One loss per row, and the gradient of their mean; with targets that are classes or any numbers."""
+    rng = np.random.default_rng(seed)
+    targets = one_hot(rng, *shape) if hard else rng.random(shape)
+    predictions = 3 * normal(rng, *shape)
+    if name in ("cross_entropy", "binary_cross_entropy"):
+        predictions = rng.random(shape)
+        predictions[0, 0], predictions[-1, -1] = 0, 1  # clipped
+    losses, dpredictions, probs = np.full(shape[0], np.nan), np.full(shape, np.nan), np.empty(shape)
+    forward, backward = getattr(k, f"{name}_forward"), getattr(k, f"{name}_backward")
+    if name in ("softmax_cross_entropy", "sigmoid_cross_entropy"):
+        forward(losses, probs, predictions, targets)
+        backward(dpredictions, probs, targets)
+    else:
+        forward(losses, predictions, targets)
+        backward(dpredictions, predictions, targets)
+    dout = np.full(shape[0], 1 / shape[0])
+    peer_losses, peer = gradients(lambda p: LOSSES[name](tf.constant(targets), p), predictions, dout=dout)
+    agree(losses, peer_losses)
+    agree(dpredictions, peer, 1e-9)
+
+
+def test_sparse_targets_are_one_hot_ones():
+    """Class numbers become the same targets that to_categorical makes, in the order of the epoch."""
+    rng = np.random.default_rng(0)
+    labels, order = rng.integers(0, 7, 20), rng.permutation(20)
+    out = np.full((5, 7), np.nan)
+    k.gather_one_hot(out, labels, order, np.array([0, 10, 0]))
+    np.testing.assert_array_equal(out, keras.utils.to_categorical(labels[order[10:15]], 7))
+
+
+METRICS = {
+    "count_correct": (keras.metrics.categorical_accuracy, ()),
+    "count_binary_correct": (keras.metrics.binary_accuracy, ()),
+    "count_top_k": (keras.metrics.top_k_categorical_accuracy, (3,)),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+@examples(20)
+@given(shape=st.tuples(st.integers(1, 9), st.integers(3, 8)), seed=seeds)
+def test_metric(name, shape, seed):
+    """One number per row; predictions with two digits, so that there are ties."""
+    rng = np.random.default_rng(seed)
+    targets, predictions = one_hot(rng, *shape), rng.integers(0, 6, shape) / 10
+    correct = np.full(shape[0], np.nan)
+    metric, arguments = METRICS[name]
+    getattr(k, name)(correct, predictions, targets, *arguments)
+    np.testing.assert_allclose(correct, metric(targets, predictions, *arguments).numpy().astype(float), atol=1e-6)
+
+
+@examples(20)
+@given(st.tuples(st.integers(2, 8), st.integers(1, 3), st.integers(1, 4)), seeds)
+def test_batch_norm(shape, seed):
+    """Training, the moving statistics after it, and inference with them."""
+    rng = np.random.default_rng(seed)
+    x, dout, C = 1 + 2 * normal(rng, *shape), normal(rng, *shape), shape[-1]
+    layer = keras.layers.BatchNormalization(momentum=0.7, epsilon=1e-3, dtype="float64")
+    layer.build(shape)
+    gamma, beta, moving_mean, moving_variance = normal(rng, C), normal(rng, C), normal(rng, C), 0.1 + rng.random(C)
+    layer.set_weights([gamma, beta, moving_mean, moving_variance])
+
+    flat = x.reshape(-1, C)
+    out, dx, mean, inv_std, dgamma, dbeta = nans(flat, flat, gamma, gamma, gamma, beta)
+    k.batch_norm_forward(out, mean, inv_std, moving_mean, moving_variance, flat, gamma, beta, 0.7, 1e-3)
+    k.batch_norm_backward(dx, dgamma, dbeta, dout.reshape(-1, C), flat, gamma, mean, inv_std)
+    with tf.GradientTape() as tape:
+        image = tf.constant(x)
+        tape.watch(image)
+        peer_out = layer(image, training=True)
+    peers = tape.gradient(peer_out, [image, layer.gamma.value, layer.beta.value], tf.constant(dout))
+    agree(out.reshape(shape), peer_out.numpy(), 1e-9)
+    for mine, peer in zip((dx.reshape(shape), dgamma, dbeta), peers, strict=True):
+        agree(mine, peer.numpy(), 1e-8)
+    agree(moving_mean, layer.moving_mean.numpy(), 1e-7)  # Keras rounds the momentum to float32
+    agree(moving_variance, layer.moving_variance.numpy(), 1e-7)
+    k.batch_norm_inference(out, flat, gamma, beta, moving_mean, moving_variance, 1e-3)
+    agree(out.reshape(shape), layer(x, training=False).numpy(), 1e-6)
+
+
+@examples(20)
+@given(windows(max_size=6, keras=True), seeds)
+def test_batch_norm_folds_into_the_product_before_it(window, seed):
+    rng = np.random.default_rng(seed)
+    x, w, b = normal(rng, *window.x_shape), normal(rng, *window.w_shape), normal(rng, window.filters)
+    F = window.filters
+    gamma, beta, mean, variance = normal(rng, F), normal(rng, F), normal(rng, F), 0.1 + rng.random(F)
+    geometry = window.strides, window.before, window.dilation
+    out, folded, w_folded, b_folded = nans(np.empty(window.out_shape), np.empty(window.out_shape), w, b)
+    k.conv2d_forward(out, x, w, b, NO_WORK, *geometry, False)
+    k.batch_norm_inference(out.reshape(-1, F), out.reshape(-1, F), gamma, beta, mean, variance, 1e-3)
+    k.batch_norm_fold(w_folded.reshape(-1, F), b_folded, w.reshape(-1, F), b, gamma, beta, mean, variance, 1e-3)
+    k.conv2d_forward(folded, x, w_folded, b_folded, NO_WORK, *geometry, False)
+    agree(folded, out)
+
+
+def adam(weight_decay):
+    def update(params, moments, grads, counters, rate):
+        k.adam_update(params, *moments, grads, counters, rate, 0.9, 0.999, 1e-7, weight_decay)
+
+    return update
+
+
+def sgd(momentum, nesterov):
+    def update(params, moments, grads, counters, rate):
+        k.sgd_update(params, moments[0], grads, rate, momentum, nesterov)
+
+    return update
+
+
+OPTIMIZERS = {
+    "adam": (adam(0.0), lambda: keras.optimizers.Adam(0.01)),
+    "adamw": (adam(0.02), lambda: keras.optimizers.AdamW(0.01, weight_decay=0.02)),
+    "sgd": (sgd(0.0, False), lambda: keras.optimizers.SGD(0.01)),
+    "momentum": (sgd(0.9, False), lambda: keras.optimizers.SGD(0.01, momentum=0.9)),
+    "nesterov": (sgd(0.9, True), lambda: keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-6)])
+def test_optimizer_trajectory(name, dtype, tolerance):
+    """Twenty steps with the same gradients; among them zeros, tiny and huge ones."""
+    rng = np.random.default_rng(3)
+    params = normal(rng, 50, dtype=dtype)
+    moments = np.zeros((2, 50), dtype)
+    rate = np.array([0.01], dtype)
+    update, make = OPTIMIZERS[name]
+    optimizer, variable = make(), keras.Variable(params, dtype=dtype)
+    scale = np.array([0, 1e-12, 1e-6, 1, 1e3] * 10)
+    for step in range(20):
+        grads = (scale * normal(rng, 50)).astype(dtype)
+        update(params, moments, grads, np.array([step, 0, 0]), rate)
+        optimizer.apply([tf.constant(grads)], [variable])
+        np.testing.assert_allclose(params, variable.numpy(), rtol=tolerance, atol=tolerance)
