@@ -1,0 +1,448 @@
+"""The register tile: the one inner loop under every convolution and every dense layer.
+
+A matrix product adds up *outer products*: for each k, a column of R numbers of x times a row of numbers of w, added to
+a block of R rows of the result::
+
+    tile[i, :] += x[i, k] * w[k, :]                  for i in 0 .. R-1
+
+Written as plain loops, this reads two numbers from memory for each multiplication, and memory is where the time goes.
+The cure is to keep the whole block, the *tile*, in the processor's registers while k runs. A vector register holds
+LANES numbers, so the tile is R x V registers: R rows (samples or pixels), V * LANES columns (units or filters). One
+step of k then loads V vectors of w and R single numbers of x, and does R * V fused multiply-adds of LANES numbers
+each: with R = 12 and V = 2 that is 14 loads for 384 multiply-adds. The tile is written to memory once, at the end.
+
+A compiler does not find this by itself, so this file hands Numba two new types:
+
+* a ``Vector``: one register, LANES numbers side by side. ``+``, ``*``, ``>`` act on all of them at once;
+* a ``Tile``: R x V of them, as one value. LLVM, the compiler under Numba, sees an array of vectors whose every index
+  is a constant, and gives each one a register.
+
+The functions below are *intrinsics*: each writes the few LLVM instructions that it stands for into the kernel that
+calls it. Like NumPy's functions they take arrays, and a place in an array is given as ``offset``: the number of
+elements before it in C order. Arrays must be C-contiguous. There are no bounds tests. R and V must be constants.
+
+A tile is as large as the registers allow (see ``tile_shape``): more multiply-adds per load, and enough of them
+independent of each other to hide that each takes four cycles. The order in which a number of the result is added up
+is the order of k, whatever the shape of the tile; so the result has the same bits for every shape.
+
+Source: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008); Georganas et al., "Anatomy
+of high-performance deep learning convolutions on SIMD architectures" (2018).
+"""
+
+import operator
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+from tinyconv.kernels.cpu.host import LANES, REGISTERS
+
+_INT32 = ir.IntType(32)
+
+
+def tile_shape(columns: int) -> tuple[int, int]:
+    """The R and V of the tile for a result of so many columns: V vectors that pad the columns least, and as many rows
+    as leave registers for V vectors of w and one of x."""
+    vectors = -(-columns // LANES)
+    V = min((2, 3, 1), key=lambda v: -(-vectors // v) * v)
+    return (REGISTERS - V - 1) // V // 2 * 2, V
+
+
+# The types ------------------------------------------------------------------------------------------------------------
+
+
+class Vector(types.Type):
+    """LANES numbers of one kind: float32, int32, or booleans (what a comparison gives)."""
+
+    def __init__(self, element):
+        self.element = element
+        super().__init__(f"Vector({element})")
+
+
+class Tile(types.Type):
+    """R rows of V float32 vectors."""
+
+    def __init__(self, rows, vectors):
+        self.rows, self.vectors = rows, vectors
+        super().__init__(f"Tile({rows}, {vectors})")
+
+    def places(self):
+        """(row, vector, position in the LLVM array) of each register."""
+        return [(i, j, i * self.vectors + j) for i in range(self.rows) for j in range(self.vectors)]
+
+
+_LLVM = {types.float32: ir.FloatType(), types.int32: _INT32, types.boolean: ir.IntType(1)}
+FLOATS, INTS, BOOLEANS = Vector(types.float32), Vector(types.int32), Vector(types.boolean)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, type_):
+        super().__init__(manager, type_, ir.VectorType(_LLVM[type_.element], LANES))
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager, type_):
+        super().__init__(manager, type_, ir.ArrayType(_FLOATS, type_.rows * type_.vectors))
+
+
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+
+
+# Helpers that write LLVM ----------------------------------------------------------------------------------------------
+
+
+def _pointer(context, builder, array_type, array, offset, llvm_type=None):
+    """The address of element ``offset``; as the address of a whole ``llvm_type`` if one is given."""
+    data = context.make_array(array_type)(context, builder, array).data
+    place = builder.gep(data, [offset])
+    return builder.bitcast(place, llvm_type.as_pointer()) if llvm_type else place
+
+
+def _floats_at(builder, pointer, j, stride=None, i=0):
+    """The address of vector j in row i of float32 rows that start at ``pointer`` and lie ``stride`` apart."""
+    if i:
+        pointer = builder.gep(pointer, [builder.mul(stride, ir.Constant(stride.type, i))])
+    if j:
+        pointer = builder.gep(pointer, [ir.Constant(ir.IntType(64), j * LANES)])
+    return builder.bitcast(pointer, _FLOATS.as_pointer())
+
+
+def _fill(builder, value):
+    """A vector with ``value`` in every lane."""
+    vector = builder.insert_element(ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined), value, _INT32(0))
+    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES))
+
+
+def _lanes_below(builder, count):
+    """A boolean vector: lane < count."""
+    lanes = ir.Constant(ir.VectorType(count.type, LANES), list(range(LANES)))
+    return builder.icmp_signed("<", lanes, _fill(builder, count))
+
+
+def _multiply_add(builder, a, b, c):
+    """a * b + c in one instruction, rounded once, where the processor has one (llvm.fmuladd)."""
+    multiply_add = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fmuladd.v{LANES}f32"
+    )
+    return builder.call(multiply_add, [a, b, c])
+
+
+def _store_masked(builder, value, pointer, mask):
+    """Store the lanes of ``value`` for which ``mask`` is true; the memory of the others is not touched."""
+    void, align = ir.VoidType(), _INT32(4)
+    kind = ir.FunctionType(void, [_FLOATS, pointer.type, _INT32, mask.type])
+    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
+    builder.call(store, [value, pointer, align, mask])
+
+
+def _build(builder, tile_type, vector_at):
+    """A tile whose vector (i, j) is ``vector_at(i, j, position)``."""
+    tile = ir.Constant(ir.ArrayType(_FLOATS, tile_type.rows * tile_type.vectors), ir.Undefined)
+    for i, j, position in tile_type.places():
+        tile = builder.insert_value(tile, vector_at(i, j, position), position)
+    return tile
+
+
+# Tiles ----------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def tile_zeros(typing_context, R, V):
+    """A tile of zeros."""
+    tile_type = Tile(R.literal_value, V.literal_value)
+
+    def write(context, builder, signature, arguments):
+        return _build(builder, tile_type, lambda i, j, position: ir.Constant(_FLOATS, None))
+
+    return tile_type(R, V), write
+
+
+@intrinsic(prefer_literal=True)
+def tile_load(typing_context, array, offset, stride, R, V):
+    """The tile whose row i is the V vectors at ``offset + i * stride``. With stride 0 all rows are the same."""
+    tile_type = Tile(R.literal_value, V.literal_value)
+
+    def write(context, builder, signature, arguments):
+        first, stride = _pointer(context, builder, array, *arguments[:2]), arguments[2]
+        return _build(
+            builder,
+            tile_type,
+            lambda i, j, position: builder.load(_floats_at(builder, first, j, stride, i), align=4),
+        )
+
+    return tile_type(array, types.intp, types.intp, R, V), write
+
+
+@intrinsic(prefer_literal=True)
+def tile_store(typing_context, tile, array, offset, stride):
+    """Write row i of the tile to ``offset + i * stride``."""
+
+    def write(context, builder, signature, arguments):
+        first, stride = _pointer(context, builder, array, *arguments[1:3]), arguments[3]
+        for i, j, position in tile.places():
+            vector = builder.extract_value(arguments[0], position)
+            builder.store(vector, _floats_at(builder, first, j, stride, i), align=4)
+        return context.get_dummy_value()
+
+    return types.void(tile, array, types.intp, types.intp), write
+
+
+@intrinsic(prefer_literal=True)
+def tile_store_part(typing_context, tile, array, offset, stride, rows, columns):
+    """``tile_store`` of only the first ``rows`` rows and, of each, the first ``columns`` numbers."""
+
+    def write(context, builder, signature, arguments):
+        value, place, offset, stride, rows, columns = arguments
+        first = _pointer(context, builder, array, place, offset)
+        masks = [
+            _lanes_below(builder, builder.sub(columns, ir.Constant(columns.type, j * LANES)))
+            for j in range(tile.vectors)
+        ]
+        for i in range(tile.rows):
+            with builder.if_then(builder.icmp_signed("<", ir.Constant(rows.type, i), rows)):
+                for j in range(tile.vectors):
+                    vector = builder.extract_value(value, i * tile.vectors + j)
+                    _store_masked(builder, vector, _floats_at(builder, first, j, stride, i), masks[j])
+        return context.get_dummy_value()
+
+    return types.void(tile, array, *[types.intp] * 4), write
+
+
+@intrinsic(prefer_literal=True)
+def tile_multiply_add(typing_context, tile, x, offsets, k, w, w_offset):
+    """``tile[i, :] += x[offsets[i] + k] * w[w_offset : w_offset + V * LANES]``: rows of x that begin anywhere."""
+    R = tile.rows
+    if not (isinstance(offsets, types.UniTuple) and len(offsets) == R):
+        raise TypeError(f"Expected a tuple of {R} offsets, one for each row of the tile. Received: {offsets}.")
+
+    def write(context, builder, signature, arguments):
+        value, image, starts, k, weights, w_offset = arguments
+        here = _pointer(context, builder, x, image, k)
+        numbers = (builder.load(builder.gep(here, [builder.extract_value(starts, i)])) for i in range(R))
+        return _outer_product(builder, tile, value, numbers, _pointer(context, builder, w, weights, w_offset))
+
+    return tile(tile, x, types.UniTuple(types.intp, R), types.intp, w, types.intp), write
+
+
+@intrinsic(prefer_literal=True)
+def tile_multiply_add_strided(typing_context, tile, x, offset, stride, w, w_offset):
+    """``tile[i, :] += x[offset + i * stride] * w[w_offset : w_offset + V * LANES]``."""
+
+    def write(context, builder, signature, arguments):
+        value, image, offset, stride, weights, w_offset = arguments
+        first = _pointer(context, builder, x, image, offset)
+        numbers = (
+            builder.load(builder.gep(first, [builder.mul(stride, ir.Constant(stride.type, i))]))
+            for i in range(tile.rows)
+        )
+        return _outer_product(builder, tile, value, numbers, _pointer(context, builder, w, weights, w_offset))
+
+    return tile(tile, x, types.intp, types.intp, w, types.intp), write
+
+
+def _outer_product(builder, tile_type, tile, numbers, w_pointer):
+    """Add the outer product of ``numbers`` (one scalar for each row) and the V vectors at ``w_pointer``."""
+    weights = [builder.load(_floats_at(builder, w_pointer, j), align=4) for j in range(tile_type.vectors)]
+    for i, number in enumerate(numbers):
+        row = _fill(builder, number)
+        for j, weight in enumerate(weights):
+            position = i * tile_type.vectors + j
+            vector = _multiply_add(builder, row, weight, builder.extract_value(tile, position))
+            tile = builder.insert_value(tile, vector, position)
+    return tile
+
+
+@intrinsic(prefer_literal=True)
+def tile_add_scaled(typing_context, tile, factor, array, offset, stride):
+    """``tile[i, :] += factor * array[offset + i * stride : ...]``: a multiple of a whole block of an array."""
+
+    def write(context, builder, signature, arguments):
+        value, factor, place, offset, stride = arguments
+        first, factor = _pointer(context, builder, array, place, offset), _fill(builder, factor)
+        return _build(
+            builder,
+            tile,
+            lambda i, j, position: _multiply_add(
+                builder,
+                factor,
+                builder.load(_floats_at(builder, first, j, stride, i), align=4),
+                builder.extract_value(value, position),
+            ),
+        )
+
+    return tile(tile, types.float32, array, types.intp, types.intp), write
+
+
+@intrinsic(prefer_literal=True)
+def tile_relu(typing_context, tile):
+    """0 where the tile is below 0, else the tile: a NaN is not below 0, and stays."""
+
+    def write(context, builder, signature, arguments):
+        zero = ir.Constant(_FLOATS, None)
+
+        def rectified(i, j, position):
+            vector = builder.extract_value(arguments[0], position)
+            return builder.select(builder.fcmp_ordered("<", vector, zero), zero, vector)
+
+        return _build(builder, tile, rectified)
+
+    return tile(tile), write
+
+
+@intrinsic(prefer_literal=True)
+def tile_get(typing_context, tile, i, j):
+    """Vector j of row i of the tile; i and j must be constants."""
+    position = i.literal_value * tile.vectors + j.literal_value
+
+    def write(context, builder, signature, arguments):
+        return builder.extract_value(arguments[0], position)
+
+    return FLOATS(tile, i, j), write
+
+
+@intrinsic(prefer_literal=True)
+def pixel_offsets(typing_context, first, last, width, row_stride, column_stride, R):
+    """Where the pixels first, first + 1, ..., R of them, begin in an image: a tuple of R offsets.
+
+    Pixels are counted row by row, ``width`` to a row; pixel p begins at ``p // width * row_stride + p % width *
+    column_stride``. Pixels beyond ``last`` get last's offset, so that a tile may safely read all of its R rows.
+    """
+    R = R.literal_value
+
+    def write(context, builder, signature, arguments):
+        pixel, last, width, row_stride, column_stride, _ = arguments
+        one, zero = ir.Constant(pixel.type, 1), ir.Constant(pixel.type, 0)
+        column = builder.srem(pixel, width)
+        offset = builder.add(builder.mul(builder.sdiv(pixel, width), row_stride), builder.mul(column, column_stride))
+        to_next_row = builder.sub(row_stride, builder.mul(builder.sub(width, one), column_stride))
+        offsets = [offset]
+        for _ in range(R - 1):
+            column = builder.add(column, one)
+            wraps = builder.icmp_signed("==", column, width)
+            step = builder.select(wraps, to_next_row, column_stride)
+            column = builder.select(wraps, zero, column)
+            offset = builder.add(offset, builder.select(builder.icmp_signed("<", pixel, last), step, zero))
+            pixel = builder.add(pixel, one)
+            offsets.append(offset)
+        return context.make_tuple(builder, signature.return_type, offsets)
+
+    return types.UniTuple(types.intp, R)(*[types.intp] * 5, types.literal(R)), write
+
+
+# Vectors --------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def vector_fill(typing_context, value):
+    """A vector with ``value`` in every lane: float32 of a float, int32 of an integer."""
+    kind = FLOATS if isinstance(value, types.Float) else INTS
+
+    def write(context, builder, signature, arguments):
+        return _fill(builder, arguments[0])
+
+    return kind(kind.element), write
+
+
+@intrinsic(prefer_literal=True)
+def vector_load(typing_context, array, offset):
+    """The LANES float32 numbers from ``offset`` on; integers, which may be int8, become an int32 vector."""
+    kind = FLOATS if array.dtype == types.float32 else INTS
+
+    def write(context, builder, signature, arguments):
+        llvm_type = ir.VectorType(context.get_value_type(array.dtype), LANES)
+        place, offset = arguments
+        pointer = _pointer(context, builder, array, place, offset, llvm_type)
+        vector = builder.load(pointer, align=array.dtype.bitwidth // 8)
+        return builder.sext(vector, ir.VectorType(_INT32, LANES)) if array.dtype.bitwidth < 32 else vector
+
+    return kind(array, types.intp), write
+
+
+@intrinsic(prefer_literal=True)
+def vector_store(typing_context, vector, array, offset):
+    """Write the vector from ``offset`` on; an int32 vector into an int8 array keeps each lane's low byte."""
+
+    def write(context, builder, signature, arguments):
+        value, place, offset = arguments
+        llvm_type = ir.VectorType(context.get_value_type(array.dtype), LANES)
+        if llvm_type != value.type:
+            value = builder.trunc(value, llvm_type)
+        pointer = _pointer(context, builder, array, place, offset, llvm_type)
+        builder.store(value, pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(vector, array, types.intp), write
+
+
+@intrinsic
+def vector_multiply_add(typing_context, a, b, c):
+    """a * b + c, rounded once."""
+
+    def write(context, builder, signature, arguments):
+        return _multiply_add(builder, *arguments)
+
+    return FLOATS(FLOATS, FLOATS, FLOATS), write
+
+
+@intrinsic
+def select(typing_context, condition, a, b):
+    """a where the boolean vector ``condition`` is true, else b, lane by lane."""
+
+    def write(context, builder, signature, arguments):
+        return builder.select(*arguments)
+
+    return a(BOOLEANS, a, a), write
+
+
+@intrinsic
+def vector_bits(typing_context, condition):
+    """The boolean vector as one integer whose bit number i is lane i.
+
+    With ``trailing_zeros`` this walks the lanes that are true, without a branch for those that are not::
+
+        while bits:
+            lane = trailing_zeros(bits)
+            ...
+            bits &= bits - 1  # clears the lowest bit that is set
+    """
+
+    def write(context, builder, signature, arguments):
+        return builder.zext(builder.bitcast(arguments[0], ir.IntType(LANES)), ir.IntType(64))
+
+    return types.int64(BOOLEANS), write
+
+
+@intrinsic(prefer_literal=False)
+def trailing_zeros(typing_context, bits):
+    """The position of the lowest bit that is set in an integer other than 0."""
+
+    def write(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), write
+
+
+def _operator(symbol, operand, result, instruction):
+    """Let ``symbol`` of two ``operand`` vectors write ``instruction(builder, a, b)``, which gives a ``result``."""
+
+    @type_callable(symbol)
+    def typed(context):
+        return lambda a, b: result if a == operand and b == operand else None
+
+    @lower_builtin(symbol, operand, operand)
+    def write(context, builder, signature, arguments):
+        return instruction(builder, *arguments)
+
+
+_operator(operator.add, FLOATS, FLOATS, ir.IRBuilder.fadd)
+_operator(operator.sub, FLOATS, FLOATS, ir.IRBuilder.fsub)
+_operator(operator.mul, FLOATS, FLOATS, ir.IRBuilder.fmul)
+_operator(operator.gt, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
+_operator(operator.lt, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_ordered("<", a, b))
+_operator(operator.le, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_ordered("<=", a, b))
+_operator(operator.ne, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_unordered("!=", a, b))  # NaN != NaN
+_operator(operator.eq, INTS, BOOLEANS, lambda builder, a, b: builder.icmp_signed("==", a, b))
+_operator(operator.and_, BOOLEANS, BOOLEANS, ir.IRBuilder.and_)
+_operator(operator.or_, BOOLEANS, BOOLEANS, ir.IRBuilder.or_)
