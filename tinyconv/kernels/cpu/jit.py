@@ -1,11 +1,217 @@
-"""The one decorator that compiles the CPU kernels."""
+"""The one decorator that compiles the CPU kernels, where it keeps what it compiled, and how to watch it compile.
 
-from numba import njit
+The flags, explained once:
+
+* ``nogil``: a kernel touches no Python object, so other Python threads may run meanwhile.
+* ``error_model="numpy"``: a division by zero gives inf or nan, as in NumPy, and no test for it stops vectorisation.
+* ``fastmath``: "contract" lets the compiler fuse a * b + c into one instruction with one rounding. ``reassociate=True``
+  also lets it reorder sums, without which a sum cannot be vectorised; the order it picks depends on the shapes alone.
+  Never "nnan" or "ninf": a NaN must stay visible.
+* ``parallel``: ``prange`` runs on several threads. Parallel loops are over outputs, in blocks whose bounds depend on
+  the shapes alone, so any number of threads gives the same bits. TINYCONV_PARALLEL=0 turns it off, to debug a kernel.
+
+Kernels are compiled when they are first called, for the types they are called with, and kept on disk. Numba's own
+cache would do, if it noticed an edit of a function that lies in another file than the cached function that inlined it,
+and did not raise where the disk is full, read-only or damaged. :class:`KernelCache` cannot do wrong: at worst it is
+empty.
+"""
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import os
+import pickle
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core import event
+from numba.core.caching import _Cache
+from numba.core.compiler import CompileResult
+from numba.core.dispatcher import Dispatcher
+from numba.core.serialize import dumps
+
+from tinyconv.kernels.cpu.threads import LAYER, SETTINGS
+
+HERE = Path(__file__).parent
 
 
-def jit(function=None, **options):
-    """Compile a kernel with the project's flags."""
+def jit(function=None, *, parallel=False, reassociate=False, **options):
+    """Compile a kernel with the flags above, when it is first called. ``options`` are further ones of numba.njit."""
     if function is None:
-        return lambda function: jit(function, **options)
-    flags = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}} | options
-    return njit(**flags)(function)
+        return functools.partial(jit, parallel=parallel, reassociate=reassociate, **options)
+    parallel = parallel and os.environ.get("TINYCONV_PARALLEL", "1") != "0"
+    flags = {
+        "nogil": not (
+            parallel and LAYER == "workqueue"
+        ),  # workqueue aborts if two threads call it: the GIL prevents it
+        "error_model": "numpy",
+        "fastmath": {"contract", "reassoc"} if reassociate else {"contract"},
+        "parallel": parallel,
+        **options,
+    }
+    compiled: Any = numba.njit(**flags)(function)
+    file = function.__code__.co_filename
+    if isinstance(compiled, Dispatcher) and os.path.exists(file):  # not so under NUMBA_DISABLE_JIT, or in a notebook
+        compiled._cache = KernelCache(function, flags)
+    return compiled
+
+
+class KernelCache(_Cache):
+    """One file for each function, signature, processor and set of flags.
+
+    A file is valid only for the sources of *all* kernels that it was compiled from, and begins with the hash of its
+    content. A file that is missing, stale or damaged is compiled anew and replaced; one that cannot be written is not.
+    """
+
+    def __init__(self, function: Callable, flags: dict[str, Any]):
+        self._function = function
+        self._flags = repr(sorted((name, str(sorted(f)) if name == "fastmath" else f) for name, f in flags.items()))
+        self._stamp = source_stamp(function.__code__.co_filename)  # now, not after a later edit
+        self._enabled = True
+
+    @property
+    def cache_path(self) -> str | None:
+        folder = cache_folder()
+        return None if folder is None else str(folder)
+
+    def load_overload(self, sig, target_context):
+        target_context.refresh()
+        try:
+            path, identity = self._locate(sig, target_context.codegen())
+            content = path.read_bytes()
+            if not content.startswith(hashlib.sha256(content[32:]).digest() + identity):
+                return None
+            return CompileResult._rebuild(target_context, *pickle.loads(content[64:]))
+        except Exception:  # whatever is wrong with the file, compiling is right
+            return None
+
+    def save_overload(self, sig, data):
+        if data.lifted or data.library.has_dynamic_globals:
+            return
+        try:
+            path, identity = self._locate(sig, data.codegen)
+            content = identity + dumps(data._reduce())
+            replace(path, hashlib.sha256(content).digest() + content)
+        except Exception:  # the disk is full, say: the next process compiles again
+            return
+
+    def enable(self):
+        self._enabled = True
+
+    def disable(self):
+        self._enabled = False
+
+    def flush(self):
+        """Nothing to do: a stale file is replaced when its function is compiled again."""
+
+    def _locate(self, sig, codegen) -> tuple[Path, bytes]:
+        """Where a compiled signature is kept, and the hash of everything that it depends on."""
+        folder = cache_folder()
+        if not self._enabled or folder is None:
+            raise FileNotFoundError
+        key = repr((describe(self._function), self._flags, str(sig), codegen.magic_tuple(), SETTINGS.BOUNDSCHECK))
+        digest = hashlib.sha256(key.encode()).digest()
+        module = self._function.__module__.rpartition(".")[2]
+        name = f"{module}.{self._function.__qualname__}-{digest.hex()[:16]}.nbc".replace("<locals>.", "")
+        return folder / name, hashlib.sha256(digest + self._stamp).digest()
+
+
+def describe(thing) -> str:
+    """What a compiled function depends on beyond the sources: for one made by another function, what it closes over."""
+    if isinstance(thing, Dispatcher):
+        thing = thing.py_func
+    if not inspect.isfunction(thing):
+        return repr(thing)
+    captured = [describe(cell.cell_contents) for cell in thing.__closure__ or ()]
+    return f"{thing.__module__}.{thing.__qualname__}:{thing.__code__.co_firstlineno}({', '.join(captured)})"
+
+
+@functools.cache
+def source_stamp(file: str) -> bytes:
+    """The hash of all that a function of that file is compiled from: the file, all kernels, and the compiler."""
+    versions = f"{numba.__version__} {llvmlite.__version__} {sys.version}"
+    return hashlib.sha256(versions.encode() + kernel_sources() + Path(file).read_bytes()).digest()
+
+
+@functools.cache
+def kernel_sources() -> bytes:
+    """The sources of the CPU kernels, and of the reference, from which they have some constants."""
+    paths = sorted(path for folder in (HERE, HERE.parent / "reference") for path in folder.glob("*.py"))
+    return b"".join(path.name.encode() + path.read_bytes() for path in paths)
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """Where compiled kernels are kept: NUMBA_CACHE_DIR, else beside the sources, else in the user's cache folder."""
+    from numba.misc.appdirs import user_cache_dir
+
+    private = "tinyconv_" + hashlib.sha256(str(HERE).encode()).hexdigest()[:16]  # every installation has its own
+    if SETTINGS.CACHE_DIR:
+        candidates = [Path(SETTINGS.CACHE_DIR, private)]
+    else:
+        candidates = [HERE / "__pycache__", Path(user_cache_dir("numba", False), private)]
+    return next(filter(writable, candidates), None)
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be made in that folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file in one step: other processes see the old one or the whole new one."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+class CompileWatch(event.Listener):
+    """What has been compiled meanwhile: ``functions``, their names, and ``seconds``, how long it took."""
+
+    def __init__(self, on_first: Callable[[], None] | None = None):
+        self.functions: list[str] = []
+        self.seconds = 0.0
+        self._on_first = on_first
+        self._depth = 0  # compiling a function compiles those it calls
+
+    def on_start(self, event):
+        if self._depth == 0:
+            self._start = time.perf_counter()
+            if self._on_first and not self.functions:
+                self._on_first()
+        self._depth += 1
+        self.functions.append(event.data["dispatcher"].py_func.__qualname__)
+
+    def on_end(self, event):
+        self._depth -= 1
+        if self._depth == 0:
+            self.seconds += time.perf_counter() - self._start
+
+
+@contextlib.contextmanager
+def compile_watch(on_first: Callable[[], None] | None = None) -> Iterator[CompileWatch]:
+    """Watch the compiler inside a with-block; ``on_first`` is called before it compiles its first function there.
+
+    Nothing is compiled, and nothing called, where all functions are found in the cache.
+    """
+    watch = CompileWatch(on_first)
+    with event.install_listener("numba:compile", watch):
+        yield watch

@@ -1,0 +1,1 @@
+"""The CPU kernel set, in Numba: the reference's functions on vector registers and all cores."""
