@@ -190,24 +190,24 @@ def tile_store(typing_context, tile, array, offset, stride):
 
 
 @intrinsic(prefer_literal=True)
-def tile_store_part(typing_context, tile, array, offset, stride, rows, columns):
-    """``tile_store`` of only the first ``rows`` rows and, of each, the first ``columns`` numbers."""
+def tile_store_at(typing_context, tile, array, offsets, offset, columns):
+    """Write the first ``columns`` numbers of row i to ``offsets[i] + offset``: rows that begin anywhere, and may be
+    narrower than the tile."""
 
     def write(context, builder, signature, arguments):
-        value, place, offset, stride, rows, columns = arguments
-        first = _pointer(context, builder, array, place, offset)
+        value, place, starts, offset, columns = arguments
+        here = _pointer(context, builder, array, place, offset)
         masks = [
             _lanes_below(builder, builder.sub(columns, ir.Constant(columns.type, j * LANES)))
             for j in range(tile.vectors)
         ]
-        for i in range(tile.rows):
-            with builder.if_then(builder.icmp_signed("<", ir.Constant(rows.type, i), rows)):
-                for j in range(tile.vectors):
-                    vector = builder.extract_value(value, i * tile.vectors + j)
-                    _store_masked(builder, vector, _floats_at(builder, first, j, stride, i), masks[j])
+        for i, j, position in tile.places():
+            row = builder.gep(here, [builder.extract_value(starts, i)])
+            vector = builder.extract_value(value, position)
+            _store_masked(builder, vector, _floats_at(builder, row, j), masks[j])
         return context.get_dummy_value()
 
-    return types.void(tile, array, *[types.intp] * 4), write
+    return types.void(tile, array, types.UniTuple(types.intp, tile.rows), types.intp, types.intp), write
 
 
 @intrinsic(prefer_literal=True)
