@@ -1,0 +1,32 @@
+"""What every test run shares."""
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("slow", max_examples=2000)  # twenty times hypothesis' default, and so of every test's own
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="many more drawn configurations, and the tests marked slow")
+
+
+def pytest_configure(config):
+    if config.getoption("--slow"):
+        settings.load_profile("slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The properties that tests recorded: the largest error against Keras, and the like."""
+    reports = [report for report in terminalreporter.getreports("passed") if report.user_properties]
+    if reports:
+        terminalreporter.section("measured", sep="-")
+    for report in reports:
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {name}: {value}")
