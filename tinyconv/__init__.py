@@ -1,0 +1,36 @@
+"""tinyconv: convolutional networks from scratch, on NumPy and Numba.
+
+Two doors: the names of Keras, below, to train networks; and :mod:`tinyconv.kernels.reference`, to read how they work.
+"""
+
+from tinyconv import (
+    callbacks,
+    datasets,
+    initializers,
+    kernels,
+    layers,
+    losses,
+    metrics,
+    optimizers,
+    regularizers,
+    utils,
+)
+from tinyconv.layers import Input
+from tinyconv.model import Sequential
+
+__all__ = [
+    "Input",
+    "Sequential",
+    "callbacks",
+    "datasets",
+    "initializers",
+    "kernels",
+    "layers",
+    "losses",
+    "metrics",
+    "optimizers",
+    "regularizers",
+    "utils",
+]
+
+__version__ = "0.1.0"

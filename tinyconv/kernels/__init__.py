@@ -13,7 +13,9 @@ with the five memory functions below, so that a plan can be built on any of them
 Kernels import nothing from the rest of tinyconv.
 """
 
+import functools
 import importlib
+import importlib.util
 import inspect
 from types import ModuleType
 
@@ -31,6 +33,16 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"tinyconv.kernels.{name}")
 
 
+def cuda_usable() -> bool:
+    """Whether the ``cuda`` set could work here: its packages are installed and there is a GPU. Never raises."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return False
+    from tinyconv.kernels.cuda import device
+
+    return device.available()[0]
+
+
+@functools.cache
 def contract() -> dict[str, tuple[str, ...]]:
     """The contract: each kernel's name and the names of its arguments, in order."""
     from tinyconv.kernels import reference

@@ -1,0 +1,64 @@
+"""Many small arrays in one piece of memory.
+
+A network's parameters are dozens of arrays, but an optimiser treats every number alike. So all parameters live in one
+flat array, each layer's weights being views into it; all gradients in another, laid out the same way; and the
+optimiser's moments too. One pass updates them all, one copy saves them, and one sum would add up two machines' work.
+"""
+
+import math
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+ALIGNED = 16  # elements: every array begins at a multiple of 64 bytes (of float32), a whole vector register
+
+
+class Arena:
+    """One flat array, and named views into it.
+
+    ``shapes`` maps each name to its shape, in order; ``kernels`` is the kernel set whose memory holds the array. The
+    elements between two arrays, if any, are zero and stay so: a zero gradient moves nothing.
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape], kernels: ModuleType, dtype: Any = np.float32) -> None:
+        self.shapes = dict(shapes)
+        self.offsets = {}
+        end = 0
+        for name, shape in self.shapes.items():
+            self.offsets[name] = end
+            end += -(-math.prod(shape) // ALIGNED) * ALIGNED
+        self.flat = kernels.allocate((max(end, 1),), dtype)
+        self.views = self.views_of(self.flat)
+
+    def views_of(self, flat: Any) -> dict[str, Any]:
+        """Views, named and shaped as this arena's, into another flat array of the same length."""
+        return {
+            name: flat[self.offsets[name] : self.offsets[name] + math.prod(shape)].reshape(shape)
+            for name, shape in self.shapes.items()
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self.views[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.views
+
+
+class Storage:
+    """The buffers of one or more plans, by name. Plans that share a storage share memory: of a model's plans only one
+    runs at a time, and that of a ragged last batch needs less than that of a full one."""
+
+    def __init__(self, kernels: ModuleType) -> None:
+        self.kernels = kernels
+        self.raw: dict[tuple[str, str], Any] = {}
+
+    def get(self, name: str, shape: Shape, dtype: Any) -> Any:
+        """The buffer of that name, at least as large as ``shape`` needs; allocated when first asked for."""
+        key, size = (name, np.dtype(dtype).name), math.prod(shape)
+        if key not in self.raw or self.raw[key].size < size:
+            self.raw[key] = self.kernels.allocate((size,), dtype)
+        return self.raw[key][:size].reshape(shape)

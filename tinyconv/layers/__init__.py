@@ -1,0 +1,40 @@
+"""Layers say *what*: configuration, argument checks, shapes, and which weights there are. No arithmetic.
+
+A layer's docstring names the reference kernel in which its mathematics is written down. Names, arguments and defaults
+are Keras'; an argument of Keras that tinyconv has not is named in the error, never ignored.
+"""
+
+from tinyconv.layers.activation import ELU, Activation, LeakyReLU
+from tinyconv.layers.affine import Conv2D, Dense
+from tinyconv.layers.base import Layer, WeightSpec
+from tinyconv.layers.core import Dropout, Flatten, Input, InputLayer
+from tinyconv.layers.normalization import BatchNormalization
+from tinyconv.layers.pooling import (
+    AveragePooling2D,
+    AvgPool2D,
+    GlobalAveragePooling2D,
+    GlobalAvgPool2D,
+    MaxPool2D,
+    MaxPooling2D,
+)
+
+__all__ = [
+    "ELU",
+    "Activation",
+    "AveragePooling2D",
+    "AvgPool2D",
+    "BatchNormalization",
+    "Conv2D",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "GlobalAveragePooling2D",
+    "GlobalAvgPool2D",
+    "Input",
+    "InputLayer",
+    "Layer",
+    "LeakyReLU",
+    "MaxPool2D",
+    "MaxPooling2D",
+    "WeightSpec",
+]

@@ -1,0 +1,92 @@
+"""Activations as layers, and as the ``activation`` of other layers."""
+
+import math
+from typing import Any
+
+from tinyconv import ops
+from tinyconv.arena import Shape
+from tinyconv.layers.arguments import Named
+from tinyconv.layers.base import Layer
+from tinyconv.messages import suggest
+
+ACTIVATIONS: dict[str, dict[str, float]] = {
+    "linear": {},
+    "relu": {},
+    "sigmoid": {},
+    "tanh": {},
+    "softmax": {},
+    "leaky_relu": {"negative_slope": 0.2},
+    "elu": {"alpha": 1.0},
+}
+
+
+def activation_name(layer: Named, activation: str | None) -> str:
+    """The activation's name, checked; None means "linear"."""
+    if activation is None:
+        return "linear"
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ValueError(
+            f"Layer {layer.name!r}: unknown activation: {activation!r}. {suggest(activation, ACTIVATIONS)}"
+        )
+    return activation
+
+
+def activation_ops(name: str, activation: str, shape: Shape, **options: float) -> list[ops.Op]:
+    """The ops of an activation, by name; ``options`` replace the name's defaults."""
+    if activation == "linear":
+        return []
+    if activation == "softmax":
+        return [ops.Softmax(name, shape, shape)]
+    return [ops.Activation(name, shape, shape, activation, {**ACTIVATIONS[activation], **options})]
+
+
+class Activation(Layer):
+    """An activation by name: "linear", "relu", "sigmoid", "tanh", "softmax", "leaky_relu" or "elu".
+
+    The mathematics: ``kernels.reference.activation``.
+    """
+
+    def __init__(self, activation: str | None, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.activation = activation_name(self, activation)
+
+    def ops(self, input_shape: Shape) -> list[ops.Op]:
+        return activation_ops(self.name, self.activation, input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "activation": self.activation}
+
+
+class LeakyReLU(Layer):
+    """x where x is positive, else ``negative_slope`` times x. See ``kernels.reference.leaky_relu_forward``."""
+
+    def __init__(self, negative_slope: float = 0.3, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.negative_slope = float(negative_slope)
+        if not 0 <= self.negative_slope < math.inf:
+            raise ValueError(
+                f"Layer {self.name!r}: invalid negative_slope. Expected a number of at least 0. "
+                f"Received: {negative_slope!r}."
+            )
+
+    def ops(self, input_shape: Shape) -> list[ops.Op]:
+        return activation_ops(self.name, "leaky_relu", input_shape, negative_slope=self.negative_slope)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "negative_slope": self.negative_slope}
+
+
+class ELU(Layer):
+    """x where x is positive, else ``alpha`` * (exp(x) - 1). See ``kernels.reference.elu_forward``."""
+
+    def __init__(self, alpha: float = 1.0, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.alpha = float(alpha)
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"Layer {self.name!r}: invalid alpha. Expected a positive number. Received: {alpha!r}.")
+
+    def ops(self, input_shape: Shape) -> list[ops.Op]:
+        return activation_ops(self.name, "elu", input_shape, alpha=self.alpha)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "alpha": self.alpha}

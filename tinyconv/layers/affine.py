@@ -1,0 +1,156 @@
+"""The layers that learn filters: convolution and dense."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinyconv import initializers, ops, regularizers
+from tinyconv.arena import Shape
+from tinyconv.initializers import Initializer
+from tinyconv.layers.activation import activation_name, activation_ops
+from tinyconv.layers.arguments import padding_name, pair, positive, windows
+from tinyconv.layers.base import Layer, WeightSpec
+from tinyconv.regularizers import L2
+
+
+class _Affine(Layer):
+    """What Conv2D and Dense share: a kernel, a bias, and an activation."""
+
+    def __init__(
+        self,
+        activation: str | None,
+        use_bias: bool,
+        kernel_initializer: str | Initializer,
+        bias_initializer: str | Initializer,
+        kernel_regularizer: str | L2 | None,
+        bias_regularizer: str | L2 | None,
+        **rest: Any,
+    ) -> None:
+        super().__init__(**rest)
+        self.activation = activation_name(self, activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+
+    def _specs(self, kernel_shape: Shape) -> list[WeightSpec]:
+        kernel = WeightSpec("kernel", kernel_shape, self.kernel_initializer, regularizer=self.kernel_regularizer)
+        bias = WeightSpec("bias", kernel_shape[-1:], self.bias_initializer, regularizer=self.bias_regularizer)
+        return [kernel, bias] if self.use_bias else [kernel]
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("activation", "use_bias", "kernel_initializer", "bias_initializer")
+        regularizer_names = ("kernel_regularizer", "bias_regularizer")
+        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *regularizer_names)}}
+
+
+class Conv2D(_Affine):
+    """A two-dimensional convolution. The mathematics: ``kernels.reference.conv2d_forward``.
+
+    Input (batch, height, width, channels), output (batch, new height, new width, filters).
+
+    Args:
+        filters: how many filters, and so output channels.
+        kernel_size: height and width of a filter: a pair, or one number for both.
+        strides: how far the window moves at a time.
+        padding: "valid": windows lie inside the image; "same": zeros around it, so that with stride 1 the output is as
+            large as the input (an odd zero goes below and to the right, as in TensorFlow).
+        dilation_rate: distance between neighbouring pixels of a window.
+        activation: a name such as "relu", or None.
+        use_bias: whether to add a number per filter.
+        kernel_initializer, bias_initializer: see :mod:`tinyconv.initializers`.
+        kernel_regularizer, bias_regularizer: None, "l2" or :class:`tinyconv.regularizers.L2`.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1),
+        groups: int = 1,
+        activation: str | None = None,
+        use_bias: bool = True,
+        kernel_initializer: str | Initializer = "glorot_uniform",
+        bias_initializer: str | Initializer = "zeros",
+        kernel_regularizer: str | L2 | None = None,
+        bias_regularizer: str | L2 | None = None,
+        **rest: Any,
+    ) -> None:
+        affine = (activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer)
+        super().__init__(*affine, data_format=data_format, groups=groups, **rest)
+        self.filters = positive(self, "filters", filters)
+        self.kernel_size = pair(self, "kernel_size", kernel_size)
+        self.strides = pair(self, "strides", strides)
+        self.padding = padding_name(self, padding)
+        self.dilation_rate = pair(self, "dilation_rate", dilation_rate)
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ValueError(
+                f"Layer {self.name!r}: strides and dilation_rate cannot both be above 1, as in Keras. "
+                f"Received: strides={self.strides}, dilation_rate={self.dilation_rate}."
+            )
+
+    def _windows(self, input_shape: Shape) -> list[tuple[int, int]]:
+        reach = tuple((k - 1) * d + 1 for k, d in zip(self.kernel_size, self.dilation_rate, strict=True))
+        return windows(self, input_shape, reach, self.strides, self.padding, "kernel_size")
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        (height, _), (width, _) = self._windows(input_shape)
+        return height, width, self.filters
+
+    def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:
+        return self._specs((*self.kernel_size, input_shape[-1], self.filters))
+
+    def ops(self, input_shape: Shape) -> list[ops.Op]:
+        (_, top), (_, left) = self._windows(input_shape)
+        out = self.output_shape(input_shape)
+        geometry = (self.kernel_size, self.strides, (top, left), self.dilation_rate)
+        conv = ops.Conv2D(self.name, input_shape, out, *geometry, self.use_bias)
+        return [conv, *activation_ops(self.name, self.activation, out)]
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("filters", "kernel_size", "strides", "padding", "dilation_rate")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+class Dense(_Affine):
+    """Every output sees every input. The mathematics: ``kernels.reference.dense_forward``.
+
+    Input (batch, ..., K), output (batch, ..., units).
+
+    Args:
+        units: how many outputs.
+        activation, use_bias, initializers, regularizers: as in :class:`Conv2D`.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | None = None,
+        use_bias: bool = True,
+        kernel_initializer: str | Initializer = "glorot_uniform",
+        bias_initializer: str | Initializer = "zeros",
+        kernel_regularizer: str | L2 | None = None,
+        bias_regularizer: str | L2 | None = None,
+        **rest: Any,
+    ) -> None:
+        affine = (activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer)
+        super().__init__(*affine, **rest)
+        self.units = positive(self, "units", units)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        if not input_shape:
+            raise ValueError(f"Layer {self.name!r} expected samples with at least one axis. Received: shape ().")
+        return (*input_shape[:-1], self.units)
+
+    def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:
+        return self._specs((input_shape[-1], self.units))
+
+    def ops(self, input_shape: Shape) -> list[ops.Op]:
+        out = self.output_shape(input_shape)
+        return [ops.Dense(self.name, input_shape, out, self.use_bias), *activation_ops(self.name, self.activation, out)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units}
