@@ -376,7 +376,7 @@ class Sequential:
         trainer = self._need_trainer("predict", x, compiled=False)
         array = self._input_array(x)
         batch_size = _count("batch_size", batch_size, 32)
-        shape: Shape = (len(array), *self.output_shape[1:])  # type: ignore[assignment]
+        shape: Shape = (len(array), *self.output_shape[1:])  # type: ignore[arg-type, assignment]
         with trainer.lock:
             width = math.prod(shape[1:])
             result = trainer.kernels.allocate((len(array), width), np.float32)

@@ -57,7 +57,7 @@ class Layer:
     * ``forward(self, out, x, weights)`` fills ``out`` (batch, ...) from ``x``, with NumPy;
     * ``backward(self, dx, dweights, dout, x, out, weights)`` fills ``dx`` (unless its size is 0) and every array of
       ``dweights`` from ``dout``, the loss's derivative with respect to ``out``;
-    * ``outputshape_of(self, input_shape)``, unless it is the input's; and ``weight_specs`` if it has weights.
+    * ``output_shape(self, input_shape)``, unless it is the input's; and ``weight_specs`` if it has weights.
 
     It then takes part in any plan on the CPU, and ``tinyconv.check_gradients(layer, input_shape)`` compares its
     backward pass with central differences.
@@ -85,7 +85,7 @@ class Layer:
 
     # What a layer is
 
-    def outputshape_of(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: Shape) -> Shape:
         """The shape of one output sample for input samples of that shape. Raises ValueError if they do not fit."""
         return input_shape
 
