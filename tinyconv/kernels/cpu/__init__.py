@@ -1,1 +1,120 @@
-"""The CPU kernel set, in Numba: the reference's functions on vector registers and all cores."""
+"""The CPU kernel set: the reference's functions on vector registers and all cores, in Numba.
+
+What is computed, and why, is told in ``tinyconv.kernels.reference``; here the docstrings say only what differs: the
+order of the loops, what is cut into pieces, and what runs in parallel. Arrays are C-contiguous and float32.
+"""
+
+from tinyconv.kernels.cpu.activation import (
+    elu_backward,
+    elu_forward,
+    leaky_relu_backward,
+    leaky_relu_forward,
+    relu_backward,
+    relu_forward,
+    sigmoid_backward,
+    sigmoid_forward,
+    softmax_backward,
+    softmax_forward,
+    tanh_backward,
+    tanh_forward,
+)
+from tinyconv.kernels.cpu.conv import conv2d_backward, conv2d_forward, conv2d_prepare, conv2d_workspace
+from tinyconv.kernels.cpu.data import advance, gather_one_hot, gather_rows, scatter_rows
+from tinyconv.kernels.cpu.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
+from tinyconv.kernels.cpu.loss import (
+    accumulate,
+    binary_cross_entropy_backward,
+    binary_cross_entropy_forward,
+    count_binary_correct,
+    count_correct,
+    count_top_k,
+    cross_entropy_backward,
+    cross_entropy_forward,
+    mean_squared_error_backward,
+    mean_squared_error_forward,
+    sigmoid_cross_entropy_backward,
+    sigmoid_cross_entropy_forward,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
+from tinyconv.kernels.cpu.normalization import (
+    batch_norm_backward,
+    batch_norm_fold,
+    batch_norm_forward,
+    batch_norm_inference,
+)
+from tinyconv.kernels.cpu.pool import (
+    average_pool2d_backward,
+    average_pool2d_forward,
+    max_pool2d_backward,
+    max_pool2d_forward,
+)
+from tinyconv.kernels.cpu.update import adam_update, l2_backward, l2_forward, sgd_update
+from tinyconv.kernels.memory import allocate, download, record, synchronize, upload  # noqa: F401  (the set's memory)
+from tinyconv.kernels.reference.conv import (
+    conv2d_relu_max_pool2d_backward,
+    conv2d_relu_max_pool2d_forward,
+    conv2d_relu_max_pool2d_prepare,
+    conv2d_relu_max_pool2d_workspace,
+)
+from tinyconv.kernels.reference.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
+
+__all__ = [
+    "accumulate",
+    "adam_update",
+    "advance",
+    "average_pool2d_backward",
+    "average_pool2d_forward",
+    "batch_norm_backward",
+    "batch_norm_fold",
+    "batch_norm_forward",
+    "batch_norm_inference",
+    "binary_cross_entropy_backward",
+    "binary_cross_entropy_forward",
+    "conv2d_backward",
+    "conv2d_forward",
+    "conv2d_prepare",
+    "conv2d_relu_max_pool2d_backward",
+    "conv2d_relu_max_pool2d_forward",
+    "conv2d_relu_max_pool2d_prepare",
+    "conv2d_relu_max_pool2d_workspace",
+    "conv2d_workspace",
+    "count_binary_correct",
+    "count_correct",
+    "count_top_k",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "dense_backward",
+    "dense_forward",
+    "dense_prepare",
+    "dense_workspace",
+    "dropout_backward",
+    "dropout_forward",
+    "dropout_pooled_forward",
+    "elu_backward",
+    "elu_forward",
+    "gather_one_hot",
+    "gather_rows",
+    "l2_backward",
+    "l2_forward",
+    "leaky_relu_backward",
+    "leaky_relu_forward",
+    "max_pool2d_backward",
+    "max_pool2d_forward",
+    "mean_squared_error_backward",
+    "mean_squared_error_forward",
+    "relu_backward",
+    "relu_forward",
+    "scatter_rows",
+    "sgd_update",
+    "sigmoid_backward",
+    "sigmoid_cross_entropy_backward",
+    "sigmoid_cross_entropy_forward",
+    "sigmoid_forward",
+    "softmax_backward",
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
+    "softmax_forward",
+    "tanh_backward",
+    "tanh_forward",
+]

@@ -7,6 +7,8 @@ The flags, explained once:
 * ``fastmath``: "contract" lets the compiler fuse a * b + c into one instruction with one rounding. ``reassociate=True``
   also lets it reorder sums, without which a sum cannot be vectorised; the order it picks depends on the shapes alone.
   Never "nnan" or "ninf": a NaN must stay visible.
+* ``_nrt=False``: no Numba runtime, so that a kernel that allocated an array would not compile, and that slices of
+  arrays cost nothing. With it each slice counts itself in its array's reference count, which all threads fight for.
 * ``parallel``: ``prange`` runs on several threads. Parallel loops are over outputs, in blocks whose bounds depend on
   the shapes alone, so any number of threads gives the same bits. TINYCONV_PARALLEL=0 turns it off, to debug a kernel.
 
@@ -54,11 +56,12 @@ def jit(function=None, *, parallel=False, reassociate=False, **options):
         "error_model": "numpy",
         "fastmath": {"contract", "reassoc"} if reassociate else {"contract"},
         "parallel": parallel,
+        "_nrt": False,
         **options,
     }
     compiled: Any = numba.njit(**flags)(function)
     file = function.__code__.co_filename
-    if isinstance(compiled, Dispatcher) and os.path.exists(file):  # not so under NUMBA_DISABLE_JIT, or in a notebook
+    if hasattr(compiled, "_cache") and os.path.exists(file):  # not so under NUMBA_DISABLE_JIT, or in a notebook
         compiled._cache = KernelCache(function, flags)
     return compiled
 

@@ -1,0 +1,188 @@
+"""Losses and metrics. The rows of a batch are independent of each other, and so run in parallel if there are many."""
+
+import numpy as np
+from numba import prange
+
+from tinyconv.kernels.cpu.activation import exp, softmax_row
+from tinyconv.kernels.cpu.blocks import by_size
+from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.reference import loss as reference
+
+ZERO, ONE, TWO, HALF = (np.float32(value) for value in (0, 1, 2, 0.5))
+LOWEST, HIGHEST = np.float32(reference.EPSILON), np.float32(1 - reference.EPSILON)  # of a probability
+
+
+@by_size(1, serial=4096)
+def softmax_cross_entropy_forward(losses, probs, logits, targets):
+    M, C = logits.shape
+    for m in prange(M):
+        largest, total = softmax_row(probs[m], logits[m])
+        log_total = np.log(total)
+        loss = ZERO
+        for c in range(C):
+            loss -= targets[m, c] * (logits[m, c] - largest - log_total)
+        losses[m] = loss
+
+
+@jit
+def _sum(row):
+    total = ZERO
+    for c in range(row.size):
+        total += row[c]
+    return total
+
+
+@by_size(serial=16384)
+def softmax_cross_entropy_backward(dlogits, probs, targets):
+    M, C = probs.shape
+    for m in prange(M):
+        total = _sum(targets[m])
+        for c in range(C):
+            dlogits[m, c] = (probs[m, c] * total - targets[m, c]) / np.float32(M)
+
+
+@jit
+def _clip(probability):
+    """NaN stays NaN: it is neither below nor above."""
+    return LOWEST if probability < LOWEST else HIGHEST if probability > HIGHEST else probability
+
+
+@by_size(1, serial=4096)
+def cross_entropy_forward(losses, probs, targets):
+    M, C = probs.shape
+    for m in prange(M):
+        total = _sum(probs[m])
+        loss = ZERO
+        for c in range(C):
+            loss -= targets[m, c] * np.log(_clip(probs[m, c] / total))
+        losses[m] = loss
+
+
+@jit
+def _derivative(q, target):
+    """Of -target * log(clip(q))."""
+    return ZERO if (q < LOWEST) | (q > HIGHEST) else -target / q
+
+
+@by_size(serial=16384)
+def cross_entropy_backward(dprobs, probs, targets):
+    M, C = probs.shape
+    for m in prange(M):
+        total = _sum(probs[m])
+        dot = ZERO
+        for c in range(C):
+            q = probs[m, c] / total
+            dot += _derivative(q, targets[m, c]) * q
+        for c in range(C):
+            dprobs[m, c] = (_derivative(probs[m, c] / total, targets[m, c]) - dot) / total / np.float32(M)
+
+
+@by_size(1, serial=4096)
+def sigmoid_cross_entropy_forward(losses, probs, logits, targets):
+    M, C = logits.shape
+    for m in prange(M):
+        loss = ZERO
+        for c in range(C):
+            z = logits[m, c]
+            e = exp(-abs(z))
+            probs[m, c] = (ONE if z >= ZERO else e) / (ONE + e)
+            loss += (ZERO if z < ZERO else z) - z * targets[m, c] + np.log1p(e)
+        losses[m] = loss / np.float32(C)
+
+
+@by_size(serial=16384)
+def sigmoid_cross_entropy_backward(dlogits, probs, targets):
+    M, C = probs.shape
+    for m in prange(M):
+        for c in range(C):
+            dlogits[m, c] = (probs[m, c] - targets[m, c]) / np.float32(M * C)
+
+
+@by_size(1, serial=4096)
+def binary_cross_entropy_forward(losses, probs, targets):
+    M, C = probs.shape
+    for m in prange(M):
+        loss = ZERO
+        for c in range(C):
+            q = _clip(probs[m, c])
+            loss -= targets[m, c] * np.log(q) + (ONE - targets[m, c]) * np.log1p(-q)
+        losses[m] = loss / np.float32(C)
+
+
+@by_size(serial=16384)
+def binary_cross_entropy_backward(dprobs, probs, targets):
+    M, C = probs.shape
+    for m in prange(M):
+        for c in range(C):
+            q = probs[m, c]
+            slope = (q - targets[m, c]) / (q * (ONE - q)) / np.float32(M * C)
+            dprobs[m, c] = ZERO if (q < LOWEST) | (q > HIGHEST) else slope
+
+
+@by_size(1, serial=16384)
+def mean_squared_error_forward(losses, predictions, targets):
+    M, C = predictions.shape
+    for m in prange(M):
+        total = ZERO
+        for c in range(C):
+            total += (predictions[m, c] - targets[m, c]) ** 2
+        losses[m] = total / np.float32(C)
+
+
+@by_size(serial=16384)
+def mean_squared_error_backward(dpredictions, predictions, targets):
+    M, C = predictions.shape
+    for m in prange(M):
+        for c in range(C):
+            dpredictions[m, c] = TWO * (predictions[m, c] - targets[m, c]) / np.float32(M * C)
+
+
+@jit
+def _first_largest(row):
+    """As NumPy's argmax: a NaN is larger than any number."""
+    best = 0
+    for c in range(1, row.size):
+        if row[c] > row[best] or (row[c] != row[c] and row[best] == row[best]):
+            best = c
+    return best
+
+
+@by_size(1, serial=16384)
+def count_correct(correct, predictions, targets):
+    M, C = predictions.shape
+    for m in prange(M):
+        correct[m] = ONE if _first_largest(predictions[m]) == _first_largest(targets[m]) else ZERO
+
+
+@by_size(1, serial=16384)
+def count_binary_correct(correct, predictions, targets):
+    M, C = predictions.shape
+    for m in prange(M):
+        right = 0
+        for c in range(C):
+            right += (ONE if predictions[m, c] > HALF else ZERO) == targets[m, c]
+        correct[m] = np.float32(right) / np.float32(C)
+
+
+@by_size(1, serial=16384)
+def count_top_k(correct, predictions, targets, k):
+    M, C = predictions.shape
+    for m in prange(M):
+        truth = predictions[m, _first_largest(targets[m])]
+        larger = 0
+        for c in range(C):
+            larger += predictions[m, c] > truth
+        correct[m] = ONE if larger < k and np.isfinite(truth) else ZERO
+
+
+@jit
+def _accumulate(totals, values, slot, weight):
+    total = 0.0
+    for m in range(values.size):
+        total += values[m]
+    totals[slot] += weight * total
+
+
+def accumulate(totals, values, slot, weight):
+    """Serial: one number per sample."""
+    _accumulate(totals, values, slot, float(weight))
