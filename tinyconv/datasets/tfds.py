@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import urllib.parse
 import urllib.request
 import warnings
@@ -285,12 +286,13 @@ def _write_cache(path: Path, dataset: Dataset) -> None:
     """Keep the set; a file that cannot be written costs only the time to prepare it again."""
     about = json.dumps({"name": dataset.name, "splits": dataset.splits, "class_names": dataset.class_names})
     (x_train, y_train), (x_test, y_test) = dataset
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.savez(file, about=np.array(about), x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-        part.replace(path)  # whole or not at all
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            np.savez(part, about=np.array(about), x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+        Path(part.name).replace(path)  # whole or not at all
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if part:
+            Path(part.name).unlink(missing_ok=True)
         warnings.warn(f"The data set is not kept for the next time: {error}. Fix: cache_dir=...", stacklevel=3)

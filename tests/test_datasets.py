@@ -1,0 +1,271 @@
+"""MNIST from the files inside the package, and other sets from TensorFlow Datasets, all without a network."""
+
+import builtins
+import gzip
+import hashlib
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import tinyconv
+from tinyconv import datasets
+from tinyconv.datasets import mnist, tfds
+
+# --- the files inside the package
+
+
+def test_mnist_is_the_official_one():
+    (x_train, y_train), (x_test, y_test) = tinyconv.datasets.mnist.load_data()
+    assert (x_train.shape, y_train.shape) == ((60000, 28, 28), (60000,))
+    assert (x_test.shape, y_test.shape) == ((10000, 28, 28), (10000,))
+    assert all(array.dtype == np.uint8 and array.flags.writeable for array in (x_train, y_train, x_test, y_test))
+    assert y_train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert np.bincount(y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert round(float(x_train.mean()), 4) == 33.3184
+
+
+def test_mnist_needs_no_network(monkeypatch, record_property):
+    def refuse(*_, **__):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    start = time.perf_counter()
+    mnist.load_data()
+    record_property("seconds to load MNIST", round(time.perf_counter() - start, 2))
+
+
+def test_the_licence_note_lies_beside_the_files():
+    note = (mnist.FOLDER / "SOURCE.md").read_text()
+    assert "LeCun" in note
+    assert "Attribution-ShareAlike 3.0" in note
+    for name, (size, sha256, _) in mnist.FILES.items():
+        assert f"| {name} | {size} | {sha256} |" in note
+
+
+def write(monkeypatch, folder, data, name="t10k-labels-idx1-ubyte.gz", trusted=True):
+    """Make ``data`` the content of one of the four files; ``trusted``: as if its SHA-256 were the expected one."""
+    for other in mnist.FILES:
+        (folder / other).symlink_to(mnist.FOLDER / other)
+    (folder / name).unlink()
+    (folder / name).write_bytes(data)
+    monkeypatch.setattr(mnist, "FOLDER", folder)
+    if trusted:
+        changed = (len(data), hashlib.sha256(data).hexdigest(), mnist.FILES[name][2])
+        monkeypatch.setitem(mnist.FILES, name, changed)
+
+
+def test_a_missing_file_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(mnist, "FOLDER", tmp_path)
+    with pytest.raises(OSError, match=r"Cannot read .*train-images-idx3-ubyte\.gz: No such file.*Reinstall tinyconv"):
+        mnist.load_data()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "longer", "empty"])
+def test_a_damaged_file_is_refused_before_it_is_parsed(monkeypatch, tmp_path, damage):
+    data = bytearray((mnist.FOLDER / "t10k-labels-idx1-ubyte.gz").read_bytes())
+    if damage == "flipped":
+        data[2000] ^= 1
+    else:
+        data = {"truncated": data[:-1], "longer": data + b"\0", "empty": b""}[damage]
+    write(monkeypatch, tmp_path, bytes(data), trusted=False)
+    monkeypatch.setattr(mnist, "_parse", lambda compressed, name: np.zeros(len(compressed)))
+    with pytest.raises(
+        OSError, match=r"t10k-labels.* is damaged\. Expected SHA-256 f7ae60f9.*\. Received: [0-9a-f]{64}"
+    ):
+        mnist.load_data()
+
+
+HEADER = bytes([0, 0, 8, 1, 0, 0, 0x27, 0x10])  # 10000 labels
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            bytes([0, 0, 9, 1]) + HEADER[4:] + bytes(10000),
+            r"wrong IDX header\. Expected 00 00 08 01 .* Received: 00 00 09",
+        ),
+        (HEADER[:4] + b"\xff\xff\xff\xff" + bytes(10000), "wrong IDX header.* Received: 00 00 08 01 ff ff ff ff"),
+        (HEADER + bytes(9999), "wrong length. Expected 10,008 bytes. Received: only 10,007"),
+        (HEADER + bytes(100_000_000), "wrong length. Expected 10,008 bytes. Received: more"),
+        (b"", "wrong IDX header"),
+    ],
+    ids=["type", "size", "short", "bomb", "empty"],
+)
+def test_the_content_is_checked_and_its_decompression_bounded(monkeypatch, tmp_path, content, message):
+    write(monkeypatch, tmp_path, gzip.compress(content))
+    with pytest.raises(OSError, match=message):
+        mnist.load_data()
+
+
+def test_no_gzip_file(monkeypatch, tmp_path):
+    write(monkeypatch, tmp_path, b"<html>not found</html>")
+    with pytest.raises(OSError, match=r"t10k-labels-idx1-ubyte\.gz is no gzip file"):
+        mnist.load_data()
+
+
+# --- TensorFlow Datasets
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """TFDS' own fake data: seven made examples of whatever set is asked for, and nothing is downloaded."""
+    tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("tensorflow")
+    monkeypatch.setattr(tfds, "_check_network", lambda *_: None)
+    with tensorflow_datasets.testing.mock_data(num_examples=7):
+        yield {"data_dir": tmp_path / "data", "cache_dir": tmp_path / "cache"}
+
+
+def test_a_set_is_arrays_and_class_names(fake):
+    data = datasets.load("cifar10", **fake)
+    (x_train, y_train), (x_test, y_test) = data
+    assert (x_train.shape, x_train.dtype) == ((7, 32, 32, 3), np.uint8)
+    assert (y_train.shape, y_train.dtype) == ((7,), np.int64)
+    assert x_test.shape == x_train.shape
+    assert y_test.shape == (7,)
+    assert x_train.any()
+    assert len(data.class_names) == 10
+    assert (data.name, data.splits) == ("cifar10/3.0.2", ("train", "test"))
+    assert repr(data).startswith("<Dataset cifar10/3.0.2: 'train' uint8 (7, 32, 32, 3) and 'test'")
+
+
+def test_the_second_load_comes_from_the_cache(fake, monkeypatch):
+    first = datasets.load("cifar10", **fake)
+    monkeypatch.setattr(tfds, "_tensorflow_datasets", None)  # what would be called now
+    second = datasets.load("cifar10", **fake)
+    assert (second.name, second.class_names, second.splits) == (first.name, first.class_names, first.splits)
+    for ours, theirs in zip([*second.train, *second.test], [*first.train, *first.test], strict=True):
+        assert np.array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+
+
+def test_another_request_is_another_cache_file(fake):
+    datasets.load("cifar10", **fake)
+    parts = datasets.load("cifar10", split=("train[:80%]", "train[80%:]"), **fake)
+    assert parts.splits == ("train[:80%]", "train[80%:]")
+    assert len(list(fake["cache_dir"].iterdir())) == 2
+
+
+def test_a_damaged_cache_file_is_made_anew(fake):
+    first = datasets.load("cifar10", **fake)
+    (file,) = fake["cache_dir"].iterdir()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255
+    for damaged in (bytes(data), bytes(data[:1000]), b""):
+        file.write_bytes(damaged)
+        assert np.array_equal(datasets.load("cifar10", **fake).train[0], first.train[0])
+
+
+def test_a_cache_that_cannot_be_written_costs_only_a_warning(fake, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    fake["cache_dir"] = tmp_path / "file" / "cache"
+    with pytest.warns(UserWarning, match=r"not kept for the next time.*cache_dir="):
+        assert datasets.load("cifar10", **fake).train[0].shape == (7, 32, 32, 3)
+
+
+def test_images_of_different_sizes_need_one(fake):
+    with pytest.raises(
+        ValueError, match=r"'tf_flowers' differ in size.*Fix: load\('tf_flowers', image_size=\(96, 96\)\)"
+    ):
+        datasets.load("tf_flowers", **fake)
+    data = datasets.load("tf_flowers", split=("train[:80%]", "train[80%:]"), image_size=(20, 30), **fake)
+    assert data.train[0].shape == (7, 20, 30, 3)
+    assert data.train[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar11", r"Unknown data set\. Did you mean .*'cifar10'.* Received: 'cifar11'"),
+        ("cifar10:1.0.0", "has no 'cifar10:1.0.0'.*only: 3.0.2"),
+        ("imdb_reviews", r"no image-classification set.*Received: text \(Text\), label \(ClassLabel\)"),
+        ("coco", "no image-classification set"),
+    ],
+)
+def test_an_unsuitable_set_is_refused(fake, name, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.load(name, **fake)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name": 3}, TypeError, "expects the name of a data set. Received: 3"),
+        ({"name": "mnist", "split": "train"}, ValueError, "split expects two names.* Received: 'train'"),
+        ({"name": "mnist", "image_size": (0, 9)}, ValueError, r"expects \(height, width\)\. Received: \(0, 9\)"),
+        ({"name": "mnist", "manual_dir": "/no/such"}, ValueError, "expects an existing folder. Received: '/no/such'"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        datasets.load(**arguments)
+
+
+@pytest.mark.parametrize("missing", ["tensorflow_datasets", "tensorflow", "importlib_resources"])
+def test_a_missing_extra_is_one_line(monkeypatch, tmp_path, missing):
+    import_module = builtins.__import__
+
+    def refuse(name, *rest):
+        if name in {missing, "importlib_resources", "tensorflow", "tensorflow_datasets"}:
+            if name != missing:
+                return None  # the others are there
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return import_module(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError) as caught:
+        datasets.load("cifar10", cache_dir=tmp_path)
+    assert str(caught.value) == f"datasets.load needs {missing}: pip install 'tinyconv[datasets]'"
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch, tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("tensorflow")
+
+    def refuse(address, **_):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with pytest.raises(RuntimeError) as caught:
+        datasets.load("cifar10", data_dir=tmp_path, cache_dir=tmp_path)
+    message = str(caught.value)
+    assert "Cannot prepare 'cifar10': OSError: no connection to www.cs.toronto.edu (Network is unreachable)" in message
+    assert "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz (162.17 MiB)" in message
+    assert "manual_dir=" in message
+    assert "data_dir=" in message
+
+
+def test_importing_tinyconv_imports_no_tensorflow():
+    code = (
+        "import sys, tinyconv; print([name for name in sys.modules if name.startswith(('tensorflow', 'matplotlib'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow  # TFDS takes half a minute to prepare it
+def test_mnist_through_tfds_is_the_bundled_one_in_another_order(monkeypatch, tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+
+    def refuse(*_, **__):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    data = datasets.load("mnist", data_dir=tmp_path / "data", cache_dir=tmp_path / "cache")
+    for (x, y), (x_official, y_official) in zip(data, mnist.load_data(), strict=True):
+        assert x.shape == (*x_official.shape, 1)
+        assert contents(x, y) == contents(x_official, y_official)
+    monkeypatch.setattr(tfds, "_tensorflow_datasets", None)  # what would be called now: the second load needs no TFDS
+    again = datasets.load("mnist", data_dir=tmp_path / "data", cache_dir=tmp_path / "cache")
+    assert np.array_equal(again.train[0], data.train[0])
+
+
+def contents(x, y):
+    """All (image, label) pairs, in an order of their own."""
+    return sorted(image.tobytes() + bytes([label]) for image, label in zip(x, y, strict=True))
