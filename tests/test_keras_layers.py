@@ -17,6 +17,8 @@ BACKENDS = ("reference",)
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh", "softmax", "leaky_relu", "elu")
 KINKED = ("relu", "leaky_relu")  # not differentiable everywhere: see draw_array
 
+activations = st.sampled_from(ACTIVATIONS)
+
 batches = st.integers(1, 4)
 images = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 6))
 samples = st.one_of(st.integers(1, 12).map(lambda n: (n,)), st.tuples(st.integers(1, 5), st.integers(1, 9)), images)
@@ -31,7 +33,7 @@ def conv2d(draw):
         "strides": window.strides,
         "padding": window.mode,
         "dilation_rate": window.dilation,
-        "activation": draw(st.sampled_from(ACTIVATIONS)),
+        "activation": draw(activations),
         "use_bias": draw(st.booleans()),
     }
     return [("Conv2D", arguments)], window.x_shape
@@ -51,7 +53,7 @@ def pooling(name):
 def dense(draw):
     arguments = {
         "units": draw(st.integers(1, 9)),
-        "activation": draw(st.sampled_from(ACTIVATIONS)),
+        "activation": draw(activations),
         "use_bias": draw(st.booleans()),
     }
     return [("Dense", arguments)], (draw(batches), *draw(samples))
@@ -94,6 +96,13 @@ def fused(draw):
     return stack, window.x_shape
 
 
+def sensible(configuration):
+    """Not a softmax of one column: it is 1, its gradient 0, and that is all one could compare."""
+    [(name, arguments), *_], shape = configuration
+    columns = {"Conv2D": arguments.get("filters"), "Dense": arguments.get("units")}.get(name, shape[-1])
+    return arguments.get("activation") != "softmax" or columns > 1
+
+
 KINDS = {
     "Conv2D": (conv2d(), 160),
     "MaxPooling2D": (pooling("MaxPooling2D"), 60),
@@ -101,7 +110,7 @@ KINDS = {
     "GlobalAveragePooling2D": (simple("GlobalAveragePooling2D", st.just({}), images), 15),
     "Flatten": (simple("Flatten", st.just({})), 10),
     "Dense": (dense(), 60),
-    "Activation": (simple("Activation", st.fixed_dictionaries({"activation": st.sampled_from(ACTIVATIONS)})), 50),
+    "Activation": (simple("Activation", st.fixed_dictionaries({"activation": activations})), 50),
     "LeakyReLU": (
         simple("LeakyReLU", st.fixed_dictionaries({"negative_slope": st.sampled_from([0.3, 0.0, 0.01])})),
         15,
@@ -162,14 +171,13 @@ def relative_error(ours, theirs):
     return worst
 
 
-@pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
 @pytest.mark.parametrize("kind", KINDS)
 def test_layer(kind, record_property):
     configurations, count = KINDS[kind]
     worst = {"forward": 0.0, "gradients": 0.0}
 
     @examples(count)
-    @given(configurations, seeds)
+    @given(configurations.filter(sensible), seeds)
     def check(configuration, seed):
         stack, shape = configuration
         rng, exact = np.random.default_rng(seed), is_exact(stack)
