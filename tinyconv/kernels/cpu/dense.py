@@ -81,10 +81,14 @@ def _pack(work, w, columns, transposed):
         first, rows = block * columns, min(columns, K - block * columns)
         turned = transposed + block * F * columns
         for panel in range(panels):
-            for k in range(first, first + rows):
-                at = (panel * K + k) * columns
-                for f in range(columns):
-                    work[at + f] = w[k, panel * columns + f] if panel * columns + f < F else np.float32(0)
+            count = min(columns, F - panel * columns)
+            for k in range(rows):
+                at = (panel * K + first + k) * columns
+                line, numbers = work[at : at + columns], w[first + k, panel * columns : panel * columns + count]
+                for f in range(count):
+                    line[f] = numbers[f]
+                for f in range(count, columns):
+                    line[f] = 0
             for k in range(columns):
                 for f in range(panel * columns, min(F, (panel + 1) * columns)):
                     work[turned + f * columns + k] = w[first + k, f] if k < rows else np.float32(0)
@@ -185,18 +189,20 @@ def _copy_panel(target, at, matrix, first, columns):
     rows, width = matrix.shape
     count = min(columns, width - first)
     for n in range(rows):
+        line, numbers = target[at : at + columns], matrix[n, first : first + count]
         for f in range(count):
-            target[at + f] = matrix[n, first + f]
+            line[f] = numbers[f]
         for f in range(count, columns):
-            target[at + f] = 0
+            line[f] = 0
         at += columns
 
 
 @jit
 def _sum_rows(total, matrix, first, last):
     """total[first:last] = the sum of the rows of those columns, in order."""
-    for f in range(first, last):
-        total[f] = 0
+    totals = total[first:last]
+    totals[:] = 0
     for n in range(len(matrix)):
-        for f in range(first, last):
-            total[f] += matrix[n, f]
+        numbers = matrix[n, first:last]
+        for f in range(len(totals)):
+            totals[f] += numbers[f]
