@@ -98,18 +98,16 @@ def write_report(path: str, *results) -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train a convolutional network to read handwritten digits. Ctrl-C stops early, with a result.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train a convolutional network to read handwritten digits. Ctrl-C stops early, with a result."
     )
-    parser.add_argument("--epochs", type=positive, default=15, help="how often to go through the training images")
-    parser.add_argument("--batch-size", type=positive, default=128, help="images per training step")
-    parser.add_argument("--seed", type=int, help="an integer that makes the run repeatable")
-    parser.add_argument("--backend", choices=("auto", "cpu", "cuda", "reference"), default="auto", help="what computes")
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: all)")
-    parser.add_argument(
-        "--dataset", default="mnist", help="mnist, or an image set of TensorFlow Datasets: cifar10, ..."
-    )
-    parser.add_argument("--report", default="mnist_report.png", metavar="PATH", help="the picture to draw; '' for none")
+    add = parser.add_argument
+    add("--epochs", type=positive, default=15, help="how often to go through the training images (15)")
+    add("--batch-size", type=positive, default=128, help="images per training step (128)")
+    add("--seed", type=int, help="an integer that makes the run repeatable (another one each time)")
+    add("--backend", choices=("auto", "cpu", "cuda", "reference"), default="auto", help="what computes (auto)")
+    add("--threads", type=positive, help="how many CPU threads (all)")
+    add("--dataset", default="mnist", help="mnist, or an image set of TensorFlow Datasets, like cifar10 (mnist)")
+    add("--report", default="mnist_report.png", metavar="PATH", help="the picture; '' for none (mnist_report.png)")
     return parser.parse_args()
 
 

@@ -1,0 +1,144 @@
+"""The examples, run as a user runs them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from tinyconv import report
+
+ROOT = Path(__file__).parent.parent
+MNIST = [sys.executable, str(ROOT / "examples" / "mnist.py")]
+
+
+def run(*arguments, cwd, **environment):
+    return subprocess.run(
+        [*MNIST, *arguments], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_mnist_trains_tests_and_draws(tmp_path, record_property):
+    done = run("--epochs", "1", "--seed", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Total params: 34,826" in done.stdout
+    assert re.search(r"^ +1/1 +[\d.]+ s +[\d,]+ +0\.\d{4} +0\.\d{4} +0\.\d{4} +0\.\d{4}$", done.stdout, re.MULTILINE)
+    accuracy = float(re.search(r"^Test accuracy: (0\.\d{4})$", done.stdout, re.MULTILINE)[1])
+    record_property("test accuracy after one epoch", accuracy)
+    assert accuracy > 0.96
+    assert re.search(r"^Test loss:     0\.\d{4}$", done.stdout, re.MULTILINE)
+    assert re.search(r"^Total time:    [\d.]+ s$", done.stdout, re.MULTILINE)
+    assert "Report:        mnist_report.png" in done.stdout
+    height, width, _ = matplotlib.image.imread(tmp_path / "mnist_report.png").shape
+    assert width > height > 800
+
+
+def test_mnist_helps():
+    done = run("--help", cwd=ROOT)
+    assert done.returncode == 0
+    for option in ("--epochs", "--batch-size", "--seed", "--backend", "--threads", "--dataset", "--report"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "argument --epochs: expected at least 1, received 0"),
+        (["--batch-size", "many"], "argument --batch-size: invalid positive value: 'many'"),
+        (["--backend", "tpu"], "argument --backend: invalid choice: 'tpu'"),
+    ],
+)
+def test_mnist_refuses(arguments, message):
+    done = run(*arguments, cwd=ROOT)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_keeps_what_there_is(tmp_path):
+    arguments = [*MNIST, "--epochs", "1000", "--report", str(tmp_path / "report.png")]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        printed = []
+        for line in process.stdout:
+            printed.append(line)
+            if re.match(r" +1/1000 ", line):
+                process.send_signal(signal.SIGINT)
+                break
+        rest, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert errors == ""
+    assert "Stopped. This is how far it came:" in rest
+    assert float(re.search(r"Test accuracy: (0\.\d{4})", rest)[1]) > 0.96
+    assert (tmp_path / "report.png").exists()
+
+
+def test_mnist_without_matplotlib(tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('No module named matplotlib')")
+    done = run("--epochs", "1", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "Report:        not drawn. Pictures need matplotlib: pip install 'tinyconv[plot]'" in done.stdout
+
+
+# --- the picture
+
+HISTORY = {"loss": [0.5, 0.25], "accuracy": [0.5, 0.75], "val_loss": [0.25, 0.125], "val_accuracy": [0.75, 0.875]}
+
+
+def draw(history, shape=(28, 28, 1), classes=10, samples=40, **options):
+    """The report of a network that is wrong on every other image."""
+    rng = np.random.default_rng(0)
+    x = rng.random((samples, *shape), np.float32)
+    y = np.arange(samples) % classes
+    predictions = np.full((samples, classes), 0.1 / classes)
+    predictions[np.arange(samples), (y + np.arange(samples) % 2) % classes] += 0.9
+    figure = report.training_report(history, x, y, predictions, **options)
+    figure.canvas.draw()
+    return figure
+
+
+def texts(figure):
+    import matplotlib.text
+
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+
+
+def test_the_report_shows_curves_mistakes_and_confusion():
+    figure = draw(HISTORY, title="MNIST")
+    shown = texts(figure)
+    assert "MNIST: 20 of 40 wrong" in shown
+    assert {"training: 0.2500", "validation: 0.1250", "training: 0.7500", "validation: 0.8750"} <= set(shown)
+    assert sum(text.startswith("is ") for text in shown) == 20
+    assert "is 1\nsaid 2 (91%)" in shown
+    loss = figure.subfigs[0].axes[0]
+    assert [line.get_ydata().tolist() for line in loss.lines] == [HISTORY["loss"], HISTORY["val_loss"]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "history"),
+    [((32, 32, 3), 10, HISTORY), ((8, 8), 2, {"loss": [0.5]}), ((9, 7, 4), 100, {})],
+    ids=["colour", "two classes, one epoch", "many classes, no epoch"],
+)
+def test_the_report_of_other_data(shape, classes, history):
+    shown = texts(draw(history, shape, classes, class_names=[f"class {k}" for k in range(classes)]))
+    assert "20 of 40 wrong" in shown
+    assert ("no epoch was finished" in shown) == (len(history) < 2)
+
+
+def test_the_report_of_a_perfect_network():
+    y = np.arange(10)
+    figure = report.training_report(HISTORY, np.zeros((10, 28, 28)), y, np.eye(10))
+    assert "nothing was wrong" in texts(figure)
+
+
+def test_the_confusion_matrix_counts():
+    matrix = report.confusion_matrix(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 0, 0]), 3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [2, 0, 0]]
