@@ -13,7 +13,7 @@ from peer import keras, tf
 from strategies import examples, fused_pools, pairs, pools, seeds, windows
 
 FORWARD, BACKWARD = 1e-5, 1e-4  # the largest relative error
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "cpu")
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh", "softmax", "leaky_relu", "elu")
 KINKED = ("relu", "leaky_relu")  # not differentiable everywhere: see draw_array
 
@@ -128,7 +128,10 @@ def draw_array(rng, shape, exact):
 
 
 def draw_weights(rng, layer, exact):
+    """Normal ones so large that a product's results are normal too: no activation saturates."""
     arrays = [draw_array(rng, weight.shape, exact) for weight in layer.get_weights()]
+    if not exact:
+        arrays = [array / np.float32(np.sqrt(np.prod(array.shape[:-1]))) for array in arrays]
     if type(layer).__name__ == "BatchNormalization":
         arrays[-1] = np.abs(arrays[-1]) + np.float32(0.25)  # a variance
     return arrays
