@@ -1,0 +1,208 @@
+"""Every other kernel in the CUDA simulator, against the reference; and the memory functions."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from tests.cuda_sim.compare import compare, floats, nothing, on_device, on_host
+from tinyconv import kernels
+from tinyconv.kernels import cuda
+
+random = np.random.default_rng(5)
+SAMPLE = np.array([-3.0, -0.5, -0.0, 0.0, 0.25, 2.0, 90.0, -90.0, np.nan], np.float32)
+
+
+def test_the_set_is_complete_and_loads():
+    assert kernels.load("cuda") is cuda
+    for name, arguments in kernels.contract().items():
+        function = getattr(cuda, name)
+        assert tuple(function.__code__.co_varnames[: function.__code__.co_argcount]) == arguments, name
+    for name in kernels.MEMORY:
+        assert callable(getattr(cuda, name))
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh"])
+def test_activations(name):
+    compare(f"{name}_forward", nothing(9), SAMPLE)
+    compare(f"{name}_backward", nothing(9), floats(random, 9), SAMPLE)
+
+
+@pytest.mark.parametrize("name", ["leaky_relu", "elu"])
+def test_activations_with_a_slope(name):
+    compare(f"{name}_forward", nothing(9), SAMPLE, 0.3)
+    compare(f"{name}_backward", nothing(9), floats(random, 9), SAMPLE, 0.3)
+
+
+def test_an_array_of_several_blocks_and_in_place():
+    x = floats(random, 300)
+    compare("relu_forward", nothing(300), x)
+    dout = on_device(x)
+    cuda.relu_backward(dout, dout, on_device(np.ones(300, np.float32)))
+    np.testing.assert_array_equal(on_host(dout), x)
+
+
+def test_softmax():
+    x = floats(random, 3, 5) * 30
+    out, _ = compare("softmax_forward", nothing(3, 5), x)
+    compare("softmax_backward", nothing(3, 5), floats(random, 3, 5), out)
+
+
+def one_hot(M, C):
+    return np.eye(C, dtype=np.float32)[random.integers(0, C, M)]
+
+
+def test_softmax_cross_entropy():
+    logits, targets = floats(random, 4, 6) * 20, one_hot(4, 6)
+    targets[1] = 0.3
+    _, probs, *_ = compare("softmax_cross_entropy_forward", nothing(4), nothing(4, 6), logits, targets)
+    compare("softmax_cross_entropy_backward", nothing(4, 6), probs, targets)
+
+
+def test_cross_entropy_of_probabilities():
+    probs = np.array([[0.2, 0.5, 0.3], [1, 0, 0], [0, 2, 2], [1e-9, 1, 0]], np.float32)
+    for targets in (one_hot(4, 3), np.eye(3, dtype=np.float32)[[0, 0, 1, 0]]):
+        compare("cross_entropy_forward", nothing(4), probs, targets)
+        compare("cross_entropy_backward", nothing(4, 3), probs, targets)
+
+
+def test_binary_losses():
+    logits, targets = floats(random, 3, 4) * 20, (random.random((3, 4)) < 0.5).astype(np.float32)
+    _, probs, *_ = compare("sigmoid_cross_entropy_forward", nothing(3), nothing(3, 4), logits, targets)
+    compare("sigmoid_cross_entropy_backward", nothing(3, 4), probs, targets)
+    probs = np.array([[0, 1, 0.5, 0.9], [1e-8, 0.1, 0.2, 0.7], [1, 1, 0, 0]], np.float32)
+    compare("binary_cross_entropy_forward", nothing(3), probs, targets)
+    compare("binary_cross_entropy_backward", nothing(3, 4), probs, targets)
+    compare("count_binary_correct", nothing(3), probs, targets)
+
+
+def test_mean_squared_error():
+    compare("mean_squared_error_forward", nothing(3), floats(random, 3, 4), floats(random, 3, 4))
+    compare("mean_squared_error_backward", nothing(3, 4), floats(random, 3, 4), floats(random, 3, 4))
+
+
+def test_counting():
+    predictions = np.array([[1, 3, 3], [2, 2, 1], [0, np.nan, 5], [0, 0, 1]], np.float32)
+    targets = np.array([[0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    compare("count_correct", nothing(4), predictions, targets)
+    for k in (1, 2, 3):
+        compare("count_top_k", nothing(4), predictions, targets, k)
+
+
+def test_accumulate():
+    compare("accumulate", np.array([1.5, 2.5]), floats(random, 300), 1, 0.25, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("counters", [(0, 0, 0), (3, 64, 1_000), (2**33 + 5, 0, 2**32 + 1)])
+def test_dropout_draws_the_reference_masks(counters):
+    counters = np.array(counters, np.int64)
+    x = floats(random, 3, 11)
+    for rate in (0.0, 0.4):
+        arguments = counters, 2**64 - 17, 2, rate
+        compare("dropout_forward", nothing(3, 11), x, *arguments, tolerance=1e-6)
+        compare("dropout_backward", nothing(3, 11), x, *arguments, tolerance=1e-6)
+        argmax = random.integers(0, 4, (3, 11)).astype(np.int8)
+        compare("dropout_pooled_forward", x, argmax, *arguments, tolerance=1e-6)
+
+
+# image, pool_size, strides, padding, size of the output
+POOLS = {
+    "halves": ((2, 4, 6, 3), (2, 2), (2, 2), (0, 0), (2, 3)),
+    "overlapping": ((1, 5, 5, 2), (3, 3), (1, 2), (0, 0), (3, 2)),
+    "same": ((1, 5, 4, 1), (3, 2), (2, 2), (1, 0), (3, 2)),
+    "gaps": ((1, 7, 7, 1), (2, 2), (3, 3), (0, 0), (2, 2)),
+}
+
+
+@pytest.mark.parametrize("case", POOLS)
+def test_pooling(case):
+    x_shape, pool_size, strides, padding, (OH, OW) = POOLS[case]
+    geometry = pool_size, strides, padding
+    shape = (x_shape[0], OH, OW, x_shape[3])
+    x = random.integers(0, 3, x_shape).astype(np.float32)  # few values: many ties
+    x.flat[7] = np.nan
+    argmax = np.full(shape, 99, np.int32)
+    _, argmax, *_ = compare("max_pool2d_forward", nothing(*shape), argmax, x, *geometry)
+    compare("max_pool2d_forward", nothing(*shape), np.empty(0, np.int32), x, *geometry)
+    compare("max_pool2d_backward", nothing(*x_shape), floats(random, *shape), argmax, *geometry)
+    compare("average_pool2d_forward", nothing(*shape), x, *geometry)
+    compare("average_pool2d_backward", nothing(*x_shape), floats(random, *shape), *geometry)
+
+
+@pytest.mark.parametrize("M", [1, 3, 70])
+def test_batch_normalisation(M):
+    C = 3
+    x = floats(random, M, C) * 3 + 5
+    gamma, beta, mean, variance = (np.abs(floats(random, C)) + 0.5 for _ in range(4))
+    _, mu, inv_std, *_ = compare(
+        "batch_norm_forward", nothing(M, C), nothing(C), nothing(C), mean, variance, x, gamma, beta, 0.9, 1e-3
+    )
+    dout = floats(random, M, C)
+    sums = nothing(C), nothing(C)
+    compare("batch_norm_backward", nothing(M, C), *sums, dout, x, gamma, mu, inv_std, tolerance=1e-4)
+    compare("batch_norm_backward", np.empty(0, np.float32), *sums, dout, x, gamma, mu, inv_std, tolerance=1e-4)
+    compare("batch_norm_inference", nothing(M, C), x, gamma, beta, mean, variance, 1e-3)
+    compare("batch_norm_fold", nothing(M, C), nothing(C), x, beta, gamma, beta, mean, variance, 1e-3)
+
+
+@pytest.mark.parametrize("step", [0, 1, 999, 10**6])
+def test_adam(step):
+    P = 5
+    state = floats(random, P), floats(random, P) * 0.1, np.abs(floats(random, P)) * 0.1
+    counters, rate = np.array([step, 0, 0]), np.array([0.01], np.float32)
+    for betas, decay in (((0.9, 0.999), 0.0), ((0.0, 0.99), 0.1)):
+        compare("adam_update", *state, floats(random, P), counters, rate, *betas, 1e-7, decay, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd(nesterov):
+    arrays = floats(random, 4), floats(random, 4), floats(random, 4), np.array([0.1], np.float32)
+    compare("sgd_update", *arrays, 0.9, nesterov)
+
+
+def test_l2():
+    params, strength = floats(random, 600), np.abs(floats(random, 600))
+    compare("l2_forward", nothing(1), params, strength)
+    compare("l2_backward", floats(random, 600), params, strength)
+
+
+def test_moving_samples():
+    x, order = floats(random, 6, 5), random.permutation(6)
+    labels, several = random.integers(0, 4, 6), random.integers(0, 4, 12)
+    for cursor, N in ((0, 4), (4, 2)):  # the second is a ragged last batch
+        counters = np.array([9, cursor, 0])
+        compare("gather_rows", nothing(N, 5), x, order, counters)
+        compare("gather_one_hot", nothing(N, 4), labels, order, counters)
+        compare("gather_one_hot", nothing(2 * N, 4), several, order, counters)
+        compare("scatter_rows", nothing(6, 5), floats(random, N, 5), counters)
+        compare("advance", counters, 1, N)
+
+
+def test_allocate_upload_download():
+    array = cuda.allocate((2, 3), np.float32)
+    assert on_host(array).tolist() == [[0, 0, 0], [0, 0, 0]]
+    cuda.upload(array, np.arange(6).reshape(2, 3))
+    part = array.reshape(6)[2:4]
+    host = np.zeros((2, 2), np.float32)[:, 0]  # a strided destination
+    cuda.download(host, part)
+    assert host.tolist() == [2, 3]
+
+
+def test_record_runs_all_calls_and_says_once_that_there_are_no_graphs(caplog):
+    counters = on_device(np.zeros(3, np.int64))
+    run = cuda.record([(cuda.advance, (counters, 1, 10)), (cuda.advance, (counters, 1, 5))])
+    with caplog.at_level(logging.WARNING, "tinyconv"):
+        for _ in range(3):
+            run()
+    assert on_host(counters).tolist() == [6, 45, 0]
+    assert [r.getMessage() for r in caplog.records] == [
+        "CUDA graphs cannot be used here (the simulator has none); every kernel is launched by Python, which is slower."
+    ]
+
+
+def test_same_bits_every_time():
+    values = floats(random, 1000)
+    totals = [on_device(np.zeros(1)) for _ in range(2)]
+    for total in totals:
+        cuda.accumulate(total, on_device(values), 0, 1.0)
+    assert on_host(totals[0]).tobytes() == on_host(totals[1]).tobytes()

@@ -1,0 +1,138 @@
+"""The kernels on a GPU, hand-written in numba.cuda: no cuDNN, no cuBLAS.
+
+:mod:`device` says how to read a kernel and which rules all of them keep; :mod:`product` is the one tiled product
+behind convolutions and dense layers; :mod:`fused` is the fast path of convolution, ReLU and pooling. All arrays live
+on the device, and a step is recorded once into a CUDA graph and replayed (:mod:`memory`). ``NUMBA_ENABLE_CUDASIM=1``
+runs every kernel without a GPU, slowly.
+"""
+
+from tinyconv.kernels.cuda.device import available, cuda, require
+
+if cuda is None:  # numba without its CUDA target: say what is missing where the set is loaded
+    require()
+
+from tinyconv.kernels.cuda.activation import (
+    elu_backward,
+    elu_forward,
+    leaky_relu_backward,
+    leaky_relu_forward,
+    relu_backward,
+    relu_forward,
+    sigmoid_backward,
+    sigmoid_forward,
+    softmax_backward,
+    softmax_forward,
+    tanh_backward,
+    tanh_forward,
+)
+from tinyconv.kernels.cuda.conv import (
+    conv2d_backward,
+    conv2d_forward,
+    conv2d_prepare,
+    conv2d_relu_max_pool2d_backward,
+    conv2d_relu_max_pool2d_forward,
+    conv2d_relu_max_pool2d_prepare,
+    conv2d_relu_max_pool2d_workspace,
+    conv2d_workspace,
+)
+from tinyconv.kernels.cuda.data import advance, gather_one_hot, gather_rows, scatter_rows
+from tinyconv.kernels.cuda.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
+from tinyconv.kernels.cuda.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
+from tinyconv.kernels.cuda.loss import (
+    accumulate,
+    binary_cross_entropy_backward,
+    binary_cross_entropy_forward,
+    count_binary_correct,
+    count_correct,
+    count_top_k,
+    cross_entropy_backward,
+    cross_entropy_forward,
+    mean_squared_error_backward,
+    mean_squared_error_forward,
+    sigmoid_cross_entropy_backward,
+    sigmoid_cross_entropy_forward,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
+from tinyconv.kernels.cuda.memory import allocate, as_device_array, download, record, synchronize, upload
+from tinyconv.kernels.cuda.normalization import (
+    batch_norm_backward,
+    batch_norm_fold,
+    batch_norm_forward,
+    batch_norm_inference,
+)
+from tinyconv.kernels.cuda.pool import (
+    average_pool2d_backward,
+    average_pool2d_forward,
+    max_pool2d_backward,
+    max_pool2d_forward,
+)
+from tinyconv.kernels.cuda.update import adam_update, l2_backward, l2_forward, sgd_update
+
+__all__ = [
+    "accumulate",
+    "adam_update",
+    "advance",
+    "allocate",
+    "as_device_array",
+    "available",
+    "average_pool2d_backward",
+    "average_pool2d_forward",
+    "batch_norm_backward",
+    "batch_norm_fold",
+    "batch_norm_forward",
+    "batch_norm_inference",
+    "binary_cross_entropy_backward",
+    "binary_cross_entropy_forward",
+    "conv2d_backward",
+    "conv2d_forward",
+    "conv2d_prepare",
+    "conv2d_relu_max_pool2d_backward",
+    "conv2d_relu_max_pool2d_forward",
+    "conv2d_relu_max_pool2d_prepare",
+    "conv2d_relu_max_pool2d_workspace",
+    "conv2d_workspace",
+    "count_binary_correct",
+    "count_correct",
+    "count_top_k",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "dense_backward",
+    "dense_forward",
+    "dense_prepare",
+    "dense_workspace",
+    "download",
+    "dropout_backward",
+    "dropout_forward",
+    "dropout_pooled_forward",
+    "elu_backward",
+    "elu_forward",
+    "gather_one_hot",
+    "gather_rows",
+    "l2_backward",
+    "l2_forward",
+    "leaky_relu_backward",
+    "leaky_relu_forward",
+    "max_pool2d_backward",
+    "max_pool2d_forward",
+    "mean_squared_error_backward",
+    "mean_squared_error_forward",
+    "record",
+    "relu_backward",
+    "relu_forward",
+    "require",
+    "scatter_rows",
+    "sgd_update",
+    "sigmoid_backward",
+    "sigmoid_cross_entropy_backward",
+    "sigmoid_cross_entropy_forward",
+    "sigmoid_forward",
+    "softmax_backward",
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
+    "softmax_forward",
+    "synchronize",
+    "tanh_backward",
+    "tanh_forward",
+    "upload",
+]

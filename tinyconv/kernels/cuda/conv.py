@@ -1,0 +1,172 @@
+"""Two-dimensional convolution: each of its three products is :mod:`product`'s kernel, with its own way to find pixels.
+
+The matrices of the products, of which only the small ones exist:
+
+========  ===================  =====================  ==============  ========================================
+product   rows                 depth                  columns         a, b
+========  ===================  =====================  ==============  ========================================
+forward   outputs (n, i, j)    taps (k, l, c)         filters f       pixels of x, w
+dx        pixels (n, y, x)     taps (k, l, f)         channels c      outputs of dout, w
+dw, db    taps (k, l, c), 1    outputs (n, i, j)      filters f       pixels of x and a row of ones, dout
+========  ===================  =====================  ==============  ========================================
+
+The bias is the weight of an input that is always one: a last row of ones makes db the last row of dw.
+"""
+
+from tinyconv.kernels.cuda.device import float32, index, inlined
+from tinyconv.kernels.cuda.fused import (  # noqa: F401  (the fused step has its own file)
+    conv2d_relu_max_pool2d_backward,
+    conv2d_relu_max_pool2d_forward,
+    conv2d_relu_max_pool2d_prepare,
+    conv2d_relu_max_pool2d_workspace,
+)
+from tinyconv.kernels.cuda.product import add_parts, multiply, multiply_parts, parts_of, product, scratch
+
+
+def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
+    """Scratch for the parts of a product whose depth is cut; those of dw always go there."""
+    (N, OH, OW, F), (N, H, W, C), (KH, KW, C, F) = out_shape, x_shape, w_shape
+    outputs, pixels, taps = N * OH * OW, N * H * W, KH * KW * C
+    gradient = parts_of(taps + 1, F, outputs)[0] * (taps + 1) * F
+    return max(scratch(outputs, F, taps), scratch(pixels, C, KH * KW * F), gradient)
+
+
+def conv2d_prepare(work, w):
+    """Nothing to prepare: the products read the filters as they are."""
+
+
+def conv2d_forward(out, x, w, b, work, strides, padding, dilation, relu):
+    """See reference. The product of the outputs' pixels and the filters; bias and ReLU as it is stored."""
+    N, OH, OW, F = out.shape
+    KH, KW, C, F = w.shape
+    sizes = N * OH * OW, F, KH * KW * C
+    shape = _shape(x, w, out, strides, padding, dilation)
+    multiply(_forward, flat(out), flat(x), flat(w), b, work, sizes, shape, True, bool(relu))
+
+
+def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
+    """See reference. dw and db are one product, cut into parts along the outputs; dx is the other."""
+    N, OH, OW, F = dout.shape
+    N, H, W, C = x.shape
+    KH, KW, C, F = w.shape
+    shape = _shape(x, w, dout, strides, padding, dilation)
+    taps, outputs = KH * KW * C, N * OH * OW
+    parts, _ = parts_of(taps + 1, F, outputs)
+    sums = work[: parts * (taps + 1) * F]
+    sizes = taps + 1, F, outputs
+    multiply_parts(_gradient, sums, flat(x), flat(dout), db, sizes, shape)
+    add_parts(flat(dw), db, sums, parts, db, False, False)
+    if dx.size:
+        sizes = N * H * W, C, KH * KW * F
+        multiply(_backward, flat(dx), flat(dout), flat(w), db, work, sizes, shape, False, False)
+
+
+def flat(array):
+    """The array as one row of numbers, without a copy."""
+    return array.reshape(array.size)
+
+
+def _shape(x, w, out, strides, padding, dilation):
+    """All the integers that the small functions below want to know."""
+    return (*map(int, (*x.shape[1:], *out.shape[1:3], *w.shape[:2], w.shape[3], *strides, *padding, *dilation)),)
+
+
+@inlined
+def output_place(row, shape):
+    """Row (n, i, j) of the outputs: the image's first row of pixels, and where the window begins."""
+    H, W, C, OH, OW, KH, KW, F, SH, SW, PT, PL, DH, DW = shape
+    j = row % OW
+    i = row // OW % OH
+    n = row // OW // OH
+    return n * H, i * SH - PT, j * SW - PL
+
+
+@inlined
+def tap_of_channels(depth, shape):
+    """Depth (k, l, c) of the filters: how far into the window, and the channel."""
+    H, W, C, OH, OW, KH, KW, F, SH, SW, PT, PL, DH, DW = shape
+    return depth // C // KW * DH, depth // C % KW * DW, depth % C
+
+
+@inlined
+def pixel(x, place, tap, shape):
+    """The pixel at a place and a tap; 0 outside the image."""
+    y = place[1] + tap[0]
+    column = place[2] + tap[1]
+    if y < 0 or y >= shape[0] or column < 0 or column >= shape[1]:
+        return float32(0)
+    return x[index(((place[0] + y) * shape[1] + column) * shape[2] + tap[2])]
+
+
+@inlined
+def pixel_or_one(x, tap, place, shape):
+    """The same with row and depth exchanged, and 1 in the row after the last tap: the row that gives db."""
+    if tap[0] >= shape[5] * shape[12]:
+        return float32(1)
+    return pixel(x, place, tap, shape)
+
+
+@inlined
+def pixel_place(row, shape):
+    """Row (n, y, x) of the pixels: the image's first row of outputs, and where the pixel lies in the padded image."""
+    H, W, C, OH, OW, KH, KW, F, SH, SW, PT, PL, DH, DW = shape
+    x = row % W
+    y = row // W % H
+    n = row // W // H
+    return n * OH, y + PT, x + PL
+
+
+@inlined
+def tap_of_filters(depth, shape):
+    """Depth (k, l, f): how far into the window, and the filter."""
+    H, W, C, OH, OW, KH, KW, F, SH, SW, PT, PL, DH, DW = shape
+    return depth // F // KW * DH, depth // F % KW * DW, depth % F
+
+
+@inlined
+def output(dout, place, tap, shape):
+    """The gradient of the output whose tap lies on the pixel; 0 where there is none."""
+    y = place[1] - tap[0]
+    x = place[2] - tap[1]
+    if y < 0 or x < 0:
+        return float32(0)
+    i = y // shape[8]
+    j = x // shape[9]
+    if i * shape[8] != y or j * shape[9] != x or i >= shape[3] or j >= shape[4]:
+        return float32(0)
+    return dout[index(((place[0] + i) * shape[4] + j) * shape[7] + tap[2])]
+
+
+@inlined
+def filter_place(column, shape):
+    """Column f of a matrix with F columns."""
+    return column, 0, 0
+
+
+@inlined
+def filter_row(depth, shape):
+    """A row of a matrix with F columns."""
+    return depth * shape[7], 0, 0
+
+
+@inlined
+def channel_place(column, shape):
+    """Column c of the turned filters: where channel c of a tap begins."""
+    return column * shape[7], 0, 0
+
+
+@inlined
+def turned_row(depth, shape):
+    """Depth (k, l, f) of the turned filters: tap (k, l), all of its channels before, then filter f."""
+    return depth // shape[7] * (shape[2] * shape[7]), depth % shape[7], 0
+
+
+@inlined
+def weight(w, place, row, shape):
+    """The value where both point."""
+    return w[index(place[0] + row[0] + row[1])]
+
+
+_forward = product(output_place, tap_of_channels, pixel, filter_place, filter_row, weight, True, False)
+_backward = product(pixel_place, tap_of_filters, output, channel_place, turned_row, weight, True, True)
+_gradient = product(tap_of_channels, output_place, pixel_or_one, filter_place, filter_row, weight, False, False)

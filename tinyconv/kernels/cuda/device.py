@@ -1,0 +1,146 @@
+"""The one door to the GPU: Numba's CUDA, what is known about the device, and the launch of a kernel.
+
+How to read a kernel: it is a Python function that runs once per *thread*. Threads come in blocks (``cuda.threadIdx``
+says which thread of the block, ``cuda.blockIdx`` which block of the grid); the threads of a block share a little fast
+memory (``cuda.shared.array``) and can wait for each other (``cuda.syncthreads``), those of different blocks cannot.
+
+Every kernel here keeps three rules, so that the same seed gives the same bits on every run: how the work is cut into
+blocks follows from shapes alone; an element of the result belongs to one thread; and a sum that several threads share
+is written down in parts and added in a fixed order by a second kernel, never by atomics.
+
+And three about Numba. Constants are wrapped in ``float32``: a bare ``2 * x`` or ``x > 0`` would compute in float64.
+Inner loops index with ``index`` (uint64): a signed index costs three instructions more, because it might be negative.
+Loops that must unroll around an accumulator in registers are ``for _ in range(constant)``; the others are ``while``
+loops, which the assembler unrolls better than Numba's ranges.
+"""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import config
+
+try:
+    from numba import cuda
+except ImportError:  # a future Numba may leave CUDA to the package numba-cuda altogether
+    cuda = None
+
+float32 = np.float32
+index = np.uint64
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+if SIMULATED:
+    from tinyconv.kernels.cuda import simulator
+
+    simulator.install()
+
+VECTOR = None if SIMULATED else 16  # bytes: shared arrays aligned so are read four floats at a time
+THREADS = 128  # of a block, where nothing else decides
+
+INSTALL = "Fix: pip install 'tinyconv[cuda]', or use backend=\"cpu\"."
+OLDEST = (7, 5)  # the compute capability below which a CUDA 13 toolkit does not compile
+
+
+def available() -> tuple[bool, str]:
+    """Whether the kernels can run here, and the device's name; or why not and what to do about it. Never raises."""
+    try:
+        problem = _problem()
+        return (False, problem) if problem else (True, name())
+    except Exception as error:
+        return False, f"the CUDA driver failed: {_first_line(error)} Fix: check it with nvidia-smi."
+
+
+def require() -> None:
+    """Raise RuntimeError, with what to do about it, if the kernels cannot run here."""
+    usable, reason = available()
+    if not usable:
+        raise RuntimeError(f'backend="cuda" cannot be used here: {reason}')
+
+
+def name() -> str:
+    """The device's name."""
+    if SIMULATED:
+        return "Numba's CUDA simulator"
+    found = cuda.get_current_device().name
+    return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def _problem() -> str:
+    """What keeps the kernels from running, or an empty string."""
+    if SIMULATED:
+        return ""
+    if cuda is None or importlib.util.find_spec("numba_cuda") is None:
+        return f"the package numba-cuda is not installed. {INSTALL}"
+    try:
+        driver = cuda.cudadrv.driver.driver.get_version()
+    except ImportError as error:  # numba-cuda's CudaSupportError is one
+        return _without_driver(error)
+    toolkit = _toolkit()
+    if driver < toolkit:
+        return (
+            f"the NVIDIA driver is too old: it supports CUDA {_dotted(driver)}, and the installed toolkit is "
+            f"{_dotted(toolkit)}. Fix: update the driver (CUDA 13 needs version 580 or newer)."
+        )
+    capability = tuple(cuda.get_current_device().compute_capability)
+    if capability < OLDEST:
+        return f"{name()} has compute capability {_dotted(capability)}. Expected {_dotted(OLDEST)} or newer."
+    return ""
+
+
+def _without_driver(error: Exception) -> str:
+    text = str(error)
+    if "NUMBA_DISABLE_CUDA" in text:
+        return "CUDA is switched off by NUMBA_DISABLE_CUDA=1. Fix: unset it."
+    if "cannot be found" in text:
+        return 'no NVIDIA driver was found. Fix: install the driver (nvidia-smi must work), or use backend="cpu".'
+    if "NO_DEVICE" in text or "no CUDA-capable device" in text:
+        return 'no GPU was found. Fix: make one visible (CUDA_VISIBLE_DEVICES), or use backend="cpu".'
+    return f'the CUDA driver did not start: {_first_line(error)} Fix: check it with nvidia-smi, or use backend="cpu".'
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if line != "Error at driver init:"] or [type(error).__name__]
+    return lines[0].rstrip(".:") + "."
+
+
+def _toolkit() -> tuple[int, int]:
+    """The version of the CUDA toolkit from PyPI; (0, 0) where it comes from elsewhere."""
+    try:
+        major, minor = importlib.metadata.version("cuda-toolkit").split(".")[:2]
+    except importlib.metadata.PackageNotFoundError:
+        return 0, 0
+    return int(major), int(minor)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+@cache
+def stream() -> Any:
+    """The stream, a queue of work, on which everything of tinyconv happens in order.
+
+    Not CUDA's default stream: that one cannot be recorded into a graph.
+    """
+    return cuda.stream()
+
+
+def launch(kernel: Any, blocks: int | tuple[int, ...], threads: int | tuple[int, ...], *arguments: Any) -> None:
+    """Queue one run of a kernel on ``blocks`` times ``threads`` threads. An empty grid does nothing."""
+    if 0 in (blocks if isinstance(blocks, tuple) else (blocks,)):
+        return
+    kernel[blocks, threads, stream()](*arguments)
+
+
+def blocks_for(size: int, per_block: int = THREADS) -> int:
+    """How many blocks cover ``size`` elements."""
+    return -(-size // per_block)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """A function that kernels call, compiled into each of them."""
+    return cuda.jit(device=True)(function) if SIMULATED else cuda.jit(device=True, forceinline=True)(function)

@@ -1,0 +1,293 @@
+"""Losses and metrics, one thread a row; and the running totals of an epoch."""
+
+import math
+
+import numpy as np
+
+from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, float32, inlined, launch
+
+EPSILON = np.float32(1e-7)
+_TOP = np.float32(1) - EPSILON
+
+
+def softmax_cross_entropy_forward(losses, probs, logits, targets):
+    """See reference. One thread a row."""
+    _rows(_softmax_cross_entropy_forward, losses, probs, logits, targets)
+
+
+def softmax_cross_entropy_backward(dlogits, probs, targets):
+    """See reference. One thread a row."""
+    _rows(_softmax_cross_entropy_backward, dlogits, probs, targets)
+
+
+def cross_entropy_forward(losses, probs, targets):
+    """See reference. One thread a row."""
+    _rows(_cross_entropy_forward, losses, probs, targets)
+
+
+def cross_entropy_backward(dprobs, probs, targets):
+    """See reference. One thread a row."""
+    _rows(_cross_entropy_backward, dprobs, probs, targets)
+
+
+def sigmoid_cross_entropy_forward(losses, probs, logits, targets):
+    """See reference. One thread a row."""
+    _rows(_sigmoid_cross_entropy_forward, losses, probs, logits, targets)
+
+
+def sigmoid_cross_entropy_backward(dlogits, probs, targets):
+    """See reference. One thread a row."""
+    _rows(_sigmoid_cross_entropy_backward, dlogits, probs, targets)
+
+
+def binary_cross_entropy_forward(losses, probs, targets):
+    """See reference. One thread a row."""
+    _rows(_binary_cross_entropy_forward, losses, probs, targets)
+
+
+def binary_cross_entropy_backward(dprobs, probs, targets):
+    """See reference. One thread a row."""
+    _rows(_binary_cross_entropy_backward, dprobs, probs, targets)
+
+
+def mean_squared_error_forward(losses, predictions, targets):
+    """See reference. One thread a row."""
+    _rows(_mean_squared_error_forward, losses, predictions, targets)
+
+
+def mean_squared_error_backward(dpredictions, predictions, targets):
+    """See reference. One thread a row."""
+    _rows(_mean_squared_error_backward, dpredictions, predictions, targets)
+
+
+def count_correct(correct, predictions, targets):
+    """See reference. One thread a row."""
+    _rows(_count_correct, correct, predictions, targets)
+
+
+def count_binary_correct(correct, predictions, targets):
+    """See reference. One thread a row."""
+    _rows(_count_binary_correct, correct, predictions, targets)
+
+
+def count_top_k(correct, predictions, targets, k):
+    """See reference. One thread a row."""
+    _rows(_count_top_k, correct, predictions, targets, k)
+
+
+def accumulate(totals, values, slot, weight):
+    """See reference. One block: each thread adds up every 128th value, in double precision, then they add in pairs."""
+    launch(_accumulate, 1, THREADS, totals, values, slot, np.float64(weight))
+
+
+def _rows(kernel, first, *others):
+    launch(kernel, blocks_for(len(first)), THREADS, first, *others)
+
+
+@cuda.jit
+def _softmax_cross_entropy_forward(losses, probs, logits, targets):
+    m = cuda.grid(1)
+    if m < logits.shape[0]:
+        largest = logits[m, 0]
+        for c in range(logits.shape[1]):
+            largest = max(largest, logits[m, c])
+        total = float32(0)
+        for c in range(logits.shape[1]):
+            e = math.exp(logits[m, c] - largest)
+            probs[m, c] = e
+            total += e
+        log_total = math.log(total)
+        loss = float32(0)
+        for c in range(logits.shape[1]):
+            probs[m, c] /= total
+            loss -= targets[m, c] * (logits[m, c] - largest - log_total)
+        losses[m] = loss
+
+
+@cuda.jit
+def _softmax_cross_entropy_backward(dlogits, probs, targets):
+    m = cuda.grid(1)
+    if m < probs.shape[0]:
+        total = float32(0)
+        for c in range(probs.shape[1]):
+            total += targets[m, c]
+        for c in range(probs.shape[1]):
+            dlogits[m, c] = (probs[m, c] * total - targets[m, c]) / float32(probs.shape[0])
+
+
+@cuda.jit
+def _cross_entropy_forward(losses, probs, targets):
+    m = cuda.grid(1)
+    if m < probs.shape[0]:
+        total = row_sum(probs, m)
+        loss = float32(0)
+        for c in range(probs.shape[1]):
+            loss -= targets[m, c] * math.log(clip(probs[m, c] / total))
+        losses[m] = loss
+
+
+@cuda.jit
+def _cross_entropy_backward(dprobs, probs, targets):
+    m = cuda.grid(1)
+    if m < probs.shape[0]:
+        total = row_sum(probs, m)
+        inner = float32(0)
+        for c in range(probs.shape[1]):
+            q = probs[m, c] / total
+            if not clipped(q):
+                inner -= targets[m, c]  # g q, with g = -t / q
+        for c in range(probs.shape[1]):
+            q = probs[m, c] / total
+            g = float32(0) if clipped(q) else -targets[m, c] / q
+            dprobs[m, c] = (g - inner) / total / float32(probs.shape[0])
+
+
+@cuda.jit
+def _sigmoid_cross_entropy_forward(losses, probs, logits, targets):
+    m = cuda.grid(1)
+    if m < logits.shape[0]:
+        total = float32(0)
+        for c in range(logits.shape[1]):
+            z = logits[m, c]
+            e = math.exp(-abs(z))
+            probs[m, c] = (float32(1) if z >= float32(0) else e) / (float32(1) + e)
+            total += max(z, float32(0)) - z * targets[m, c] + math.log1p(e)
+        losses[m] = total / float32(logits.shape[1])
+
+
+@cuda.jit
+def _sigmoid_cross_entropy_backward(dlogits, probs, targets):
+    m = cuda.grid(1)
+    if m < probs.shape[0]:
+        for c in range(probs.shape[1]):
+            dlogits[m, c] = (probs[m, c] - targets[m, c]) / float32(probs.size)
+
+
+@cuda.jit
+def _binary_cross_entropy_forward(losses, probs, targets):
+    m = cuda.grid(1)
+    if m < probs.shape[0]:
+        total = float32(0)
+        for c in range(probs.shape[1]):
+            q = clip(probs[m, c])
+            t = targets[m, c]
+            total -= t * math.log(q) + (float32(1) - t) * math.log1p(-q)
+        losses[m] = total / float32(probs.shape[1])
+
+
+@cuda.jit
+def _binary_cross_entropy_backward(dprobs, probs, targets):
+    m = cuda.grid(1)
+    if m < probs.shape[0]:
+        for c in range(probs.shape[1]):
+            q = probs[m, c]
+            slope = float32(0)
+            if not clipped(q):
+                slope = (q - targets[m, c]) / (q * (float32(1) - q)) / float32(probs.size)
+            dprobs[m, c] = slope
+
+
+@cuda.jit
+def _mean_squared_error_forward(losses, predictions, targets):
+    m = cuda.grid(1)
+    if m < predictions.shape[0]:
+        total = float32(0)
+        for c in range(predictions.shape[1]):
+            error = predictions[m, c] - targets[m, c]
+            total += error * error
+        losses[m] = total / float32(predictions.shape[1])
+
+
+@cuda.jit
+def _mean_squared_error_backward(dpredictions, predictions, targets):
+    m = cuda.grid(1)
+    if m < predictions.shape[0]:
+        for c in range(predictions.shape[1]):
+            error = predictions[m, c] - targets[m, c]
+            dpredictions[m, c] = float32(2) * error / float32(predictions.size)
+
+
+@cuda.jit
+def _count_correct(correct, predictions, targets):
+    m = cuda.grid(1)
+    if m < predictions.shape[0]:
+        correct[m] = float32(1) if argmax(predictions, m) == argmax(targets, m) else float32(0)
+
+
+@cuda.jit
+def _count_binary_correct(correct, predictions, targets):
+    m = cuda.grid(1)
+    if m < predictions.shape[0]:
+        count = 0
+        for c in range(predictions.shape[1]):
+            said = float32(1) if predictions[m, c] > float32(0.5) else float32(0)
+            if said == targets[m, c]:
+                count += 1
+        correct[m] = float32(count) / float32(predictions.shape[1])
+
+
+@cuda.jit
+def _count_top_k(correct, predictions, targets, k):
+    m = cuda.grid(1)
+    if m < predictions.shape[0]:
+        truth = predictions[m, argmax(targets, m)]
+        larger = 0
+        for c in range(predictions.shape[1]):
+            if predictions[m, c] > truth:
+                larger += 1
+        finite = truth - truth == float32(0)
+        correct[m] = float32(1) if larger < k and finite else float32(0)
+
+
+@cuda.jit
+def _accumulate(totals, values, slot, weight):
+    sums = cuda.shared.array(THREADS, np.float64)
+    t = cuda.threadIdx.x
+    total = np.float64(0)
+    for i in range(t, values.size, THREADS):
+        total += np.float64(values[i])
+    sums[t] = total
+    half = THREADS // 2
+    while half > 0:
+        cuda.syncthreads()
+        if t < half:
+            sums[t] += sums[t + half]
+        half //= 2
+    if t == 0:
+        totals[slot] += weight * sums[0]
+
+
+@inlined
+def clip(q):
+    """q within [EPSILON, 1 - EPSILON]; a NaN stays one."""
+    if q < EPSILON:
+        return EPSILON
+    return _TOP if q > _TOP else q
+
+
+@inlined
+def clipped(q):
+    """Whether clip changed q."""
+    return q < EPSILON or q > _TOP
+
+
+@inlined
+def row_sum(x, m):
+    """The sum of row m."""
+    total = float32(0)
+    for c in range(x.shape[1]):
+        total += x[m, c]
+    return total
+
+
+@inlined
+def argmax(x, m):
+    """The column of row m's largest value, the first of equals; a NaN counts as the largest."""
+    best = x[m, 0]
+    place = 0
+    for c in range(1, x.shape[1]):
+        value = x[m, c]
+        if value > best or (value != value and best == best):
+            best = value
+            place = c
+    return place

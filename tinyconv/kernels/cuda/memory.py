@@ -1,0 +1,158 @@
+"""The memory functions of the contract, for arrays on the GPU; and replaying a step as one CUDA graph.
+
+A launch costs 10 to 50 microseconds of Python, and a training step has some twenty of them: more than the GPU needs
+to compute it. A *graph* is the whole list of launches, recorded once, that the driver then repeats with one call.
+"""
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from tinyconv.kernels.cuda import dlpack
+from tinyconv.kernels.cuda.device import SIMULATED, cuda, name, require, stream
+
+logger = logging.getLogger("tinyconv")
+
+_OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+_warned: set[str] = set()
+
+
+def allocate(shape: tuple[int, ...], dtype: Any) -> Any:
+    """A new array of zeros on the device. RuntimeError if there is no device, or not enough memory on it."""
+    require()
+    host = np.zeros(shape, dtype)  # the operating system hands out one page of zeros for all of it
+    try:
+        return cuda.to_device(host, stream=stream())
+    except Exception as error:
+        if getattr(error, "code", None) != _OUT_OF_MEMORY:
+            raise
+        raise RuntimeError(
+            f"Not enough memory on {name()}: an array of shape {tuple(shape)} needs {host.nbytes / 2**20:,.0f} MiB, "
+            f"and {_free()} are free. Fix: use a smaller batch_size, end other programs on the GPU, or use "
+            'backend="cpu".'
+        ) from None
+
+
+def upload(array: Any, host: np.ndarray) -> None:
+    """Copy ``host`` into ``array``."""
+    array.copy_to_device(np.ascontiguousarray(host, array.dtype).reshape(array.shape), stream=stream())
+    synchronize()  # the caller may change host as soon as this returns
+
+
+def download(host: np.ndarray, array: Any) -> None:
+    """Copy ``array`` into ``host``."""
+    there = array.copy_to_host(stream=stream())
+    synchronize()
+    np.copyto(host, there.reshape(host.shape))
+
+
+def synchronize() -> None:
+    """Wait until everything queued so far has happened."""
+    stream().synchronize()
+
+
+def record(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> Callable[[], None]:
+    """One callable that runs all calls in order; from its second run on, as one CUDA graph.
+
+    The first run launches them one by one, which compiles the kernels. Where graphs cannot be had (the simulator, an
+    old driver), every run does so, and one line in the log says why.
+    """
+    calls = tuple(calls)
+    graph: list[Callable[[], None]] = []  # empty before the first run
+
+    def run() -> None:
+        if graph:
+            graph[0]()
+            return
+        launch_all()
+        graph.append(capture)
+
+    def launch_all() -> None:
+        for kernel, arguments in calls:
+            kernel(*arguments)
+
+    def capture() -> None:
+        try:
+            graph[0] = _captured(launch_all)
+        except Exception as error:
+            _warn_once(
+                f"CUDA graphs cannot be used here ({error}); every kernel is launched by Python, which is slower."
+            )
+            graph[0] = launch_all
+        graph[0]()
+
+    return run
+
+
+def as_device_array(x: Any) -> Any:
+    """The device array of CuPy, PyTorch, JAX or Numba as one that the kernels take: the same memory, nothing copied.
+
+    Through ``__cuda_array_interface__``, else DLPack. Raises TypeError for anything that is not on a CUDA device, and
+    ValueError if it is not C-contiguous.
+    """
+    if getattr(x, "__cuda_ndarray__", False):
+        array = x
+    elif hasattr(x, "__cuda_array_interface__"):
+        array = cuda.as_cuda_array(x)
+    elif hasattr(x, "__dlpack__"):
+        description, owner = dlpack.describe(x, None if SIMULATED else int(stream().handle))
+        array = cuda.from_cuda_array_interface(description, owner=owner)
+    else:
+        raise TypeError(
+            "Expected an array on a CUDA device, with __cuda_array_interface__ or __dlpack__ (CuPy, PyTorch, JAX). "
+            f"Received: {type(x).__module__}.{type(x).__qualname__}."
+        )
+    if not array.is_c_contiguous():
+        raise ValueError(
+            f"Expected a C-contiguous device array. Received strides {array.strides} for shape {array.shape}. "
+            "Fix: make it contiguous first (x.contiguous() in PyTorch, cupy.ascontiguousarray(x) in CuPy)."
+        )
+    return array
+
+
+def _captured(launch_all: Callable[[], None]) -> Callable[[], None]:
+    """Record the launches into a graph instead of running them; what runs the graph is returned."""
+    if SIMULATED:
+        raise RuntimeError("the simulator has none")
+    from cuda.bindings import driver
+
+    queue = driver.CUstream(int(stream().handle))
+    with cuda.defer_cleanup() if cuda else nullcontext():  # memory must not be freed during a capture
+        relaxed = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        _checked(driver, driver.cuStreamBeginCapture(queue, relaxed))
+        try:
+            launch_all()
+        finally:  # end it in any case, or the stream stays unusable
+            ended = driver.cuStreamEndCapture(queue)
+    graph = _checked(driver, ended)
+    executable = _checked(driver, driver.cuGraphInstantiate(graph, 0))
+    _checked(driver, driver.cuGraphDestroy(graph))
+
+    def replay() -> None:
+        _checked(driver, driver.cuGraphLaunch(executable, queue))
+
+    weakref.finalize(replay, driver.cuGraphExecDestroy, executable)
+    return replay
+
+
+def _checked(driver: Any, answer: tuple[Any, ...]) -> Any:
+    """The result of a driver call, whose first element is its status."""
+    status, *result = answer
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"the driver answered {status.name}")
+    return result[0] if result else None
+
+
+def _free() -> str:
+    free, total = cuda.current_context().get_memory_info()
+    return f"{free / 2**20:,.0f} of {total / 2**20:,.0f} MiB"
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning(message)

@@ -1,0 +1,98 @@
+"""Optimisers, one thread a parameter, over the flat arenas; and the L2 penalty."""
+
+import math
+
+import numpy as np
+
+from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, float32, launch
+from tinyconv.kernels.cuda.dropout import STEP
+
+_MANY = 512  # threads of the one block that adds up a penalty
+
+
+def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, epsilon, weight_decay):
+    """See reference. One thread a parameter.
+
+    1 - beta ** t, in float32, would lose half its digits to cancellation while t is small. It is -expm1(t * log(beta)),
+    which loses none; the logarithm is taken once, here, in double precision.
+    """
+    launch(
+        _adam_update,
+        blocks_for(params.size),
+        THREADS,
+        *(params, m, v, grads, counters, learning_rate),
+        *(float32(1 - beta_1), float32(1 - beta_2), _log(beta_1), _log(beta_2)),
+        *(float32(epsilon), float32(weight_decay)),
+    )
+
+
+def sgd_update(params, velocity, grads, learning_rate, momentum, nesterov):
+    """See reference. One thread a parameter."""
+    arguments = params, velocity, grads, learning_rate, float32(momentum), bool(nesterov)
+    launch(_sgd_update, blocks_for(params.size), THREADS, *arguments)
+
+
+def l2_forward(penalty, params, strength):
+    """See reference. One block: each thread adds up every 512th term, in double precision, then they add in pairs."""
+    launch(_l2_forward, 1, _MANY, penalty, params, strength)
+
+
+def l2_backward(grads, params, strength):
+    """See reference. One thread a parameter."""
+    launch(_l2_backward, blocks_for(grads.size), THREADS, grads, params, strength)
+
+
+def _log(beta):
+    return float32(math.log(beta) if beta > 0 else -math.inf)
+
+
+@cuda.jit
+def _adam_update(params, m, v, grads, counters, learning_rate, rest_1, rest_2, log_1, log_2, epsilon, weight_decay):
+    i = cuda.grid(1)
+    if i < params.size:
+        t = float32(counters[STEP] + 1)
+        rate = learning_rate[0]
+        step_size = rate * (math.sqrt(-math.expm1(t * log_2)) / -math.expm1(t * log_1))
+        theta = params[i]
+        theta -= theta * rate * weight_decay
+        g = grads[i]
+        first = m[i] + (g - m[i]) * rest_1
+        second = v[i] + (g * g - v[i]) * rest_2
+        m[i] = first
+        v[i] = second
+        params[i] = theta - step_size * first / (math.sqrt(second) + epsilon)
+
+
+@cuda.jit
+def _sgd_update(params, velocity, grads, learning_rate, momentum, nesterov):
+    i = cuda.grid(1)
+    if i < params.size:
+        step = learning_rate[0] * grads[i]
+        u = momentum * velocity[i] - step
+        velocity[i] = u
+        params[i] += momentum * u - step if nesterov else u
+
+
+@cuda.jit
+def _l2_forward(penalty, params, strength):
+    sums = cuda.shared.array(_MANY, np.float64)
+    t = cuda.threadIdx.x
+    total = np.float64(0)
+    for i in range(t, params.size, _MANY):
+        total += np.float64(strength[i]) * np.float64(params[i]) * np.float64(params[i])
+    sums[t] = total
+    half = _MANY // 2
+    while half > 0:
+        cuda.syncthreads()
+        if t < half:
+            sums[t] += sums[t + half]
+        half //= 2
+    if t == 0:
+        penalty[0] = float32(sums[0])
+
+
+@cuda.jit
+def _l2_backward(grads, params, strength):
+    i = cuda.grid(1)
+    if i < grads.size:
+        grads[i] += float32(2) * strength[i] * params[i]
