@@ -126,8 +126,11 @@ def _pack(work, w, columns, columns_T):
         if panel < panels:
             at, first, count = task * C * columns, panel * columns, min(columns, F - panel * columns)
             for c in range(C):
-                for f in range(columns):
-                    work[at + c * columns + f] = matrix[c, first + f] if f < count else np.float32(0)
+                line, numbers = work[at + c * columns : at + (c + 1) * columns], matrix[c, first : first + count]
+                for f in range(count):
+                    line[f] = numbers[f]
+                for f in range(count, columns):
+                    line[f] = 0
         else:
             first = (panel - panels) * columns_T
             at, count = transposed + (task - panels * taps) * F * columns_T, min(columns_T, C - first)
@@ -196,19 +199,35 @@ def _window(transposed, first, last, K, s, d, p):
 def _copy_window(target, at, image, n, top, left, height, width):
     """Copy rows top.. and columns left.. of image n to ``target[at:]``, (height, width, C), with zeros outside."""
     N, H, W, C = image.shape
+    flat = image.reshape(-1)
     before = min(max(0, -left), width)
     inside = max(0, min(W, left + width) - max(0, left))
-    for row in range(height):
-        line = target[at + row * width * C : at + (row + 1) * width * C]
-        if 0 <= top + row < H and inside:
-            pixels = image[n, top + row, left + before : left + before + inside]
-            line[: before * C] = 0
-            for i in range(inside):
-                for c in range(C):
-                    line[(before + i) * C + c] = pixels[i, c]
-            line[(before + inside) * C :] = 0
+    for row in range(top, top + height):
+        if 0 <= row < H and inside:
+            start = ((n * H + row) * W + left + before) * C
+            _fill(target, at, before * C, np.float32(0))
+            _copy(target, at + before * C, flat, start, inside * C)
+            _fill(target, at + (before + inside) * C, (width - before - inside) * C, np.float32(0))
         else:
-            line[:] = 0
+            _fill(target, at, width * C, np.float32(0))
+        at += width * C
+
+
+@jit
+def _copy(target, at, source, start, size):
+    """target[at : at + size] = source[start : start + size], as slices: then the compiler knows that no index is
+    negative, and moves whole vectors."""
+    line, numbers = target[at : at + size], source[start : start + size]
+    for i in range(size):
+        line[i] = numbers[i]
+
+
+@jit
+def _fill(target, at, size, value):
+    """target[at : at + size] = value."""
+    line = target[at : at + size]
+    for i in range(size):
+        line[i] = value
 
 
 @jit(forceinline=True)
@@ -317,7 +336,7 @@ def make_correlate_gradient(R, V):
             task = np.int64(index)
             part, panel = task // panels, task % panels
             total = sums + task * sum_size
-            _clear(work, total, sum_size)
+            _fill(work, total, sum_size, np.float32(0))
             for unit in range(part * units // parts, (part + 1) * units // parts):
                 n, first = unit // bands * images, unit % bands * rows
                 count, last = min(images, N - n), min(first + rows, OH)
@@ -357,25 +376,16 @@ def make_correlate_gradient(R, V):
 
 
 @jit
-def _clear(target, at, size):
-    """size zeros to ``target[at:]``."""
-    for i in range(at, at + size):
-        target[i] = 0
-
-
-@jit
 def _copy_panel(target, at, dout, n, images, first, last, column, columns):
     """Copy ``columns`` filters from ``column`` on, of rows first .. last - 1 of ``images`` images from n on, to
     ``target[at:]``, (pixels, columns), with zeros behind the last filter."""
     N, OH, OW, F = dout.shape
-    count = min(columns, F - column)
+    count, flat = min(columns, F - column), dout.reshape(-1)
     for i in range(images):
         for j in range(first, last):
             for l in range(OW):
-                for f in range(count):
-                    target[at + f] = dout[n + i, j, l, column + f]
-                for f in range(count, columns):
-                    target[at + f] = 0
+                _copy(target, at, flat, (((n + i) * OH + j) * OW + l) * F + column, count)
+                _fill(target, at + count, columns - count, np.float32(0))
                 at += columns
 
 
@@ -393,7 +403,13 @@ def _add_parts(dw, db, work, sums, parts, sum_size, slices, sum_rows, columns):
         for panel in range(panels):
             first = panel * columns
             count = min(columns, F - first)
+            total = result[first : first + count]
             for part in range(parts):
                 place = sums + (part * panels + panel) * sum_size + at * columns
-                for f in range(count):
-                    result[first + f] = work[place + f] if part == 0 else result[first + f] + work[place + f]
+                numbers = work[place : place + count]
+                if part == 0:
+                    for f in range(count):
+                        total[f] = numbers[f]
+                else:
+                    for f in range(count):
+                        total[f] += numbers[f]

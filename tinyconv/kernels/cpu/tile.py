@@ -41,11 +41,13 @@ _INT32 = ir.IntType(32)
 
 
 def tile_shape(columns: int) -> tuple[int, int]:
-    """The R and V of the tile for a result of so many columns: V vectors that pad the columns least, and as many rows
-    as leave registers for V vectors of w and one of x."""
-    vectors = -(-columns // LANES)
-    V = min((2, 3, 1), key=lambda v: -(-vectors // v) * v)
-    return (REGISTERS - V - 1) // V // 2 * 2, V
+    """The R and V of the tile for a result of so many columns.
+
+    V is 2, or 1 where 2 would leave a vector empty. R * V is half of 32 registers, or three quarters of 16: enough
+    additions on their way at once, and a small R leaves few rows empty at the end of an image.
+    """
+    V = 1 if -(-columns // LANES) % 2 else 2
+    return (16 if REGISTERS >= 32 else 12) // V, V
 
 
 # The types ------------------------------------------------------------------------------------------------------------
