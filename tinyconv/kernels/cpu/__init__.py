@@ -20,6 +20,7 @@ from tinyconv.kernels.cpu.activation import (
 )
 from tinyconv.kernels.cpu.conv import conv2d_backward, conv2d_forward, conv2d_prepare, conv2d_workspace
 from tinyconv.kernels.cpu.data import advance, gather_one_hot, gather_rows, scatter_rows
+from tinyconv.kernels.cpu.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
 from tinyconv.kernels.cpu.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
 from tinyconv.kernels.cpu.loss import (
     accumulate,
@@ -57,7 +58,6 @@ from tinyconv.kernels.reference.conv import (
     conv2d_relu_max_pool2d_prepare,
     conv2d_relu_max_pool2d_workspace,
 )
-from tinyconv.kernels.reference.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
 
 __all__ = [
     "accumulate",

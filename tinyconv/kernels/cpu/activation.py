@@ -172,7 +172,7 @@ def softmax_row(out, x):
     return largest, total
 
 
-@by_size(serial=4096)
+@by_size(cost=4)
 def softmax_forward(out, x):
     """The rows in parallel."""
     M, C = x.shape
@@ -180,7 +180,7 @@ def softmax_forward(out, x):
         softmax_row(out[m], x[m])
 
 
-@by_size(serial=4096)
+@by_size(cost=4)
 def softmax_backward(dx, dout, out):
     """The rows in parallel."""
     M, C = out.shape

@@ -34,10 +34,11 @@ def copy(target, source):
         target[i] = source[i]
 
 
-def by_size(position=0, serial=SERIAL):
+def by_size(position=0, cost=1):
     """A decorator: compile a kernel twice, serial and parallel, and choose at each call.
 
-    The size of the argument at ``position`` decides, so that the choice, like the blocks, depends on shapes alone.
+    The size of the argument at ``position`` decides, times what one element of it costs, as a multiple of a simple
+    one; so the choice, like the blocks, depends on shapes alone.
     """
 
     def compile_both(function):
@@ -45,7 +46,7 @@ def by_size(position=0, serial=SERIAL):
 
         @functools.wraps(function)
         def kernel(*arguments):
-            (one if arguments[position].size <= serial else many)(*arguments)
+            (one if arguments[position].size * cost <= SERIAL else many)(*arguments)
 
         return kernel
 

@@ -42,7 +42,7 @@ def draw(keep, first, stop, sample, step, layer, seed, threshold):
         keep[4 * i + 3] = w3 >= threshold
 
 
-@by_size(serial=4096)
+@by_size(cost=4)
 def _dropout(out, x, counters, seed, layer, threshold, scale):
     N, units = x.shape
     chunks = (units + CHUNK - 1) // CHUNK
@@ -56,7 +56,7 @@ def _dropout(out, x, counters, seed, layer, threshold, scale):
             o[u] = v[u] * scale if keep[u] else ZERO
 
 
-@by_size(serial=4096)
+@by_size(cost=4)
 def _dropout_pooled(out, argmax, counters, seed, layer, threshold, scale):
     N, units = out.shape
     chunks = (units + CHUNK - 1) // CHUNK

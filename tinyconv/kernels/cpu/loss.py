@@ -12,7 +12,7 @@ ZERO, ONE, TWO, HALF = (np.float32(value) for value in (0, 1, 2, 0.5))
 LOWEST, HIGHEST = np.float32(reference.EPSILON), np.float32(1 - reference.EPSILON)  # of a probability
 
 
-@by_size(1, serial=4096)
+@by_size(1, cost=4)
 def softmax_cross_entropy_forward(losses, probs, logits, targets):
     M, C = logits.shape
     for m in prange(M):
@@ -32,7 +32,7 @@ def _sum(row):
     return total
 
 
-@by_size(serial=16384)
+@by_size()
 def softmax_cross_entropy_backward(dlogits, probs, targets):
     M, C = probs.shape
     for m in prange(M):
@@ -47,7 +47,7 @@ def _clip(probability):
     return LOWEST if probability < LOWEST else HIGHEST if probability > HIGHEST else probability
 
 
-@by_size(1, serial=4096)
+@by_size(1, cost=4)
 def cross_entropy_forward(losses, probs, targets):
     M, C = probs.shape
     for m in prange(M):
@@ -64,7 +64,7 @@ def _derivative(q, target):
     return ZERO if (q < LOWEST) | (q > HIGHEST) else -target / q
 
 
-@by_size(serial=16384)
+@by_size()
 def cross_entropy_backward(dprobs, probs, targets):
     M, C = probs.shape
     for m in prange(M):
@@ -77,7 +77,7 @@ def cross_entropy_backward(dprobs, probs, targets):
             dprobs[m, c] = (_derivative(probs[m, c] / total, targets[m, c]) - dot) / total / np.float32(M)
 
 
-@by_size(1, serial=4096)
+@by_size(1, cost=4)
 def sigmoid_cross_entropy_forward(losses, probs, logits, targets):
     M, C = logits.shape
     for m in prange(M):
@@ -90,7 +90,7 @@ def sigmoid_cross_entropy_forward(losses, probs, logits, targets):
         losses[m] = loss / np.float32(C)
 
 
-@by_size(serial=16384)
+@by_size()
 def sigmoid_cross_entropy_backward(dlogits, probs, targets):
     M, C = probs.shape
     for m in prange(M):
@@ -98,7 +98,7 @@ def sigmoid_cross_entropy_backward(dlogits, probs, targets):
             dlogits[m, c] = (probs[m, c] - targets[m, c]) / np.float32(M * C)
 
 
-@by_size(1, serial=4096)
+@by_size(1, cost=4)
 def binary_cross_entropy_forward(losses, probs, targets):
     M, C = probs.shape
     for m in prange(M):
@@ -109,7 +109,7 @@ def binary_cross_entropy_forward(losses, probs, targets):
         losses[m] = loss / np.float32(C)
 
 
-@by_size(serial=16384)
+@by_size()
 def binary_cross_entropy_backward(dprobs, probs, targets):
     M, C = probs.shape
     for m in prange(M):
@@ -119,7 +119,7 @@ def binary_cross_entropy_backward(dprobs, probs, targets):
             dprobs[m, c] = ZERO if (q < LOWEST) | (q > HIGHEST) else slope
 
 
-@by_size(1, serial=16384)
+@by_size(1)
 def mean_squared_error_forward(losses, predictions, targets):
     M, C = predictions.shape
     for m in prange(M):
@@ -129,7 +129,7 @@ def mean_squared_error_forward(losses, predictions, targets):
         losses[m] = total / np.float32(C)
 
 
-@by_size(serial=16384)
+@by_size()
 def mean_squared_error_backward(dpredictions, predictions, targets):
     M, C = predictions.shape
     for m in prange(M):
@@ -147,14 +147,14 @@ def _first_largest(row):
     return best
 
 
-@by_size(1, serial=16384)
+@by_size(1)
 def count_correct(correct, predictions, targets):
     M, C = predictions.shape
     for m in prange(M):
         correct[m] = ONE if _first_largest(predictions[m]) == _first_largest(targets[m]) else ZERO
 
 
-@by_size(1, serial=16384)
+@by_size(1)
 def count_binary_correct(correct, predictions, targets):
     M, C = predictions.shape
     for m in prange(M):
@@ -164,7 +164,7 @@ def count_binary_correct(correct, predictions, targets):
         correct[m] = np.float32(right) / np.float32(C)
 
 
-@by_size(1, serial=16384)
+@by_size(1)
 def count_top_k(correct, predictions, targets, k):
     M, C = predictions.shape
     for m in prange(M):

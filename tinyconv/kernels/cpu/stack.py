@@ -6,7 +6,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array, populate_array
 
 
 def _stack_array(typingctx, size, dtype):
@@ -18,6 +17,8 @@ def _stack_array(typingctx, size, dtype):
     length = size.literal_value
 
     def codegen(context, builder, signature, arguments):
+        from numba.np.arrayobj import make_array, populate_array  # slow to import, and loaded by any compilation anyway
+
         memory = cgutils.alloca_once(builder, ir.ArrayType(context.get_data_type(dtype.dtype), length))
         memory.align = 64
         bytes_each = context.get_abi_sizeof(context.get_data_type(dtype.dtype))

@@ -1,0 +1,378 @@
+"""Every CPU kernel, held to its reference.
+
+The reference runs in float64, the kernel in float32: serial, in parallel on one thread, and in parallel on two. The
+three must agree to the last bit. Its outputs lie between canaries, so that a write outside of them does not go unseen.
+Convolutions and dense layers have files of their own.
+"""
+
+import inspect
+import tracemalloc
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numba.core.errors import NumbaError
+from strategies import Window, examples, normal, one_hot, pools, seeds
+
+from tinyconv.kernels import contract, cpu, reference
+from tinyconv.kernels.cpu import blocks
+from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.reference.dropout import keep_mask
+
+CANARY = np.uint8(0xA5)
+sizes = st.one_of(st.integers(1, 80), st.integers(4000, 12400))  # less than a vector, and more than a few blocks
+rows_and_columns = st.tuples(st.integers(1, 40), st.integers(1, 40))
+SPECIAL = [0, -0.0, np.nan, np.inf, -np.inf, 1e-8, -1e-8, 88.8, -88.8, 1000, -1000, 1e-39]
+
+
+def f32(rng, *shape):
+    return normal(rng, *shape, dtype=np.float32)
+
+
+def between_canaries(array):
+    """A copy of an array, and the bytes before and after it."""
+    raw = np.full(array.nbytes + 256, CANARY)
+    copy = raw[128 : 128 + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy, (raw[:128], raw[128 + array.nbytes :])
+
+
+def run(function, outputs, inputs, alias=None):
+    """The outputs of a kernel. ``alias``: the input that is the first output at the same time."""
+    copies, zones = zip(*(between_canaries(output) for output in outputs), strict=True)
+    inputs = list(inputs)
+    if alias is not None:
+        copies[0][...] = inputs[alias]
+        inputs[alias] = copies[0]
+    function(*copies, *inputs)
+    for zone in zones:
+        assert (zone[0] == CANARY).all()
+        assert (zone[1] == CANARY).all()
+    return copies
+
+
+def every_way(function, outputs, inputs, alias=None):
+    """Run a kernel serially, and in parallel on one and on two threads: the same bits each time."""
+    before, threads = blocks.SERIAL, numba.get_num_threads()
+    results = []
+    try:
+        for serial, count in ((2**62, 1), (-1, 1), (-1, threads)):
+            blocks.SERIAL = serial
+            numba.set_num_threads(count)
+            results.append(run(function, outputs, inputs, alias))
+    finally:
+        blocks.SERIAL = before
+        numba.set_num_threads(threads)
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert one.tobytes() == two.tobytes()
+    return results[0]
+
+
+def wide(value):
+    return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype == np.float32 else value
+
+
+def check(name, outputs, *inputs, alias=None, rtol=3e-6, atol=1e-6):
+    """A kernel and its reference give the same, but for rounding; integers exactly. Returns the kernel's results."""
+    with np.errstate(all="ignore"):
+        expected = run(getattr(reference, name), [wide(o) for o in outputs], [wide(i) for i in inputs], alias)
+    results = every_way(getattr(cpu, name), outputs, inputs, alias)
+    for result, truth in zip(results, expected, strict=True):
+        if result.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                np.testing.assert_allclose(result, truth.astype(result.dtype), rtol=rtol, atol=atol)
+        else:
+            np.testing.assert_array_equal(result, truth)
+    return results
+
+
+def unset(*shape, dtype=np.float32):
+    """An output that is to be overwritten."""
+    return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -77, dtype)
+
+
+ACTIVATIONS = {"relu": (), "leaky_relu": (0.2,), "elu": (1.5,), "sigmoid": (), "tanh": ()}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@examples(12)
+@given(sizes, seeds)
+def test_activations(name, size, seed):
+    """Forward; backward, also in place; and at zeros, infinities, NaN and numbers that overflow an exponential."""
+    rng = np.random.default_rng(seed)
+    x, dout = 4 * f32(rng, size), f32(rng, size)
+    x[: len(SPECIAL)] = SPECIAL[:size]
+    (out,) = check(f"{name}_forward", [unset(size)], x, *ACTIVATIONS[name])
+    assert np.isnan(out[2:3]).all()
+    with np.errstate(all="ignore"):
+        finite = np.nan_to_num(out)
+    check(f"{name}_backward", [unset(size)], dout, finite, *ACTIVATIONS[name])
+    check(f"{name}_backward", [unset(size)], dout, finite, *ACTIVATIONS[name], alias=0)
+
+
+def test_the_slope_of_relu_at_zero_is_zero():
+    (dx,) = check("relu_backward", [unset(3)], np.ones(3, np.float32), np.array([0, -0.0, 1], np.float32))
+    assert dx.tolist() == [0, 0, 1]
+
+
+@examples(40)
+@given(rows_and_columns, st.floats(0.1, 50), seeds)
+def test_softmax(shape, scale, seed):
+    rng = np.random.default_rng(seed)
+    x = (scale * f32(rng, *shape)).astype(np.float32)
+    (out,) = check("softmax_forward", [unset(*shape)], x, rtol=1e-5)
+    check("softmax_backward", [unset(*shape)], f32(rng, *shape), out, rtol=1e-4, atol=2e-6)
+
+
+def test_a_nan_in_a_row_spoils_that_row_alone():
+    x = np.zeros((3, 20), np.float32)
+    x[1, 7] = np.nan
+    (out,) = check("softmax_forward", [unset(3, 20)], x)
+    assert np.isnan(out).all(axis=1).tolist() == [False, True, False]
+    losses, _ = check("softmax_cross_entropy_forward", [unset(3), unset(3, 20)], x, np.eye(3, 20, dtype=np.float32))
+    assert np.isnan(losses).tolist() == [False, True, False]
+
+
+def probabilities(rng, shape, binary):
+    """Some of them exactly 0 and 1, where logarithms are clipped."""
+    probs = rng.random(shape, dtype=np.float32)
+    probs[rng.random(shape) < 0.1] = 0
+    if binary:
+        probs[rng.random(shape) < 0.1] = 1
+    else:
+        probs[:, 0] += 0.5
+    return probs
+
+
+@examples(30)
+@given(rows_and_columns, st.booleans(), seeds)
+def test_categorical_losses(shape, soft, seed):
+    """Targets of one class, and targets spread over several classes, that need not sum to one."""
+    rng = np.random.default_rng(seed)
+    targets = rng.random(shape, dtype=np.float32) if soft else one_hot(rng, *shape, dtype=np.float32)
+    logits = 5 * f32(rng, *shape)
+    rows = unset(shape[0])
+    tolerance = {"rtol": 2e-5, "atol": 2e-5}
+    _, probs = check("softmax_cross_entropy_forward", [rows, unset(*shape)], logits, targets, **tolerance)
+    check("softmax_cross_entropy_backward", [unset(*shape)], probs, targets, **tolerance)
+    probs = probabilities(rng, shape, binary=False)
+    check("cross_entropy_forward", [rows], probs, targets, **tolerance)
+    check("cross_entropy_backward", [unset(*shape)], probs, targets, rtol=1e-4, atol=1e-4)
+
+
+@examples(30)
+@given(rows_and_columns, seeds)
+def test_binary_losses(shape, seed):
+    rng = np.random.default_rng(seed)
+    targets = (rng.random(shape) < 0.5).astype(np.float32)
+    rows = unset(shape[0])
+    tolerance = {"rtol": 2e-5, "atol": 2e-5}
+    logits = 5 * f32(rng, *shape)
+    _, probs = check("sigmoid_cross_entropy_forward", [rows, unset(*shape)], logits, targets, **tolerance)
+    check("sigmoid_cross_entropy_backward", [unset(*shape)], probs, targets, **tolerance)
+    probs = rng.uniform(0.01, 0.99, shape).astype(np.float32)
+    probs[rng.random(shape) < 0.1] = 0
+    check("binary_cross_entropy_forward", [rows], probs, targets, **tolerance)
+    check("binary_cross_entropy_backward", [unset(*shape)], probabilities(rng, shape, True), targets, **tolerance)
+    check("mean_squared_error_forward", [rows], logits, targets, **tolerance)
+    check("mean_squared_error_backward", [unset(*shape)], logits, targets, **tolerance)
+
+
+def test_a_certain_wrong_answer_costs_what_the_clipped_probability_says():
+    """In float32, where 1 - 1e-7 is rounded: compared with the float32 reference, not with the float64 one."""
+    probs, targets = np.array([[0, 1.0]], np.float32), np.array([[1, 0.0]], np.float32)
+    for name in ("cross_entropy_forward", "binary_cross_entropy_forward"):
+        expected, losses = unset(1), unset(1)
+        getattr(reference, name)(expected, probs, targets)
+        getattr(cpu, name)(losses, probs, targets)
+        np.testing.assert_allclose(losses, expected, rtol=1e-6)
+        assert losses[0] > 7
+
+
+@examples(30)
+@given(rows_and_columns, st.integers(1, 6), seeds)
+def test_metrics_with_ties_and_nan(shape, k, seed):
+    rng = np.random.default_rng(seed)
+    predictions = rng.integers(0, 3, shape).astype(np.float32) / 2  # 0, one half, 1: many ties, and the threshold
+    predictions[rng.random(shape) < 0.03] = np.nan
+    targets = one_hot(rng, *shape, dtype=np.float32)
+    for name, extra in (("count_correct", ()), ("count_binary_correct", ()), ("count_top_k", (k,))):
+        check(name, [unset(shape[0])], predictions, targets, *extra)
+
+
+def test_totals_are_added_in_double_precision():
+    totals = np.array([1e9, 5.0])
+    values = np.full(100, 0.25, np.float32)
+    (after,) = check("accumulate", [totals], values, 0, 2)
+    assert after.tolist() == [1e9 + 50, 5.0]
+
+
+def pooled(window, seed, kind):
+    """An image for a pooling: normal numbers, small integers (ties), or with NaN here and there."""
+    rng = np.random.default_rng(seed)
+    x = f32(rng, *window.x_shape)
+    if kind == "ties":
+        x = np.round(x)
+    if kind == "nan":
+        x[rng.random(x.shape) < 0.1] = np.nan
+    return rng, x, (window.window, window.strides, window.before)
+
+
+@examples(60)
+@given(pools(max_channels=40), seeds, st.sampled_from(["normal", "ties", "nan"]))
+def test_max_pooling(window, seed, kind):
+    rng, x, geometry = pooled(window, seed, kind)
+    shape = window.pooled_shape
+    out, argmax = check("max_pool2d_forward", [unset(*shape), unset(*shape, dtype=np.int32)], x, *geometry)
+    for nothing in (np.zeros(0, np.int32), np.zeros((0, 0, 0, 0), np.int32)):
+        (alone, _) = check("max_pool2d_forward", [unset(*shape), nothing], x, *geometry)
+        assert alone.tobytes() == out.tobytes()
+    check("max_pool2d_backward", [unset(*x.shape)], f32(rng, *shape), argmax, *geometry)
+
+
+@examples(40)
+@given(pools(max_channels=40), seeds)
+def test_average_pooling(window, seed):
+    rng, x, geometry = pooled(window, seed, "normal")
+    check("average_pool2d_forward", [unset(*window.pooled_shape)], x, *geometry)
+    check("average_pool2d_backward", [unset(*x.shape)], f32(rng, *window.pooled_shape), *geometry)
+
+
+@pytest.mark.parametrize("mode", ["valid", "same"])
+def test_pooling_a_large_image(mode):
+    window = Window(2, (57, 41), 19, 1, (3, 2), (2, 3), (1, 1), mode)
+    test_max_pooling.hypothesis.inner_test(window, 0, "ties")
+    test_average_pooling.hypothesis.inner_test(window, 0)
+
+
+@examples(30)
+@given(st.integers(1, 300), st.integers(1, 40), st.booleans(), seeds)
+def test_batch_normalization(rows, channels, with_dx, seed):
+    rng = np.random.default_rng(seed)
+    x, dout = f32(rng, rows, channels) + 3, f32(rng, rows, channels)
+    gamma, beta, moving_mean, b = (f32(rng, channels) for _ in range(4))
+    moving_variance = rng.random(channels, dtype=np.float32) + 0.1
+    results = [unset(rows, channels), unset(channels), unset(channels), moving_mean, moving_variance]
+    tolerance = {"rtol": 2e-5, "atol": 5e-5}
+    _, mean, inv_std, _, _ = check("batch_norm_forward", results, x, gamma, beta, 0.9, 1e-2, **tolerance)
+    gradients = [unset(rows, channels) if with_dx else unset(0), unset(channels), unset(channels)]
+    check("batch_norm_backward", gradients, dout, x, gamma, mean, inv_std, rtol=1e-4, atol=2e-4)
+    statistics = gamma, beta, moving_mean, moving_variance, 1e-3
+    check("batch_norm_inference", [unset(rows, channels)], x, *statistics, alias=0, **tolerance)
+    folded = [unset(rows, channels), unset(channels)]
+    check("batch_norm_fold", folded, x, b, *statistics, **tolerance)
+
+
+def test_batch_statistics_are_added_up_precisely():
+    """One million rows far from zero, whose mean a plain float32 sum gets wrong in the fourth digit."""
+    rng = np.random.default_rng(0)
+    x = 100 + f32(rng, 10**6, 1)
+    one = np.ones(1, np.float32)
+    outputs = [unset(*x.shape), unset(1), unset(1), one.copy(), one.copy()]
+    cpu.batch_norm_forward(*outputs, x, one, one, 0.0, 0.0)
+    np.testing.assert_allclose(outputs[1], x.mean(dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(outputs[4], x.astype(np.float64).var(), rtol=1e-5)
+
+
+@examples(20)
+@given(sizes, st.sampled_from([0.0, 0.01]), st.integers(0, 100000), seeds)
+def test_adam(size, weight_decay, step, seed):
+    rng = np.random.default_rng(seed)
+    state = [f32(rng, size), f32(rng, size), f32(rng, size) ** 2]
+    counters, rate = np.array([step, 0, 0]), np.array([0.01], np.float32)
+    check("adam_update", state, f32(rng, size), counters, rate, 0.9, 0.999, 1e-7, weight_decay, rtol=1e-5)
+
+
+@examples(20)
+@given(sizes, st.sampled_from([0, 0.0, 0.9]), st.booleans(), seeds)
+def test_sgd_and_l2(size, momentum, nesterov, seed):
+    rng = np.random.default_rng(seed)
+    rate = np.array([0.01], np.float32)
+    check("sgd_update", [f32(rng, size), f32(rng, size)], f32(rng, size), rate, momentum, nesterov)
+    params, strength = f32(rng, size), rng.random(size, dtype=np.float32)
+    check("l2_forward", [unset(1)], params, strength)
+    check("l2_backward", [f32(rng, size)], params, strength)
+
+
+@examples(40)
+@given(st.integers(1, 5), st.integers(1, 700), st.integers(0, 2**64 - 1), st.sampled_from([0, 0.25, 0.5, 0.9]), seeds)
+def test_dropout_draws_the_masks_of_the_reference(samples, units, key, rate, seed):
+    rng = np.random.default_rng(seed)
+    counters = np.array([rng.integers(0, 2**40), 0, rng.integers(0, 2**40)])
+    draw = counters, key, int(rng.integers(0, 50)), rate
+    x = f32(rng, samples, units) + 10  # far from zero, so that a zero was dropped
+    (out,) = check("dropout_forward", [unset(samples, units)], x, *draw)
+    np.testing.assert_array_equal(out != 0, keep_mask(x.shape, *draw))
+    check("dropout_forward", [unset(samples, units)], x, *draw, alias=0)
+    check("dropout_backward", [unset(samples, units)], x, *draw, alias=0)
+    winners = rng.integers(-1, 4, x.shape).astype(np.int8)
+    check("dropout_pooled_forward", [np.where(winners < 0, 0, x), winners], *draw)
+
+
+def test_dropping_a_nan_gives_zero_and_keeping_it_gives_nan():
+    x = np.full((2, 300), np.nan, np.float32)
+    (out,) = check("dropout_forward", [unset(2, 300)], x, np.array([0, 0, 0]), 1, 0, 0.5)
+    assert 0 < np.isnan(out).sum() < out.size
+    assert (out[~np.isnan(out)] == 0).all()
+
+
+@examples(20)
+@given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 20), seeds)
+def test_moving_samples(batch, width, cursor, seed):
+    rng = np.random.default_rng(seed)
+    samples = cursor + batch + int(rng.integers(0, 9))
+    counters = np.array([3, cursor, 0])
+    order = rng.permutation(samples)
+    check("gather_rows", [unset(batch, width)], f32(rng, samples, width), order, counters, rtol=0, atol=0)
+    check("scatter_rows", [f32(rng, samples, width)], f32(rng, batch, width), counters, rtol=0, atol=0)
+    for per_sample in (1, 3):
+        labels = rng.integers(0, width, samples * per_sample)
+        check("gather_one_hot", [unset(batch * per_sample, width)], labels, order, counters)
+    (after,) = check("advance", [counters], 1, batch)
+    assert after.tolist() == [4, cursor + batch, 0]
+
+
+def test_signatures_are_those_of_the_contract():
+    for name, arguments in contract().items():
+        assert tuple(inspect.signature(getattr(cpu, name)).parameters) == arguments
+
+
+def test_a_kernel_that_allocates_does_not_compile():
+    @jit
+    def kernel(out):
+        out[:] = np.zeros(out.size)
+
+    with pytest.raises(NumbaError):
+        kernel(np.zeros(3))
+
+
+def test_a_step_of_kernels_allocates_nothing():
+    """Nor does the little Python around the kernels: NumPy hands out no array."""
+    rng = np.random.default_rng(0)
+    counters, rate = np.array([1, 0, 0]), np.array([0.01], np.float32)
+    big = [f32(rng, 30000) for _ in range(4)]
+    images, half = f32(rng, 8, 20, 20, 16), f32(rng, 8, 10, 10, 16)
+    winners, rows = np.zeros(half.shape, np.int32), f32(rng, 64, 100)
+
+    def step():
+        cpu.relu_forward(big[0], big[1])
+        cpu.max_pool2d_forward(half, winners, images, (2, 2), (2, 2), (0, 0))
+        cpu.max_pool2d_backward(images, half, winners, (2, 2), (2, 2), (0, 0))
+        cpu.softmax_cross_entropy_forward(big[3][:64], rows, rows, rows)
+        cpu.dropout_forward(rows, rows, counters, 7, 0, 0.5)
+        cpu.adam_update(*big, counters, rate, 0.9, 0.999, 1e-7, 0.0)
+
+    step()
+    tracemalloc.start()
+    try:
+        step()
+        tracemalloc.reset_peak()
+        start = tracemalloc.get_traced_memory()[0]
+        step()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - start < 4096  # a few Python numbers; the smallest array here is 25 KB
