@@ -220,10 +220,11 @@ def _forward(KH, KW, groups, high, wide, deep):
 def _few_taps(KH, KW, C):
     """dw of filters with few taps: a lane owns a filter; eight warps share the rows of the images."""
     count = KH * KW * C
+    rows = count + 1  # db is the last
 
     @cuda.jit
     def dw_few_taps_kernel(sums, dout, argmax, x, images, top, left, scale):
-        shared = cuda.shared.array((8, count + 1, WARP), np.float32)
+        shared = cuda.shared.array((8, rows, WARP), np.float32)
         dw = cuda.local.array(count, np.float32)
         N, H, W, channels = x.shape
         N, PH, PW, F = dout.shape
@@ -257,12 +258,12 @@ def _few_taps(KH, KW, C):
         shared[warp, count, lane] = db
         cuda.syncthreads()
         tap = warp
-        while tap <= count:
+        while tap < rows:
             total = float32(0)
             for other in range(8):
                 total += shared[other, tap, lane]
             if f < F:
-                sums[(part * (count + 1) + tap) * F + f] = total
+                sums[(part * rows + tap) * F + f] = total
             tap += 8
 
     return dw_few_taps_kernel
@@ -397,17 +398,18 @@ def _list_winners(lengths, places, values, dout, argmax, scale):
 @cache
 def _dx(KW):
     """dx for filters KW wide. A warp owns one row of dx, a lane one channel; four rows are a block."""
+    touched = KW + 1  # columns that the windows of one cell touch
 
     @cuda.jit
     def dx_kernel(dx, turned, lengths, places, values, PH, PW, F, KH, top, left):
-        passing = cuda.local.array(KW + 1, np.float32)  # dx of the columns that the windows of this cell touch
+        passing = cuda.local.array(touched, np.float32)  # dx of the columns that the windows of this cell touch
         N, H, W, C = dx.shape
         down = (H + 3) // 4
         n = cuda.blockIdx.x // down
         y = cuda.blockIdx.x % down * 4 + cuda.threadIdx.y
         c = cuda.blockIdx.y * WARP + cuda.threadIdx.x
         if y < H and c < C:
-            for tap in range(KW + 1):
+            for tap in range(touched):
                 passing[tap] = float32(0)
             first = max(0, (y + top - KH + 1) // 2)  # the rows of cells whose windows reach row y
             last = min(PH, (y + top) // 2 + 1)
@@ -438,7 +440,7 @@ def _dx(KW):
                         dx[n, y, column, c] = passing[side]
                 for tap in range(KW - 1):
                     passing[tap] = passing[tap + 2]
-                for tap in range(max(KW - 1, 0), KW + 1):
+                for tap in range(KW - 1, touched):
                     passing[tap] = float32(0)
                 j += 1
 
