@@ -13,6 +13,7 @@ from tinyconv import (
     metrics,
     optimizers,
     regularizers,
+    saving,
     utils,
 )
 from tinyconv.layers import Input
@@ -30,6 +31,7 @@ __all__ = [
     "metrics",
     "optimizers",
     "regularizers",
+    "saving",
     "utils",
 ]
 

@@ -7,13 +7,13 @@ What happens on the way down: ``fit`` checks the arrays (:mod:`tinyconv.inputs`)
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tinyconv import inputs, kernels, losses, metrics, optimizers, random, tables
+from tinyconv import inputs, kernels, losses, metrics, optimizers, random, saving, tables
 from tinyconv.arena import Arena, Shape
 from tinyconv.callbacks import Callback, CallbackList, History
 from tinyconv.kernels import memory
@@ -23,6 +23,7 @@ from tinyconv.progress import Progress
 from tinyconv.trainer import Data, Trainer
 
 BatchShape = tuple[int | None, ...]
+Moments = Mapping[str, Mapping[str, np.ndarray]]  # of an optimiser: by slot and by "layer/weight"
 
 
 class Sequential:
@@ -50,6 +51,7 @@ class Sequential:
         self._arenas: tuple[Arena, Arena] | None = None
         self._compiled: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
+        self._moments: Moments | None = None  # what the next trainer's optimiser starts from; None: zeros
         for layer in layers:
             self.add(layer)
 
@@ -222,6 +224,35 @@ class Sequential:
         """How many numbers the weights are."""
         return sum(layer.count_params() for layer in self._layers)
 
+    def optimizer_state(self) -> Moments:
+        """Copies of the optimiser's moments, by slot ("momentum", "velocity") and by "layer/weight"."""
+        if self._trainer is not None:
+            return self._trainer.moments()
+        assert self._arenas is not None
+        slots = self.optimizer.slots if self.optimizer else ()
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in self._arenas[0].shapes.items()}
+        return self._moments or dict.fromkeys(slots, zeros)
+
+    def set_optimizer_state(self, moments: Moments) -> None:
+        """Set the optimiser's moments; with its ``iterations``, training goes on as if it had not stopped."""
+        if self._trainer is not None:
+            self._trainer.set_moments(moments)
+        self._moments = moments
+
+    # Files
+
+    def save(self, filepath: str | os.PathLike, overwrite: bool = True) -> None:
+        """Write the whole model, its optimiser's state included, as a ".keras" archive: see :mod:`tinyconv.saving`."""
+        saving.save_model(self, filepath, overwrite)
+
+    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True) -> None:
+        """Write the weights: ".safetensors", or ".weights.h5" in Keras' layout."""
+        saving.save_weights(self, filepath, overwrite)
+
+    def load_weights(self, filepath: str | os.PathLike) -> None:
+        """Read the weights of a model of the same layers, from a file of either kind."""
+        saving.load_weights(self, filepath)
+
     # Training
 
     def compile(
@@ -250,7 +281,7 @@ class Sequential:
         if isinstance(metrics, str):
             metrics = [metrics]
         self._compiled = {"metrics": list(metrics or []), "backend": resolve_backend(backend), "fuse": bool(fuse)}
-        self._trainer = None
+        self._trainer = self._moments = None
 
     def fit(
         self,
@@ -502,7 +533,10 @@ class Sequential:
             self.metrics = tuple(found)
         kernel_set = load_backend(settings["backend"])
         work = (self.optimizer, self.loss, self.metrics, settings["fuse"])
-        return Trainer(self, kernel_set, self._arenas, self.seed, *work)
+        trainer = Trainer(self, kernel_set, self._arenas, self.seed, *work)
+        if self._moments is not None:
+            trainer.set_moments(self._moments)
+        return trainer
 
     def _input_array(self, x: Any) -> np.ndarray:
         return inputs.as_input(x, self.input_shape[1:], f"model {self.name!r}")  # type: ignore[arg-type]

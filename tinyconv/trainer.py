@@ -8,7 +8,7 @@ nothing from Python but being called.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -178,6 +178,20 @@ class Trainer:
         with self.lock:
             self.state.push()
             self.weights_version += 1
+
+    def moments(self) -> dict[str, dict[str, np.ndarray]]:
+        """Copies of the optimiser's moments, by slot and by "layer/weight"."""
+        slots = self.state.slots.items()
+        return {slot: self.state.params.views_of(self.state.read(flat)) for slot, flat in slots}
+
+    def set_moments(self, moments: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Set the optimiser's moments."""
+        with self.lock:
+            for slot, flat in self.state.slots.items():
+                host = np.zeros(flat.shape, flat.dtype)
+                for name, view in self.state.params.views_of(host).items():
+                    view[...] = moments[slot][name]
+                self.kernels.upload(flat, host)
 
     # Loops
 

@@ -1,0 +1,100 @@
+"""Models and weights in files.
+
+    model.save_weights("m.safetensors")     the weights, sealed with their SHA-256
+    model.save_weights("m.weights.h5")      the same in Keras' own layout, the optimiser's state included
+    model.save("m.keras")                   everything: layers, weights, optimiser; Keras opens it, and the reverse
+    model = tinyconv.saving.load_model("m.keras")
+
+A file is read as data and nothing else: nothing in it is executed, imported or turned into a path, what it may take
+of memory is bounded by its own size, and whatever does not fit exactly is an error. Files are written atomically
+(:mod:`tinyconv.saving.atomic`).
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinyconv.saving import atomic, hdf5, keras_archive, keras_weights, safetensors
+
+if TYPE_CHECKING:
+    from tinyconv.model import Sequential
+
+AnyPath = str | os.PathLike
+
+SAFETENSORS, KERAS_H5, KERAS_ARCHIVE = ".safetensors", ".weights.h5", ".keras"
+
+
+def save_weights(model: "Sequential", path: AnyPath, overwrite: bool = True) -> None:
+    """Write a model's weights: ".safetensors", or ".weights.h5" for Keras."""
+    kind = _kind(path, SAFETENSORS, KERAS_H5)
+    _may_write(path, overwrite)
+    model._need_built()
+    atomic.write(path, safetensors.dumps(named_weights(model)) if kind == SAFETENSORS else keras_weights.dumps(model))
+
+
+def load_weights(model: "Sequential", path: AnyPath) -> None:
+    """Read weights into a model of the same layers; a ".weights.h5" also brings its optimiser's state."""
+    kind = _kind(path, SAFETENSORS, KERAS_H5)
+    model._need_built()
+    content, where = Path(path).read_bytes(), repr(os.fspath(path))
+    if kind == SAFETENSORS:
+        model.set_weights(fitting(named_weights(model), safetensors.loads(content, where)[0], where))
+        return
+    arrays = hdf5.loads(content, where)
+    shape: tuple[int, ...] = model.input_shape[1:]  # type: ignore[assignment]
+    model.set_weights(keras_weights.fitting_weights(model.layers, shape, arrays, where))
+    keras_weights.load_optimizer(model, arrays, where)
+
+
+def save_model(model: "Sequential", path: AnyPath, overwrite: bool = True) -> None:
+    """Write a whole model as a ".keras" archive."""
+    _kind(path, KERAS_ARCHIVE)
+    _may_write(path, overwrite)
+    model._need_built()
+    atomic.write(path, keras_archive.dumps(model))
+
+
+def load_model(path: AnyPath, compile: bool = True, backend: str | None = None) -> "Sequential":
+    """The model of a ".keras" archive that tinyconv or Keras saved, ready to predict, and to train where it stopped.
+
+    Args:
+        path: the file.
+        compile: whether to compile it too, with the loss, metrics and optimiser it was saved with.
+        backend: which kernels compute, as in :meth:`tinyconv.Sequential.compile`.
+    """
+    _kind(path, KERAS_ARCHIVE)
+    return keras_archive.loads(Path(path).read_bytes(), repr(os.fspath(path)), compile, backend)
+
+
+def named_weights(model: "Sequential") -> dict[str, np.ndarray]:
+    """All weights, by "layer/weight"."""
+    return {f"{layer.name}/{name}": array for layer in model.layers for name, array in layer.arrays.items()}
+
+
+def fitting(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], where: str) -> list[np.ndarray]:
+    """The arrays ``found`` in the order of the expected ones, whose names, shapes and types they must have."""
+    for name in sorted(found.keys() ^ expected.keys()):
+        problem = "is missing" if name in expected else "is no weight of this model"
+        raise ValueError(f"{where} does not fit the model: {name!r} {problem}. Fix: build the model it was saved from.")
+    for name, array in expected.items():
+        if (found[name].shape, found[name].dtype) != (array.shape, array.dtype):
+            raise ValueError(
+                f"{where} does not fit the model: {name!r} differs. Expected {array.dtype} of shape {array.shape}. "
+                f"Received: {found[name].dtype} of shape {found[name].shape}."
+            )
+    return [found[name] for name in expected]
+
+
+def _kind(path: AnyPath, *suffixes: str) -> str:
+    name = os.path.basename(os.fspath(path))
+    for suffix in suffixes:
+        if name.endswith(suffix):
+            return suffix
+    raise ValueError(f"Unknown kind of file. Expected a name that ends in {' or '.join(suffixes)}. Received: {path!r}.")
+
+
+def _may_write(path: AnyPath, overwrite: bool) -> None:
+    if not overwrite and os.path.exists(path):
+        raise FileExistsError(f"{os.fspath(path)!r} exists already. Fix: overwrite=True, or another name.")

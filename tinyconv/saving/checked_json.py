@@ -1,0 +1,45 @@
+"""JSON from a file that nobody vouches for: bounded in size and depth, no key twice, no number that is not finite."""
+
+import json
+import math
+import re
+from typing import Any
+
+MOST_BYTES = 1 << 20
+DEEPEST = 40
+
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def loads(data: bytes, where: str) -> Any:
+    """Parse JSON, or raise a ValueError that begins with ``where``."""
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"{where} is too large. Expected at most {MOST_BYTES:,} bytes. Received: {len(data):,}.")
+    depth = deepest = 0
+    for byte in re.sub(rb"[^][{}]", b"", STRING.sub(b"", data)):
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST:
+        raise ValueError(f"{where} is nested too deeply. Expected at most {DEEPEST} levels. Received: {deepest}.")
+    try:
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no valid JSON: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a finite number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_constant(text)

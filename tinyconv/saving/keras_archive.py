@@ -1,0 +1,95 @@
+"""Whole models in Keras 3's archive: a zip of ``config.json``, ``metadata.json`` and ``model.weights.h5``.
+
+Members are read by exactly these names and never extracted, and must be stored as they are (Keras compresses nothing),
+so that an archive holds no more than its own size. zip's CRC-32 guards each of them.
+
+``metadata.json`` also keeps the model's seed, which Keras ignores: with it, training that goes on draws the orders
+and the dropout masks that it would have drawn without the interruption.
+"""
+
+import io
+import json
+import struct
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+from tinyconv.saving import checked_json, hdf5, keras_config, keras_weights
+
+if TYPE_CHECKING:
+    from tinyconv.model import Sequential
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+KERAS_VERSION = "3.15.0"  # whose format this is
+LONG_AGO = (1980, 1, 1, 0, 0, 0)  # instead of the time, so that the same model makes the same file
+
+
+def dumps(model: "Sequential") -> bytes:
+    """A model, its compilation and its optimiser's state as the bytes of an archive."""
+    config = keras_config.of_model(model)
+    members = {
+        METADATA: _json({"keras_version": KERAS_VERSION, "tinyconv": {"seed": model.seed}}),
+        CONFIG: _json(config),
+        WEIGHTS: keras_weights.dumps(model),
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name, LONG_AGO), content)
+    return buffer.getvalue()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False).encode()
+
+
+def loads(content: bytes, where: str, compile: bool = True, backend: str | None = None) -> "Sequential":
+    """The model that an archive holds."""
+    from tinyconv.model import Sequential
+
+    parts = _members(content, where)
+    config = checked_json.loads(parts[CONFIG], f"{CONFIG} of {where}")
+    name, input_shape, layers = keras_config.to_layers(config, where)
+    arrays = hdf5.loads(parts[WEIGHTS], f"{WEIGHTS} of {where}")
+    weights = keras_weights.fitting_weights(layers, input_shape, arrays, where)  # before anything is allocated
+    model = Sequential(layers, name=name)
+    seed = _seed(parts[METADATA], where)
+    model.seed = model.seed if seed is None else seed
+    model.build((None, *input_shape))
+    model.set_weights(weights)
+    if compile and config.get("compile_config"):
+        if not isinstance(config["compile_config"], dict):
+            raise ValueError(f"{where} is damaged: its compile_config is no object.")
+        model.compile(**keras_config.to_compilation(config["compile_config"], where), backend=backend)
+        keras_weights.load_optimizer(model, arrays, where)
+    return model
+
+
+def _seed(metadata: bytes, where: str) -> int | None:
+    """The model's seed, if tinyconv wrote the file."""
+    content = checked_json.loads(metadata, f"{METADATA} of {where}")
+    ours = content.get("tinyconv") if isinstance(content, dict) else None
+    if ours is None:
+        return None
+    seed = ours.get("seed") if isinstance(ours, dict) else None
+    if type(seed) is not int or not 0 <= seed < 1 << 63:
+        raise ValueError(f"{where} is damaged: expected a seed from 0 to 2**63 - 1. Received: {seed!r}.")
+    return seed
+
+
+def _members(content: bytes, where: str) -> dict[str, bytes]:
+    """The three members of an archive."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = archive.namelist()
+            return {name: _read(archive, name, names.count(name), where) for name in (METADATA, CONFIG, WEIGHTS)}
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, struct.error) as error:
+        raise ValueError(f"{where} is no whole .keras archive: {error}") from None
+
+
+def _read(archive: zipfile.ZipFile, name: str, count: int, where: str) -> bytes:
+    if count != 1:
+        raise ValueError(f"{where} is no .keras archive. Expected one member {name!r}. Received: {count}.")
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise ValueError(f"{where}: {name!r} is compressed, which Keras does not do. Fix: store it as it is.")
+    return archive.read(info)

@@ -1,0 +1,142 @@
+"""A model's weights and its optimiser's state under the paths that Keras gives them in an HDF5 file.
+
+``layers/<class in snake case>[_<n>]/vars/<i>`` is the i-th weight of the n-th layer of its class. ``optimizer/vars/0``
+counts the steps; ``1`` is the learning rate, unless a schedule gives it; after that come the moments, parameter by
+parameter: Adam's m and v, or SGD's velocity if it has momentum.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinyconv.arena import Shape
+from tinyconv.layers import Layer
+from tinyconv.layers.base import default_name
+from tinyconv.optimizers import SGD, Optimizer
+from tinyconv.saving import hdf5
+from tinyconv.schedules import LearningRateSchedule
+
+if TYPE_CHECKING:
+    from tinyconv.model import Sequential
+
+OPTIMIZER = "optimizer/vars"
+KERAS_OPTIMIZER_NAMES = {"adam": "adam", "adamw": "adam_w", "sgd": "sgd"}
+
+
+def layer_paths(layers: list[Layer]) -> list[tuple[Layer, str]]:
+    """Each layer, and the path of its weights."""
+    seen: dict[str, int] = {}
+    paths = []
+    for layer in layers:
+        name = default_name(type(layer))
+        seen[name] = seen.get(name, -1) + 1
+        paths.append((layer, f"layers/{name}_{seen[name]}/vars" if seen[name] else f"layers/{name}/vars"))
+    return paths
+
+
+def dumps(model: "Sequential") -> bytes:
+    """All of a model's numbers as the bytes of an HDF5 file."""
+    arrays: dict[str, np.ndarray] = {}
+    names = {}
+    for layer, path in layer_paths(model.layers):
+        names[path] = layer.name
+        arrays |= {f"{path}/{i}": array for i, array in enumerate(layer.weights)}
+    if model.optimizer is not None:
+        names[OPTIMIZER] = KERAS_OPTIMIZER_NAMES.get(model.optimizer.name, model.optimizer.name)
+        state = optimizer_arrays(model.optimizer, model.optimizer_state())
+        arrays |= {f"{OPTIMIZER}/{i}": array for i, array in enumerate(state)}
+    return hdf5.dumps(arrays, {**names, "vars": model.name})
+
+
+def fitting_weights(
+    layers: list[Layer], input_shape: Shape, arrays: Mapping[str, np.ndarray], where: str
+) -> list[np.ndarray]:
+    """The weights of ``layers`` out of a file's arrays, all of which must fit. Nothing is allocated."""
+    weights: list[np.ndarray] = []
+    expected: set[str] = set()
+    shape = input_shape
+    for layer, path in layer_paths(layers):
+        shapes = [spec.shape for spec in layer.weight_specs(shape)]
+        weights += _take(arrays, path, shapes, f"layer {layer.name!r}", where)
+        expected.add(path)
+        shape = layer.output_shape(shape)
+    check_no_others(expected, arrays, where)
+    return weights
+
+
+def check_no_others(expected: set[str], arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Refuse a file that has weights of layers that the model has not."""
+    for path in arrays:
+        group = path.rpartition("/")[0]
+        if group.startswith("layers/") and group.endswith("/vars") and group not in expected:
+            raise ValueError(
+                f"{where} has weights for {group[len('layers/') : -len('/vars')]!r}, which is no layer here."
+            )
+
+
+def _take(
+    arrays: Mapping[str, np.ndarray], path: str, shapes: list[tuple[int, ...]], what: str, where: str
+) -> list[np.ndarray]:
+    """The numbered float32 arrays of a group, which must have exactly these shapes."""
+    members = hdf5.members(arrays, path)
+    if set(members) != {str(i) for i in range(len(shapes))}:
+        raise ValueError(f"{where}: expected {len(shapes)} arrays for {what}. Received: {len(members)} in {path!r}.")
+    for i, shape in enumerate(shapes):
+        found = members[str(i)]
+        if found.shape != shape or found.dtype != np.float32:
+            raise ValueError(
+                f"{where}: {path}/{i} does not fit {what}. Expected float32 of shape {shape}. "
+                f"Received: {found.dtype} of shape {found.shape}."
+            )
+    return [members[str(i)] for i in range(len(shapes))]
+
+
+# The optimiser
+
+
+def keras_slots(optimizer: Optimizer) -> tuple[str, ...]:
+    """The moments that Keras keeps: none for SGD without momentum."""
+    return () if isinstance(optimizer, SGD) and not optimizer.momentum else optimizer.slots
+
+
+def optimizer_arrays(optimizer: Optimizer, moments: Mapping[str, Mapping[str, np.ndarray]]) -> list[np.ndarray]:
+    """An optimiser's state in Keras' order."""
+    arrays = [np.array(optimizer.iterations, np.int64)]
+    if not isinstance(optimizer.learning_rate, LearningRateSchedule):
+        arrays.append(np.array(optimizer.learning_rate, np.float32))
+    slots = keras_slots(optimizer)
+    return arrays + [moments[slot][name] for name in next(iter(moments.values()), {}) for slot in slots]
+
+
+def load_optimizer(model: "Sequential", arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Set the optimiser's state from the arrays of a file; with a warning, as in Keras, leave it if it does not fit."""
+    optimizer, found = model.optimizer, hdf5.members(arrays, OPTIMIZER)
+    if optimizer is None or not found:
+        return
+    first = 1 if isinstance(optimizer.learning_rate, LearningRateSchedule) else 2  # the first of the moments
+    slots, moments = keras_slots(optimizer), model.optimizer_state()
+    names = list(next(iter(moments.values()), {}))
+    numbers = [found[str(i)] for i in range(len(found)) if str(i) in found]
+    if not _fits(numbers, first, [moments[slot][name].shape for name in names for slot in slots]):
+        warnings.warn(f"{where}: the optimiser's state is of another optimiser, and was not loaded.", stacklevel=4)
+        return
+    if numbers[0] < 0 or not all(np.isfinite(array) and array >= 0 for array in numbers[1:first]):
+        raise ValueError(f"{where} is damaged: the optimiser's state is not possible.")
+    optimizer.iterations = int(numbers[0])
+    rate = optimizer.learning_rate
+    if not isinstance(rate, LearningRateSchedule) and np.float32(rate) != numbers[1]:
+        optimizer.learning_rate = float(numbers[1])
+    state = {slot: {name: np.zeros_like(moments[slot][name]) for name in names} for slot in optimizer.slots}
+    for i, array in enumerate(numbers[first:]):
+        state[slots[i % len(slots)]][names[i // len(slots)]][...] = array
+    model.set_optimizer_state(state)
+
+
+def _fits(numbers: list[np.ndarray], first: int, moments: list[tuple[int, ...]]) -> bool:
+    """Whether a file's arrays are this optimiser's: a counter, ``first`` - 1 numbers, then all moments or none."""
+    shapes = [array.shape for array in numbers]
+    types = [array.dtype.kind for array in numbers]
+    right = shapes[:first] == [()] * first and shapes[first:] in ([], moments)
+    return right and types == ["i"] + ["f"] * (len(types) - 1)
