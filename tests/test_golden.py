@@ -70,9 +70,9 @@ def test_training(number, fuse, backend):
     model.compile(optimizer, "categorical_crossentropy", ["accuracy"], backend=backend, fuse=fuse)
     agree(train(model, x, y, 8, 20), TRAINING[f"{number}/losses"], 1e-4)
     for ours, theirs in zip(model.get_weights(), numbered(TRAINING, f"{number}/final_"), strict=True):
-        agree(ours, theirs, 1e-3)
+        agree(ours, theirs, 1e-4)
     agree(model.evaluate(x, y, batch_size=16, verbose=0), TRAINING[f"{number}/evaluation"], 1e-4)
-    agree(model.predict(x, batch_size=16), TRAINING[f"{number}/predictions"], 1e-3)
+    agree(model.predict(x, batch_size=16), TRAINING[f"{number}/predictions"], 1e-4)
 
 
 @pytest.mark.parametrize("backend", [pytest.param("reference", marks=pytest.mark.slow), "cpu"])
