@@ -6,6 +6,7 @@ Two doors: the names of Keras, below, to train networks; and :mod:`tinyconv.kern
 from tinyconv import (
     callbacks,
     datasets,
+    export,
     initializers,
     kernels,
     layers,
@@ -24,6 +25,7 @@ __all__ = [
     "Sequential",
     "callbacks",
     "datasets",
+    "export",
     "initializers",
     "kernels",
     "layers",

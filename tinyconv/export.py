@@ -1,0 +1,217 @@
+"""Export to ONNX, the exchange format that other runtimes execute.
+
+ONNX puts channels second where tinyconv (as Keras on TensorFlow) puts them last. So images are transposed once on the
+way in, filters are transposed here, and the graph stays channels-first until a layer needs the other order again: a
+dense layer, a softmax or a flatten, whose weights count on it.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinyconv import ops
+from tinyconv.arena import Shape
+from tinyconv.saving import atomic
+
+if TYPE_CHECKING:
+    from tinyconv.model import Sequential
+
+OLDEST_OPSET, NEWEST_OPSET = 15, 28  # between these the operations used here have kept their meaning
+ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "leaky_relu": "LeakyRelu", "elu": "Elu"}
+ALPHA = {"leaky_relu": "negative_slope", "elu": "alpha"}  # tinyconv's name of what ONNX calls alpha
+
+
+def to_onnx(model: "Sequential", path: str | os.PathLike | None = None, opset: int | None = None) -> Any:
+    """A model's inference as ONNX, for any batch size; written to ``path`` if one is given.
+
+    ``opset`` is the version of ONNX's operations, for an older runtime; None: the newest that is known here.
+
+    The input is called "input", of shape (batch, ...) as in :meth:`Sequential.predict`; the output "output". Dropout is
+    gone, as it does nothing at inference. Returns the ``onnx.ModelProto``. Needs the extra ``onnx``.
+    """
+    onnx = _onnx()
+    model._need_built()
+    graph = Graph(onnx, _opset(onnx, opset))
+    value = Flow("input", _sample(model.input_shape), False)
+    for layer in model.layers:
+        weights = {f"{layer.name}/{name}": array for name, array in layer.arrays.items()}
+        for op in layer.ops(value.shape):
+            writer = WRITERS.get(type(op))
+            if writer is None:
+                raise ValueError(
+                    f"Layer {layer.name!r} ({type(layer).__name__}) cannot be exported: ONNX has no such operation. "
+                    "Expected one of tinyconv's own layers."
+                )
+            value = writer(graph, op, value, weights)
+    value = graph.channels_last(value)
+    graph.add("Identity", [value.name], "output", "output")
+    proto = graph.finish(model.name, _sample(model.input_shape), _sample(model.output_shape))
+    onnx.checker.check_model(proto, full_check=True)
+    if path is not None:
+        atomic.write(path, proto.SerializeToString())
+    return proto
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError("Exporting needs onnx: pip install 'tinyconv[onnx]'") from error
+    return onnx
+
+
+def _opset(onnx: Any, opset: int | None) -> int:
+    newest = min(NEWEST_OPSET, onnx.defs.onnx_opset_version())
+    if opset is None:
+        return newest
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ValueError(f"Invalid opset. Expected one from {OLDEST_OPSET} to {newest}. Received: {opset!r}.")
+    return opset
+
+
+def _sample(batch_shape: Sequence[int | None]) -> Shape:
+    return tuple(batch_shape[1:])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What flows between operations: its name, the shape of a sample with channels last, and how it lies in truth."""
+
+    name: str
+    shape: Shape
+    channels_first: bool
+
+
+class Graph:
+    """Collects ONNX nodes and weights."""
+
+    def __init__(self, onnx: Any, opset: int) -> None:
+        self.onnx, self.opset = onnx, opset
+        self.nodes: list[Any] = []
+        self.weights: dict[str, Any] = {}
+
+    def add(self, kind: str, inputs: Sequence[str], name: str, out: str = "", **attributes: Any) -> str:
+        """Add a node. Returns the name of its output, which is unique."""
+        out = out or f"{name}/{kind}_{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), [out], name=out, **attributes))
+        return out
+
+    def weight(self, name: str, array: np.ndarray) -> str:
+        self.weights[name] = self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def channels_last(self, value: Flow) -> Flow:
+        rank = len(value.shape) + 1
+        return self._transposed(value, False, [0, *range(2, rank), 1])
+
+    def channels_first(self, value: Flow) -> Flow:
+        rank = len(value.shape) + 1
+        return self._transposed(value, True, [0, rank - 1, *range(1, rank - 1)])
+
+    def _transposed(self, value: Flow, first: bool, order: list[int]) -> Flow:
+        if value.channels_first == first or len(value.shape) < 2:  # of (batch, numbers) both orders are the same
+            return Flow(value.name, value.shape, first)
+        return Flow(self.add("Transpose", [value.name], value.name, perm=order), value.shape, first)
+
+    def finish(self, name: str, input_shape: Shape, output_shape: Shape) -> Any:
+        """The model that these nodes are."""
+        helper, numbers = self.onnx.helper, self.onnx.TensorProto.FLOAT
+        source = helper.make_tensor_value_info("input", numbers, ["batch", *input_shape])
+        result = helper.make_tensor_value_info("output", numbers, ["batch", *output_shape])
+        graph = helper.make_graph(self.nodes, name, [source], [result], list(self.weights.values()))
+        opset = [helper.make_opsetid("", self.opset)]
+        ir_version = helper.find_min_ir_version_for(opset)
+        return helper.make_model(graph, opset_imports=opset, ir_version=ir_version, producer_name="tinyconv")
+
+
+Weights = dict[str, np.ndarray]
+
+
+def _conv2d(graph: Graph, op: ops.Conv2D, x: Flow, weights: Weights) -> Flow:
+    x = graph.channels_first(x)
+    kernel = weights[f"{op.name}/kernel"].transpose(3, 2, 0, 1)  # (F, C, KH, KW)
+    inputs = [x.name, graph.weight(f"{op.name}/kernel", kernel)]
+    if op.use_bias:
+        inputs.append(graph.weight(f"{op.name}/bias", weights[f"{op.name}/bias"]))
+    pads = _pads(op, op.kernel_size, op.dilation)
+    out = graph.add("Conv", inputs, op.name, strides=op.strides, dilations=op.dilation, pads=pads)
+    return Flow(out, op.out_shape, True)
+
+
+def _pads(op: Any, window: ops.Pair, dilation: ops.Pair = (1, 1)) -> list[int]:
+    """Zeros above, to the left, below and to the right. The last two are what the output's size takes; where the
+    window's last position leaves pixels over, none are."""
+    after = []
+    for axis in (0, 1):
+        reach = (window[axis] - 1) * dilation[axis] + 1
+        needed = (op.out_shape[axis] - 1) * op.strides[axis] + reach
+        after.append(max(needed - op.x_shape[axis] - op.padding[axis], 0))
+    return [*op.padding, *after]
+
+
+def _dense(graph: Graph, op: ops.Dense, x: Flow, weights: Weights) -> Flow:
+    x = graph.channels_last(x)
+    kernel, bias = f"{op.name}/kernel", f"{op.name}/bias"
+    out = graph.add("MatMul", [x.name, graph.weight(kernel, weights[kernel])], op.name)
+    if op.use_bias:
+        out = graph.add("Add", [out, graph.weight(bias, weights[bias])], op.name)
+    return Flow(out, op.out_shape, False)
+
+
+def _max_pool2d(graph: Graph, op: ops.MaxPool2D, x: Flow, weights: Weights) -> Flow:
+    x = graph.channels_first(x)
+    window = {"kernel_shape": op.pool_size, "strides": op.strides, "pads": _pads(op, op.pool_size)}
+    return Flow(graph.add("MaxPool", [x.name], op.name, **window), op.out_shape, True)
+
+
+def _average_pool2d(graph: Graph, op: ops.AveragePool2D, x: Flow, weights: Weights) -> Flow:
+    x = graph.channels_first(x)
+    if op.pool_size == op.x_shape[:2] and op.padding == (0, 0):
+        out = Flow(graph.add("GlobalAveragePool", [x.name], op.name), (1, 1, op.x_shape[-1]), True)
+        return out if len(op.out_shape) == 3 else _flatten(graph, op, out, weights)
+    window = {"kernel_shape": op.pool_size, "strides": op.strides, "pads": _pads(op, op.pool_size)}
+    return Flow(graph.add("AveragePool", [x.name], op.name, count_include_pad=0, **window), op.out_shape, True)
+
+
+def _flatten(graph: Graph, op: ops.Op, x: Flow, weights: Weights) -> Flow:
+    return Flow(graph.add("Flatten", [graph.channels_last(x).name], op.name), op.out_shape, False)
+
+
+def _dropout(graph: Graph, op: ops.Dropout, x: Flow, weights: Weights) -> Flow:
+    return x
+
+
+def _activation(graph: Graph, op: ops.Activation, x: Flow, weights: Weights) -> Flow:
+    options = {"alpha": op.options[ALPHA[op.kind]]} if op.kind in ALPHA else {}
+    return Flow(graph.add(ACTIVATIONS[op.kind], [x.name], op.name, **options), x.shape, x.channels_first)
+
+
+def _softmax(graph: Graph, op: ops.Softmax, x: Flow, weights: Weights) -> Flow:
+    return Flow(graph.add("Softmax", [graph.channels_last(x).name], op.name, axis=-1), x.shape, False)
+
+
+def _batch_norm(graph: Graph, op: ops.BatchNorm, x: Flow, weights: Weights) -> Flow:
+    x = graph.channels_first(x)
+    channels = x.shape[-1]
+    defaults = {"gamma": np.ones(channels, np.float32), "beta": np.zeros(channels, np.float32)}
+    inputs = [x.name]
+    for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+        key = f"{op.name}/{name}"
+        inputs.append(graph.weight(key, weights[key] if key in weights else defaults[name]))
+    return Flow(graph.add("BatchNormalization", inputs, op.name, epsilon=op.epsilon), x.shape, True)
+
+
+WRITERS: dict[type[ops.Op], Callable[[Graph, Any, Flow, Weights], Flow]] = {
+    ops.Activation: _activation,
+    ops.AveragePool2D: _average_pool2d,
+    ops.BatchNorm: _batch_norm,
+    ops.Conv2D: _conv2d,
+    ops.Dense: _dense,
+    ops.Dropout: _dropout,
+    ops.MaxPool2D: _max_pool2d,
+    ops.Reshape: _flatten,
+    ops.Softmax: _softmax,
+}
