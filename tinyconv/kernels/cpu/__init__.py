@@ -19,6 +19,12 @@ from tinyconv.kernels.cpu.activation import (
     tanh_forward,
 )
 from tinyconv.kernels.cpu.conv import conv2d_backward, conv2d_forward, conv2d_prepare, conv2d_workspace
+from tinyconv.kernels.cpu.conv_pool import (
+    conv2d_relu_max_pool2d_backward,
+    conv2d_relu_max_pool2d_forward,
+    conv2d_relu_max_pool2d_prepare,
+    conv2d_relu_max_pool2d_workspace,
+)
 from tinyconv.kernels.cpu.data import advance, gather_one_hot, gather_rows, scatter_rows
 from tinyconv.kernels.cpu.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
 from tinyconv.kernels.cpu.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
@@ -52,12 +58,6 @@ from tinyconv.kernels.cpu.pool import (
 )
 from tinyconv.kernels.cpu.update import adam_update, l2_backward, l2_forward, sgd_update
 from tinyconv.kernels.memory import allocate, download, record, synchronize, upload  # noqa: F401  (the set's memory)
-from tinyconv.kernels.reference.conv import (
-    conv2d_relu_max_pool2d_backward,
-    conv2d_relu_max_pool2d_forward,
-    conv2d_relu_max_pool2d_prepare,
-    conv2d_relu_max_pool2d_workspace,
-)
 
 __all__ = [
     "accumulate",
