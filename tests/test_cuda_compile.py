@@ -18,7 +18,7 @@ import pytest
 pytestmark = [
     pytest.mark.skipif(
         importlib.util.find_spec("numba_cuda") is None,
-        reason="numba-cuda is not installed; with it (pip install 'tinyconv[cuda]') the CUDA kernels compile without a GPU",
+        reason="numba-cuda is not installed (pip install 'tinyconv[cuda]'; no GPU is needed)",
     ),
     pytest.mark.skipif(os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0", reason="the simulator compiles nothing"),
 ]
@@ -131,7 +131,7 @@ def assembled(ptx):
     """The assembler's report on a kernel: registers, stack, spills and shared memory."""
     from cuda.bindings import nvjitlink
 
-    link = nvjitlink.create(2, ["-arch=sm_90", "-Xptxas=-v", "-verbose"])
+    link = nvjitlink.create(3, ["-arch=sm_90", "-Xptxas=-v", "-verbose"])
     text = ptx.encode()
     nvjitlink.add_data(link, nvjitlink.InputType.PTX, text, len(text), "kernel")
     nvjitlink.complete(link)

@@ -77,12 +77,12 @@ def test_dense(N, K, F, wanted):
 # image (N, H, W, C), filters (KH, KW, F), padding, pooled size, whether dx is wanted
 FUSED = {
     "MNIST's first layer": ((2, 6, 6, 1), (3, 3, 3), (0, 0), (2, 2), False),
-    "with its dx": ((2, 6, 7, 1), (3, 3, 3), (1, 1), (3, 3), True),
+    "with its dx": ((1, 6, 7, 1), (3, 3, 3), (1, 1), (3, 3), True),
     "many taps": ((3, 6, 6, 4), (3, 3, 9), (0, 0), (2, 2), True),
     "many taps, padded, an odd row and column dropped": ((2, 7, 5, 5), (3, 3, 4), (1, 1), (3, 2), True),
     "5 x 2": ((1, 7, 5, 4), (5, 2, 2), (2, 0), (3, 2), True),
     "1 x 1": ((2, 4, 4, 3), (1, 1, 2), (0, 0), (2, 2), True),
-    "more channels than a block takes at once": ((1, 4, 4, 100), (3, 3, 2), (0, 0), (1, 1), False),
+    "more channels than a block takes at once": ((1, 4, 4, 100), (3, 3, 1), (0, 0), (1, 1), False),
     "more filters than a block lists at once": ((1, 2, 2, 1), (1, 1, 130), (0, 0), (1, 1), True),
 }
 

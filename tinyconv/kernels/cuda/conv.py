@@ -13,7 +13,7 @@ dw, db    taps (k, l, c), 1    outputs (n, i, j)      filters f       pixels of 
 The bias is the weight of an input that is always one: a last row of ones makes db the last row of dw.
 """
 
-from tinyconv.kernels.cuda.device import float32, index, inlined
+from tinyconv.kernels.cuda.device import divided, float32, index, inlined
 from tinyconv.kernels.cuda.fused import (  # noqa: F401  (the fused step has its own file)
     conv2d_relu_max_pool2d_backward,
     conv2d_relu_max_pool2d_forward,
@@ -75,9 +75,8 @@ def _shape(x, w, out, strides, padding, dilation):
 def output_place(row, shape):
     """Row (n, i, j) of the outputs: the image's first row of pixels, and where the window begins."""
     H, W, C, OH, OW, KH, KW, F, SH, SW, PT, PL, DH, DW = shape
-    j = row % OW
-    i = row // OW % OH
-    n = row // OW // OH
+    ni, j = divided(row, OW)
+    n, i = divided(ni, OH)
     return n * H, i * SH - PT, j * SW - PL
 
 
@@ -85,7 +84,9 @@ def output_place(row, shape):
 def tap_of_channels(depth, shape):
     """Depth (k, l, c) of the filters: how far into the window, and the channel."""
     H, W, C, OH, OW, KH, KW, F, SH, SW, PT, PL, DH, DW = shape
-    return depth // C // KW * DH, depth // C % KW * DW, depth % C
+    kl, c = divided(depth, C)
+    k, l = divided(kl, KW)
+    return k * DH, l * DW, c
 
 
 @inlined
@@ -93,26 +94,25 @@ def pixel(x, place, tap, shape):
     """The pixel at a place and a tap; 0 outside the image."""
     y = place[1] + tap[0]
     column = place[2] + tap[1]
-    if y < 0 or y >= shape[0] or column < 0 or column >= shape[1]:
-        return float32(0)
-    return x[index(((place[0] + y) * shape[1] + column) * shape[2] + tap[2])]
+    inside = (y >= 0) & (y < shape[0]) & (column >= 0) & (column < shape[1])
+    at = ((place[0] + y) * shape[1] + column) * shape[2] + tap[2]
+    value = x[index(at if inside else 0)]
+    return value if inside else float32(0)
 
 
 @inlined
 def pixel_or_one(x, tap, place, shape):
     """The same with row and depth exchanged, and 1 in the row after the last tap: the row that gives db."""
-    if tap[0] >= shape[5] * shape[12]:
-        return float32(1)
-    return pixel(x, place, tap, shape)
+    value = pixel(x, place, tap, shape)
+    return float32(1) if tap[0] >= shape[5] * shape[12] else value
 
 
 @inlined
 def pixel_place(row, shape):
     """Row (n, y, x) of the pixels: the image's first row of outputs, and where the pixel lies in the padded image."""
     H, W, C, OH, OW, KH, KW, F, SH, SW, PT, PL, DH, DW = shape
-    x = row % W
-    y = row // W % H
-    n = row // W // H
+    ny, x = divided(row, W)
+    n, y = divided(ny, H)
     return n * OH, y + PT, x + PL
 
 
@@ -120,7 +120,9 @@ def pixel_place(row, shape):
 def tap_of_filters(depth, shape):
     """Depth (k, l, f): how far into the window, and the filter."""
     H, W, C, OH, OW, KH, KW, F, SH, SW, PT, PL, DH, DW = shape
-    return depth // F // KW * DH, depth // F % KW * DW, depth % F
+    kl, f = divided(depth, F)
+    k, l = divided(kl, KW)
+    return k * DH, l * DW, f
 
 
 @inlined
@@ -128,13 +130,12 @@ def output(dout, place, tap, shape):
     """The gradient of the output whose tap lies on the pixel; 0 where there is none."""
     y = place[1] - tap[0]
     x = place[2] - tap[1]
-    if y < 0 or x < 0:
-        return float32(0)
-    i = y // shape[8]
-    j = x // shape[9]
-    if i * shape[8] != y or j * shape[9] != x or i >= shape[3] or j >= shape[4]:
-        return float32(0)
-    return dout[index(((place[0] + i) * shape[4] + j) * shape[7] + tap[2])]
+    i, between_rows = divided(max(y, 0), shape[8])
+    j, between_columns = divided(max(x, 0), shape[9])
+    inside = (y >= 0) & (x >= 0) & (between_rows == 0) & (between_columns == 0) & (i < shape[3]) & (j < shape[4])
+    at = ((place[0] + i) * shape[4] + j) * shape[7] + tap[2]
+    value = dout[index(at if inside else 0)]
+    return value if inside else float32(0)
 
 
 @inlined
@@ -158,7 +159,8 @@ def channel_place(column, shape):
 @inlined
 def turned_row(depth, shape):
     """Depth (k, l, f) of the turned filters: tap (k, l), all of its channels before, then filter f."""
-    return depth // shape[7] * (shape[2] * shape[7]), depth % shape[7], 0
+    kl, f = divided(depth, shape[7])
+    return kl * (shape[2] * shape[7]), f, 0
 
 
 @inlined

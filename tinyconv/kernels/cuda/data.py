@@ -1,6 +1,6 @@
 """Moving samples between the data set and the batch, all of it on the device."""
 
-from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, float32, launch
+from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, divided, float32, launch
 from tinyconv.kernels.cuda.dropout import CURSOR, STEP
 
 
@@ -38,10 +38,9 @@ def _gather_rows(out, x, order, counters):
 def _gather_one_hot(out, labels, order, counters, per_sample):
     i = cuda.grid(1)
     if i < out.size:
-        row = i // out.shape[1]
-        column = i % out.shape[1]
-        sample = order[counters[CURSOR] + row // per_sample]
-        number = labels[sample * per_sample + row % per_sample]
+        row, column = divided(i, out.shape[1])
+        n, within = divided(row, per_sample)
+        number = labels[order[counters[CURSOR] + n] * per_sample + within]
         out[row, column] = float32(1) if number == column else float32(0)
 
 

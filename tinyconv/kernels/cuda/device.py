@@ -11,7 +11,8 @@ is written down in parts and added in a fixed order by a second kernel, never by
 And three about Numba. Constants are wrapped in ``float32``: a bare ``2 * x`` or ``x > 0`` would compute in float64.
 Inner loops index with ``index`` (uint64): a signed index costs three instructions more, because it might be negative.
 Loops that must unroll around an accumulator in registers are ``for _ in range(constant)``; the others are ``while``
-loops, which the assembler unrolls better than Numba's ranges.
+loops, which the assembler unrolls better than Numba's ranges. And what is outside an image is not skipped by a branch
+but read from somewhere harmless and replaced by zero: loads without branches can all be under way at once.
 """
 
 import importlib.metadata
@@ -142,5 +143,12 @@ def blocks_for(size: int, per_block: int = THREADS) -> int:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """A function that kernels call, compiled into each of them."""
-    return cuda.jit(device=True)(function) if SIMULATED else cuda.jit(device=True, forceinline=True)(function)
+    """A function that kernels call, compiled into each of them. It does not use ``cuda`` itself."""
+    return function if SIMULATED or cuda is None else cuda.jit(device=True, forceinline=True)(function)
+
+
+@inlined
+def divided(a, b):
+    """(a // b, a % b) of numbers in 0 .. 2**32 - 1. A division in 64 bits would be a call of a long subroutine."""
+    quotient = np.int64(np.uint32(a) // np.uint32(b))
+    return quotient, a - quotient * b

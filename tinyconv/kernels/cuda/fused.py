@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 
-from tinyconv.kernels.cuda.device import VECTOR, blocks_for, cuda, float32, index, launch
+from tinyconv.kernels.cuda.device import VECTOR, blocks_for, cuda, divided, float32, index, launch
 from tinyconv.kernels.cuda.product import add_parts
 
 WIDE = 8  # filters of one thread forward
@@ -25,6 +25,7 @@ GROUPS = 4  # at most so many groups of eight filters in a block
 FLOATS = 8192  # shared floats of a forward block, at most: 32 KB
 FEW_TAPS = 32  # so many taps, at most, are held in registers
 LIST = 128  # threads that list a cell's winners
+BATCH = 4  # winners that dx takes at a time
 WARP = 32
 _BLOCKS = 512  # how many blocks, about, share dw
 
@@ -47,8 +48,9 @@ def conv2d_relu_max_pool2d_forward(out, argmax, x, w, b, work, padding):
     KH, KW, C, F = w.shape
     groups, high, wide, deep = _forward_tile(KH, KW, C, F, PH, PW)
     grid = N * blocks_for(PH, high) * blocks_for(PW, wide), blocks_for(F, groups * WIDE)
-    kernel = _forward(KH, KW, groups, high, wide, deep)
-    launch(kernel, grid, (groups, high * wide), out, argmax, x, w, b, *map(int, padding), argmax.size > 0)
+    kernel, shape = _forward(KH, KW, groups, high, wide, deep), (H, W, C, PH, PW, F)
+    arguments = out, argmax, x.reshape(x.size), w.reshape(w.size), b, shape, *map(int, padding), argmax.size > 0
+    launch(kernel, grid, (groups, high * wide), *arguments)
 
 
 def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, padding, scale):
@@ -62,11 +64,12 @@ def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, paddin
     work, sums = _split(work, parts * (taps + 1) * F)
     if taps <= FEW_TAPS:
         grid, kernel = (blocks_for(F, WARP), parts), _few_taps(KH, KW, C)
-        launch(kernel, grid, (WARP, 8), sums, dout, argmax, x, images, top, left, scale)
+        launch(kernel, grid, (WARP, 8), sums, dout, argmax, x.reshape(x.size), H, W, images, top, left, scale)
     else:
         tiles, threads = _tap_tiles(taps)
-        grid, kernel = (F, parts, tiles), _many_taps(threads)
-        launch(kernel, grid, threads, sums, dout, argmax, x, taps, KW, images, top, left, scale)
+        grid, kernel = (F, parts, tiles), _many_taps(threads, _reaches_out(x, w, dout, padding))
+        shape = H, W, C, KW, taps
+        launch(kernel, grid, threads, sums, dout, argmax, x.reshape(x.size), shape, images, top, left, scale)
     add_parts(dw.reshape(dw.size), db, sums, parts, db, False, False)
     if dx.size == 0:
         return
@@ -79,6 +82,12 @@ def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, paddin
     grid = N * blocks_for(H, 4), blocks_for(C, WARP)
     arguments = dx, turned, lengths, places, values, PH, PW, F, KH, top, left
     launch(_dx(KW), grid, (WARP, 4), *arguments)
+
+
+def _reaches_out(x, w, dout, padding):
+    """Whether any window reaches beyond the image."""
+    ends = (2 * dout.shape[i] + w.shape[i - 1] - 1 - padding[i - 1] > x.shape[i] for i in (1, 2))
+    return any(padding) or any(ends)
 
 
 def _split(work, size):
@@ -129,18 +138,19 @@ def _forward(KH, KW, groups, high, wide, deep):
     rows, columns, filters = 2 * high + KH - 1, 2 * wide + KW - 1, groups * WIDE
     pixels, weights = deep * rows * columns, deep * KH * KW * filters
     threads = groups * high * wide
+    together = 4 if deep % 4 == 0 else 1  # channels that one thread copies at a time
 
     @cuda.jit
-    def conv2d_relu_max_pool2d_kernel(out, argmax, x, w, b, top, left, keep):
+    def conv2d_relu_max_pool2d_kernel(out, argmax, x, w, b, shape, top, left, keep):
         patch = cuda.shared.array(pixels, np.float32, VECTOR)  # (channel, row, column)
         taps = cuda.shared.array(weights, np.float32, VECTOR)  # (channel, k, l, filter)
         sums = cuda.local.array((4, WIDE), np.float32)
-        N, H, W, C = x.shape
-        N, PH, PW, F = out.shape
+        H, W, C, PH, PW, F = shape
         down, across = (PH + high - 1) // high, (PW + wide - 1) // wide
-        n = cuda.blockIdx.x // (down * across)
-        i0 = cuda.blockIdx.x // across % down * high
-        j0 = cuda.blockIdx.x % across * wide
+        ni, j0 = divided(cuda.blockIdx.x, across)
+        n, i0 = divided(ni, down)
+        i0 *= high
+        j0 *= wide
         f0 = cuda.blockIdx.y * filters
         group = cuda.threadIdx.x
         cell = cuda.threadIdx.y
@@ -152,28 +162,34 @@ def _forward(KH, KW, groups, high, wide, deep):
         c0 = 0
         while c0 < C:
             at = t
-            while at < pixels:  # neighbouring threads copy neighbouring channels
-                c = at % deep
-                y = 2 * i0 - top + at // deep // columns
-                column = 2 * j0 - left + at // deep % columns
-                value = float32(0)
-                if c0 + c < C and 0 <= y < H and 0 <= column < W:
-                    value = x[n, y, column, c0 + c]
-                patch[index(c * (rows * columns) + at // deep)] = value
+            while at < pixels // together:  # neighbouring threads copy neighbouring channels
+                place, c = divided(at, deep // together)
+                y, column = divided(place, columns)
+                y += 2 * i0 - top
+                column += 2 * j0 - left
+                c *= together
+                inside = (y >= 0) & (y < H) & (column >= 0) & (column < W)
+                first = ((n * H + y) * W + column) * C + c0 + c
+                for q in range(together):
+                    there = inside & (c0 + c + q < C)
+                    value = x[index(first + q if there else 0)]
+                    patch[index((c + q) * (rows * columns) + place)] = value if there else float32(0)
                 at += threads
             at = t
-            while at < weights:  # neighbouring threads copy neighbouring filters
-                f = f0 + at % filters
-                tap = at // filters % (KH * KW)
-                c = c0 + at // filters // (KH * KW)
-                value = float32(0)
-                if f < F and c < C:
-                    value = w[tap // KW, tap % KW, c, f]
-                taps[index(at)] = value
+            while at < weights // 4:  # neighbouring threads copy neighbouring filters
+                place, f = divided(at, filters // 4)
+                c, tap = divided(place, KH * KW)
+                f = f0 + 4 * f
+                first = (tap * C + c0 + c) * F + f
+                for q in range(4):
+                    there = (f + q < F) & (c0 + c < C)
+                    value = w[index(first + q if there else 0)]
+                    taps[index(4 * at + q)] = value if there else float32(0)
                 at += threads
             cuda.syncthreads()
 
-            pixel = cell // wide * (2 * columns) + cell % wide * 2
+            i, j = divided(cell, wide)
+            pixel = i * (2 * columns) + j * 2
             tap = group * WIDE
             c = 0
             while c < deep:
@@ -194,8 +210,9 @@ def _forward(KH, KW, groups, high, wide, deep):
             cuda.syncthreads()
             c0 += deep
 
-        i = i0 + cell // wide
-        j = j0 + cell % wide
+        i, j = divided(cell, wide)
+        i += i0
+        j += j0
         for q in range(WIDE):
             f = f0 + group * WIDE + q
             if i < PH and j < PW and f < F:
@@ -223,10 +240,9 @@ def _few_taps(KH, KW, C):
     rows = count + 1  # db is the last
 
     @cuda.jit
-    def dw_few_taps_kernel(sums, dout, argmax, x, images, top, left, scale):
+    def dw_few_taps_kernel(sums, dout, argmax, x, H, W, images, top, left, scale):
         shared = cuda.shared.array((8, rows, WARP), np.float32)
         dw = cuda.local.array(count, np.float32)
-        N, H, W, channels = x.shape
         N, PH, PW, F = dout.shape
         lane = cuda.threadIdx.x
         warp = cuda.threadIdx.y
@@ -238,20 +254,21 @@ def _few_taps(KH, KW, C):
         stop = min((part + 1) * images, N) * PH
         row = part * images * PH + warp
         while row < stop and f < F:
-            n = row // PH
-            i = row % PH
+            n, i = divided(row, PH)
             for j in range(PW):
                 winner = int(argmax[n, i, j, f])
-                if winner >= 0:
-                    value = scale * dout[n, i, j, f]
-                    y = 2 * i + winner // 2 - top
-                    column = 2 * j + winner % 2 - left
-                    db += value
-                    for tap in range(count):
-                        k = y + tap // (KW * C)
-                        l = column + tap // C % KW
-                        if 0 <= k < H and 0 <= l < W:
-                            dw[tap] += value * x[n, k, l, tap % C]
+                value = scale * dout[n, i, j, f] if winner >= 0 else float32(0)
+                winner = max(winner, 0)
+                y = 2 * i + (winner >> 1) - top
+                column = 2 * j + (winner & 1) - left
+                db += value
+                for tap in range(count):
+                    k = y + tap // (KW * C)
+                    l = column + tap // C % KW
+                    inside = (k >= 0) & (k < H) & (l >= 0) & (l < W)
+                    at = ((n * H + k) * W + l) * C + tap % C
+                    pixel = x[index(at if inside else 0)]
+                    dw[tap] += value * (pixel if inside else float32(0))
             row += 8
         for tap in range(count):
             shared[warp, tap, lane] = dw[tap]
@@ -270,34 +287,35 @@ def _few_taps(KH, KW, C):
 
 
 @cache
-def _many_taps(threads):
+def _many_taps(threads, padded):
     """dw of filters with many taps: a block owns a filter, lists its winners, and each thread adds them for its tap."""
     warps = threads // WARP
 
     @cuda.jit
-    def dw_many_taps_kernel(sums, dout, argmax, x, taps, KW, images, top, left, scale):
+    def dw_many_taps_kernel(sums, dout, argmax, x, shape, images, top, left, scale):
         flags = cuda.shared.array(threads, np.int32)
         before = cuda.shared.array(warps, np.int32)
         values = cuda.shared.array(threads, np.float32)
-        corners = cuda.shared.array((threads, 3), np.int32)  # image, row and column of each winner's first tap
-        N, H, W, C = x.shape
+        corners = cuda.shared.array(threads, np.int64)  # where in x each winner's first tap lies: that pixel,
+        ys = cuda.shared.array(threads, np.int32)  # its row
+        columns = cuda.shared.array(threads, np.int32)  # and its column
+        H, W, C, KW, taps = shape
         N, PH, PW, F = dout.shape
         t = cuda.threadIdx.x
         f = cuda.blockIdx.x
         part = cuda.blockIdx.y
         tap = cuda.blockIdx.z * threads + t
-        k = tap // C // KW
-        l = tap // C % KW
-        c = tap % C
+        kl, c = divided(tap, C)
+        k, l = divided(kl, KW)
+        offset = (k * W + l) * C + c
         dw = float32(0)
         db = float32(0)
         stop = min((part + 1) * images, N) * PH * PW
         start = part * images * PH * PW
         while start < stop:
             cell = start + t
-            n = cell // PW // PH
-            i = cell // PW % PH
-            j = cell % PW
+            ni, j = divided(cell, PW)
+            n, i = divided(ni, PH)
             winner = -1
             value = float32(0)
             if cell < stop:
@@ -320,19 +338,26 @@ def _many_taps(threads):
                 rank += flags[other]
             if flags[t] == 1:
                 values[rank] = value
-                corners[rank, 0] = n
-                corners[rank, 1] = 2 * i + winner // 2 - top
-                corners[rank, 2] = 2 * j + winner % 2 - left
+                y = 2 * i + (winner >> 1) - top
+                column = 2 * j + (winner & 1) - left
+                corners[rank] = ((n * H + y) * W + column) * C
+                ys[rank] = y
+                columns[rank] = column
             cuda.syncthreads()
             if tap < taps:
                 entry = 0
                 while entry < count:
                     value = values[index(entry)]
-                    y = corners[index(entry), index(1)] + k
-                    column = corners[index(entry), index(2)] + l
+                    at = corners[index(entry)] + offset
                     db += value
-                    if 0 <= y < H and 0 <= column < W:
-                        dw += value * x[corners[index(entry), index(0)], y, column, c]
+                    if padded:
+                        y = ys[index(entry)] + k
+                        column = columns[index(entry)] + l
+                        inside = (y >= 0) & (y < H) & (column >= 0) & (column < W)
+                        pixel = x[index(at if inside else 0)]
+                        dw += value * (pixel if inside else float32(0))
+                    else:
+                        dw += value * x[index(at)]
                     entry += 1
             cuda.syncthreads()
             start += threads
@@ -351,9 +376,9 @@ def _turn(turned, w):
     tap = cuda.blockIdx.x
     cf = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
     if cf < C * F:
-        c = cf % C
-        f = cf // C
-        turned[(f * KH * KW + tap) * C + c] = w[tap // KW, tap % KW, c, f]
+        f, c = divided(cf, C)
+        k, l = divided(tap, KW)
+        turned[(f * KH * KW + tap) * C + c] = w[k, l, c, f]
 
 
 @cuda.jit
@@ -362,9 +387,8 @@ def _list_winners(lengths, places, values, dout, argmax, scale):
     flags = cuda.shared.array(LIST, np.int32)
     N, PH, PW, F = dout.shape
     cell = cuda.blockIdx.x
-    n = cell // PW // PH
-    i = cell // PW % PH
-    j = cell % PW
+    ni, j = divided(cell, PW)
+    n, i = divided(ni, PH)
     t = cuda.threadIdx.x
     length = 0
     f0 = 0
@@ -403,10 +427,13 @@ def _dx(KW):
     @cuda.jit
     def dx_kernel(dx, turned, lengths, places, values, PH, PW, F, KH, top, left):
         passing = cuda.local.array(touched, np.float32)  # dx of the columns that the windows of this cell touch
+        even = cuda.local.array(BATCH, np.float32)  # the gradients whose windows begin at the cell's first column
+        odd = cuda.local.array(BATCH, np.float32)  # and at its second
+        taps = cuda.local.array(BATCH, np.int64)  # where their weights begin
         N, H, W, C = dx.shape
         down = (H + 3) // 4
-        n = cuda.blockIdx.x // down
-        y = cuda.blockIdx.x % down * 4 + cuda.threadIdx.y
+        n, y = divided(cuda.blockIdx.x, down)
+        y = y * 4 + cuda.threadIdx.y
         c = cuda.blockIdx.y * WARP + cuda.threadIdx.x
         if y < H and c < C:
             for tap in range(touched):
@@ -421,18 +448,21 @@ def _dx(KW):
                     entry = cell * F
                     stop = entry + int(lengths[cell])
                     while entry < stop:
-                        place = int(places[index(entry)])
-                        value = values[index(entry)]
-                        k = y + top - 2 * i - (place >> 1 & 1)
-                        if 0 <= k < KH:
-                            tap = (((place >> 2) * KH + k) * KW) * C + c
-                            if place & 1 == 0:
-                                for l in range(KW):
-                                    passing[l] += value * turned[index(tap + l * C)]
-                            else:
-                                for l in range(KW):
-                                    passing[l + 1] += value * turned[index(tap + l * C)]
-                        entry += 1
+                        for q in range(BATCH):  # several at a time, so that their loads are under way together
+                            at = min(entry + q, stop - 1)
+                            place = int(places[index(at)])
+                            value = values[index(at)]
+                            k = y + top - 2 * i - (place >> 1 & 1)
+                            there = (entry + q < stop) & (k >= 0) & (k < KH)
+                            even[q] = value if there & (place & 1 == 0) else float32(0)
+                            odd[q] = value if there & (place & 1 == 1) else float32(0)
+                            taps[q] = (((place >> 2) * KH + (k if there else 0)) * KW) * C + c
+                        for l in range(KW):
+                            for q in range(BATCH):
+                                weight = turned[index(taps[q] + l * C)]
+                                passing[l] += even[q] * weight
+                                passing[l + 1] += odd[q] * weight
+                        entry += BATCH
                     i += 1
                 for side in range(2):
                     column = 2 * j + side - left

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, float32, launch
+from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, divided, float32, launch
 
 LANES, ROWS = 32, 8  # a block of the first phase: 32 channels, and 8 threads that share each channel's rows
 _PARTS, _LEAST = 64, 64  # into how many parts, at most, a channel is cut, and how many rows each has, at least
@@ -119,8 +119,7 @@ def _inv_std(inv_std, moving_variance, sums, parts, M, momentum, epsilon):
 def _normalize(out, x, gamma, beta, mean, inv_std):
     i = cuda.grid(1)
     if i < x.size:
-        m = i // x.shape[1]
-        c = i % x.shape[1]
+        m, c = divided(i, x.shape[1])
         out[m, c] = (x[m, c] - mean[c]) * (inv_std[c] * gamma[c]) + beta[c]
 
 
@@ -166,8 +165,7 @@ def _sum_gradients(dgamma, dbeta, sums, parts):
 def _batch_norm_dx(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std):
     i = cuda.grid(1)
     if i < x.size:
-        m = i // x.shape[1]
-        c = i % x.shape[1]
+        m, c = divided(i, x.shape[1])
         normal = (x[m, c] - mean[c]) * inv_std[c]
         shift = (dbeta[c] + normal * dgamma[c]) / float32(x.shape[0])
         dx[m, c] = gamma[c] * inv_std[c] * (dout[m, c] - shift)
@@ -177,8 +175,7 @@ def _batch_norm_dx(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std):
 def _batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
     i = cuda.grid(1)
     if i < x.size:
-        m = i // x.shape[1]
-        c = i % x.shape[1]
+        m, c = divided(i, x.shape[1])
         factor = gamma[c] / math.sqrt(moving_variance[c] + epsilon)
         out[m, c] = (x[m, c] - moving_mean[c]) * factor + beta[c]
 
@@ -187,8 +184,7 @@ def _batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, eps
 def _batch_norm_fold(w_folded, b_folded, w, b, gamma, beta, moving_mean, moving_variance, epsilon):
     i = cuda.grid(1)
     if i < w.size:
-        k = i // w.shape[1]
-        f = i % w.shape[1]
+        k, f = divided(i, w.shape[1])
         factor = gamma[f] / math.sqrt(moving_variance[f] + epsilon)
         w_folded[k, f] = w[k, f] * factor
         if k == 0:

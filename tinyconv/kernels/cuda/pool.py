@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, float32, launch
+from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, divided, float32, launch
 
 
 def max_pool2d_forward(out, argmax, x, pool_size, strides, padding):
@@ -39,12 +39,10 @@ def _rows(kernel, image, *arguments):
 def _max_pool2d_forward(out, argmax, x, pool_size, strides, padding, keep):
     N, H, W, C = x.shape
     N, OH, OW, C = out.shape
-    n = cuda.blockIdx.x // OH
-    i = cuda.blockIdx.x % OH
+    n, i = divided(cuda.blockIdx.x, OH)
     jc = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
     if jc < OW * C:
-        j = jc // C
-        c = jc % C
+        j, c = divided(jc, C)
         best = float32(-math.inf)
         winner = -1
         for k in range(pool_size[0]):
@@ -65,34 +63,32 @@ def _max_pool2d_forward(out, argmax, x, pool_size, strides, padding, keep):
 def _max_pool2d_backward(dx, dout, argmax, pool_size, strides, padding):
     N, H, W, C = dx.shape
     N, OH, OW, C = dout.shape
-    n = cuda.blockIdx.x // H
-    y = cuda.blockIdx.x % H + padding[0]
+    n, row = divided(cuda.blockIdx.x, H)
+    y = row + padding[0]
     xc = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
     if xc < W * C:
-        x = xc // C + padding[1]
-        c = xc % C
+        column, c = divided(xc, C)
+        x = column + padding[1]
         total = float32(0)
         for k in range(pool_size[0]):
-            i = (y - k) // strides[0]
-            if y >= k and i * strides[0] == y - k and i < OH:
+            i, between = divided(max(y - k, 0), strides[0])
+            if y >= k and between == 0 and i < OH:
                 for l in range(pool_size[1]):
-                    j = (x - l) // strides[1]
-                    if x >= l and j * strides[1] == x - l and j < OW:  # noqa: SIM102
+                    j, between = divided(max(x - l, 0), strides[1])
+                    if x >= l and between == 0 and j < OW:  # noqa: SIM102
                         if argmax[n, i, j, c] == k * pool_size[1] + l:
                             total += dout[n, i, j, c]
-        dx[n, y - padding[0], x - padding[1], c] = total
+        dx[n, row, column, c] = total
 
 
 @cuda.jit
 def _average_pool2d_forward(out, x, pool_size, strides, padding):
     N, H, W, C = x.shape
     N, OH, OW, C = out.shape
-    n = cuda.blockIdx.x // OH
-    i = cuda.blockIdx.x % OH
+    n, i = divided(cuda.blockIdx.x, OH)
     jc = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
     if jc < OW * C:
-        j = jc // C
-        c = jc % C
+        j, c = divided(jc, C)
         top = i * strides[0] - padding[0]
         left = j * strides[1] - padding[1]
         total = float32(0)
@@ -108,22 +104,22 @@ def _average_pool2d_forward(out, x, pool_size, strides, padding):
 def _average_pool2d_backward(dx, dout, pool_size, strides, padding):
     N, H, W, C = dx.shape
     N, OH, OW, C = dout.shape
-    n = cuda.blockIdx.x // H
-    y = cuda.blockIdx.x % H + padding[0]
+    n, row = divided(cuda.blockIdx.x, H)
+    y = row + padding[0]
     xc = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
     if xc < W * C:
-        x = xc // C + padding[1]
-        c = xc % C
+        column, c = divided(xc, C)
+        x = column + padding[1]
         total = float32(0)
         for k in range(pool_size[0]):
-            i = (y - k) // strides[0]
-            if y >= k and i * strides[0] == y - k and i < OH:
+            i, between = divided(max(y - k, 0), strides[0])
+            if y >= k and between == 0 and i < OH:
                 top = i * strides[0] - padding[0]
                 height = min(top + pool_size[0], H) - max(top, 0)
                 for l in range(pool_size[1]):
-                    j = (x - l) // strides[1]
-                    if x >= l and j * strides[1] == x - l and j < OW:
+                    j, between = divided(max(x - l, 0), strides[1])
+                    if x >= l and between == 0 and j < OW:
                         left = j * strides[1] - padding[1]
                         width = min(left + pool_size[1], W) - max(left, 0)
                         total += dout[n, i, j, c] / float32(height * width)
-        dx[n, y - padding[0], x - padding[1], c] = total
+        dx[n, row, column, c] = total

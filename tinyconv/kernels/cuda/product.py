@@ -15,7 +15,7 @@ each; they go to scratch and :func:`add_parts` adds them in order. How many foll
 
 import numpy as np
 
-from tinyconv.kernels.cuda.device import VECTOR, blocks_for, cuda, float32, index, launch
+from tinyconv.kernels.cuda.device import VECTOR, blocks_for, cuda, divided, float32, index, launch
 
 TILE, DEPTH, SIDE = 64, 16, 4  # results of a block; depth of a round; results of a thread (each squared, but DEPTH)
 THREADS = (TILE // SIDE) ** 2
@@ -84,7 +84,8 @@ def _add_parts(out, rest, sums, size, parts, bias, finish, relu):
         for r in range(1, ROWS):
             total += shared[r, lane]
         if finish:
-            total += bias[i % bias.size]
+            _, column = divided(i, bias.size)
+            total += bias[column]
             if relu and total < float32(0):
                 total = float32(0)
         if i < out.size:
@@ -107,6 +108,8 @@ def product(row_of_a, depth_of_a, value_of_a, column_of_b, depth_of_b, value_of_
         tile_b = cuda.shared.array((DEPTH, PITCH), np.float32, VECTOR)
         places_a = cuda.local.array((SIDE, 3), np.int64)
         places_b = cuda.local.array((SIDE, 3), np.int64)
+        read_a = cuda.local.array(SIDE, np.float32)
+        read_b = cuda.local.array(SIDE, np.float32)
         sums = cuda.local.array((SIDE, SIDE), np.float32)
         t = cuda.threadIdx.x
         row = cuda.blockIdx.x * TILE
@@ -114,30 +117,30 @@ def product(row_of_a, depth_of_a, value_of_a, column_of_b, depth_of_b, value_of_
         d = cuda.blockIdx.z * part
         stop = min(d + part, depth)
         for q in range(SIDE):
-            at = row + (t // DEPTH + q * 16 if a_along_depth else t % TILE)
+            at = min(row + (t // DEPTH + q * 16 if a_along_depth else t % TILE), rows - 1)
             places_a[q, 0], places_a[q, 1], places_a[q, 2] = row_of_a(at, shape)
-            at = column + (t // DEPTH + q * 16 if b_along_depth else t % TILE)
+            at = min(column + (t // DEPTH + q * 16 if b_along_depth else t % TILE), columns - 1)
             places_b[q, 0], places_b[q, 1], places_b[q, 2] = column_of_b(at, shape)
             for p in range(SIDE):
                 sums[q, p] = float32(0)
 
-        while d < stop:
+        while d < stop:  # beyond the last row, column or depth the last one is read again; only depth must count as 0
             for q in range(SIDE):
-                r = t // DEPTH + q * 16 if a_along_depth else t % TILE
                 k = t % DEPTH if a_along_depth else t // TILE + q * 4
-                value = float32(0)
-                if row + r < rows and d + k < stop:
-                    place = (places_a[q, 0], places_a[q, 1], places_a[q, 2])
-                    value = value_of_a(a, place, depth_of_a(d + k, shape), shape)
-                tile_a[index(k), index(r)] = value
-            for q in range(SIDE):
-                r = t // DEPTH + q * 16 if b_along_depth else t % TILE
+                place = (places_a[q, 0], places_a[q, 1], places_a[q, 2])
+                value = value_of_a(a, place, depth_of_a(min(d + k, stop - 1), shape), shape)
+                read_a[q] = value if d + k < stop else float32(0)
                 k = t % DEPTH if b_along_depth else t // TILE + q * 4
-                value = float32(0)
-                if column + r < columns and d + k < stop:
-                    place = (places_b[q, 0], places_b[q, 1], places_b[q, 2])
-                    value = value_of_b(b, place, depth_of_b(d + k, shape), shape)
-                tile_b[index(k), index(r)] = value
+                place = (places_b[q, 0], places_b[q, 1], places_b[q, 2])
+                value = value_of_b(b, place, depth_of_b(min(d + k, stop - 1), shape), shape)
+                read_b[q] = value if d + k < stop else float32(0)
+            for q in range(SIDE):
+                k = t % DEPTH if a_along_depth else t // TILE + q * 4
+                r = t // DEPTH + q * 16 if a_along_depth else t % TILE
+                tile_a[index(k), index(r)] = read_a[q]
+                k = t % DEPTH if b_along_depth else t // TILE + q * 4
+                r = t // DEPTH + q * 16 if b_along_depth else t % TILE
+                tile_b[index(k), index(r)] = read_b[q]
             cuda.syncthreads()
             k = 0
             while k < DEPTH:
