@@ -1,6 +1,5 @@
 """Words that several error messages share."""
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -13,10 +12,12 @@ def suggest(name: object, options: Iterable[str]) -> str:
     Case, and whether words are joined by "_", "-" or capitals, do not count: "MaxPool2D" is close to "max_pool2d".
     Without a likely option only the list is returned.
     """
+    from difflib import get_close_matches
+
     options = list(options)
     expected = f"Expected one of {', '.join(map(repr, options))}."
     plain = {_plain(option): option for option in options}
-    close = difflib.get_close_matches(_plain(name), plain, n=1) if isinstance(name, str) else []
+    close = get_close_matches(_plain(name), plain, n=1) if isinstance(name, str) else []
     return f"Did you mean {plain[close[0]]!r}? {expected}" if close else expected
 
 

@@ -5,19 +5,14 @@ file: the second load needs neither TensorFlow nor the network.
 """
 
 import hashlib
+import io
 import json
 import os
 import re
-import socket
 import sys
-import tempfile
-import urllib.parse
-import urllib.request
 import warnings
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +125,8 @@ def _builder(tfds: Any, name: str, data_dir: Any) -> Any:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
+        from difflib import get_close_matches
+
         close = get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=3)
         hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
         catalog = "Expected a name of https://www.tensorflow.org/datasets/catalog."
@@ -174,6 +171,10 @@ def _prepare(tfds: Any, builder: Any, name: str, manual_dir: Any) -> None:
 
 def _check_network(builder: Any, manual_dir: Any) -> None:
     """Raise OSError if a file must be downloaded whose server cannot be reached: TFDS would try for minutes."""
+    import socket
+    import urllib.parse
+    import urllib.request
+
     if urllib.request.getproxies():
         return  # then only the proxy needs to be reached
     for url, info in (builder.url_infos or {}).items():
@@ -273,26 +274,27 @@ def _cache_file(cache_dir: Any, name: str, *request: Any) -> Path:
 
 def _read_cache(path: Path) -> Dataset | None:
     """The set kept in that file; None if there is none, or if it is damaged."""
+    from zipfile import BadZipFile
+
     try:
         with np.load(path, allow_pickle=False) as kept:
             about = json.loads(str(kept["about"]))
             train, test = (kept["x_train"], kept["y_train"]), (kept["x_test"], kept["y_test"])
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile):
         return None
     return Dataset(about["name"], tuple(about["splits"]), train, test, tuple(about["class_names"]))
 
 
 def _write_cache(path: Path, dataset: Dataset) -> None:
     """Keep the set; a file that cannot be written costs only the time to prepare it again."""
+    from tinyconv.saving import atomic
+
     about = json.dumps({"name": dataset.name, "splits": dataset.splits, "class_names": dataset.class_names})
     (x_train, y_train), (x_test, y_test) = dataset
-    part = None
+    file = io.BytesIO()
+    np.savez(file, about=np.array(about), x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            np.savez(part, about=np.array(about), x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-        Path(part.name).replace(path)  # whole or not at all
+        atomic.write(path, file.getvalue())
     except OSError as error:
-        if part:
-            Path(part.name).unlink(missing_ok=True)
         warnings.warn(f"The data set is not kept for the next time: {error}. Fix: cache_dir=...", stacklevel=3)
