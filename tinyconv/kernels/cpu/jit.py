@@ -24,6 +24,7 @@ import hashlib
 import inspect
 import os
 import pickle
+import re
 import sys
 import tempfile
 import time
@@ -39,7 +40,7 @@ from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
-from tinyconv.kernels.cpu.threads import LAYER, SETTINGS
+from tinyconv.kernels.cpu.threads import LAYER, SETTINGS, one_at_a_time
 
 HERE = Path(__file__).parent
 
@@ -50,9 +51,7 @@ def jit(function=None, *, parallel=False, reassociate=False, **options):
         return functools.partial(jit, parallel=parallel, reassociate=reassociate, **options)
     parallel = parallel and os.environ.get("TINYCONV_PARALLEL", "1") != "0"
     flags = {
-        "nogil": not (
-            parallel and LAYER == "workqueue"
-        ),  # workqueue aborts if two threads call it: the GIL prevents it
+        "nogil": True,
         "error_model": "numpy",
         "fastmath": {"contract", "reassoc"} if reassociate else {"contract"},
         "parallel": parallel,
@@ -63,13 +62,13 @@ def jit(function=None, *, parallel=False, reassociate=False, **options):
     file = function.__code__.co_filename
     if hasattr(compiled, "_cache") and os.path.exists(file):  # not so under NUMBA_DISABLE_JIT, or in a notebook
         compiled._cache = KernelCache(function, flags)
-    return compiled
+    return one_at_a_time(compiled) if parallel and LAYER == "workqueue" else compiled
 
 
 class KernelCache(_Cache):
     """One file for each function, signature, processor and set of flags.
 
-    A file is valid only for the sources of *all* kernels that it was compiled from, and begins with the hash of its
+    A file is valid only for the sources of *all* functions that it was compiled from, and begins with the hash of its
     content. A file that is missing, stale or damaged is compiled anew and replaced; one that cannot be written is not.
     """
 
@@ -138,16 +137,29 @@ def describe(thing) -> str:
 
 @functools.cache
 def source_stamp(file: str) -> bytes:
-    """The hash of all that a function of that file is compiled from: the file, all kernels, and the compiler."""
+    """The hash of all that a function of that file is compiled from: the sources, and the compiler."""
     versions = f"{numba.__version__} {llvmlite.__version__} {sys.version}"
-    return hashlib.sha256(versions.encode() + kernel_sources() + Path(file).read_bytes()).digest()
+    contents = (read(path) for path in sorted(sources(Path(file))))
+    return hashlib.sha256(b"\0".join([versions.encode(), *contents])).digest()
+
+
+def sources(file: Path) -> set[Path]:
+    """The file, the kernel files that it imports, and those that they import."""
+    found, todo = set(), [file]
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found.add(path)
+            modules = re.findall(rb"^\s*(?:from|import) tinyconv\.kernels\.([\w.]+)", read(path), re.MULTILINE)
+            for module in modules:
+                whole = HERE.parent.joinpath(*module.decode().split("."))
+                todo += whole.glob("*.py") if whole.is_dir() else [whole.with_suffix(".py")]
+    return found
 
 
 @functools.cache
-def kernel_sources() -> bytes:
-    """The sources of the CPU kernels, and of the reference, from which they have some constants."""
-    paths = sorted(path for folder in (HERE, HERE.parent / "reference") for path in folder.glob("*.py"))
-    return b"".join(path.name.encode() + path.read_bytes() for path in paths)
+def read(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 @functools.cache

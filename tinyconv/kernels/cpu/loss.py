@@ -6,10 +6,10 @@ from numba import prange
 from tinyconv.kernels.cpu.activation import exp, softmax_row
 from tinyconv.kernels.cpu.blocks import by_size
 from tinyconv.kernels.cpu.jit import jit
-from tinyconv.kernels.reference import loss as reference
+from tinyconv.kernels.reference.loss import EPSILON
 
 ZERO, ONE, TWO, HALF = (np.float32(value) for value in (0, 1, 2, 0.5))
-LOWEST, HIGHEST = np.float32(reference.EPSILON), np.float32(1 - reference.EPSILON)  # of a probability
+LOWEST, HIGHEST = np.float32(EPSILON), np.float32(1 - EPSILON)  # of a probability
 
 
 @by_size(1, cost=4)

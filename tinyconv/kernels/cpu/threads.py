@@ -9,14 +9,17 @@ else runs on the machine; *tbb* has none of these faults. So :data:`LAYER`, in t
 * tbb, which comes with tinyconv from PyPI where there are wheels for it. Numba does not look into the folder where pip
   puts the library, so it is loaded here, before Numba wants it;
 * omp, whose waiting threads are told to sleep instead of spinning;
-* workqueue. :func:`tinyconv.kernels.cpu.jit.jit` then lets no other Python thread run during a parallel kernel.
+* workqueue, and a lock around every parallel kernel.
 """
 
 import ctypes
+import functools
 import importlib
 import os
 import sys
 import sysconfig
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +67,20 @@ def _choose() -> str:
 
 
 LAYER = _choose()
+
+
+_LOCK = threading.Lock()
+
+
+def one_at_a_time(kernel: Callable[..., None]) -> Callable[..., None]:
+    """The same kernel, that waits until no other Python thread is in such a kernel."""
+
+    @functools.wraps(kernel)
+    def locked(*arguments):
+        with _LOCK:
+            return kernel(*arguments)
+
+    return locked
 
 
 def threading_layer() -> str:

@@ -1,0 +1,415 @@
+"""What is under the CPU kernels: the cache of compiled code, the threads, and what the processor can do.
+
+Most of it happens once in the life of a process, so most of these tests start one, many on a copy of the kernels that
+they may damage.
+"""
+
+import concurrent.futures
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import textwrap
+from importlib import metadata
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import tinyconv.kernels
+from tinyconv.kernels import cpu
+from tinyconv.kernels.cpu import blocks, host, jit, threads
+
+HERE = Path(__file__).parent
+KERNELS = Path(tinyconv.kernels.__file__).parent
+X86 = platform.machine() in ("x86_64", "AMD64")
+
+# Calls one kernel, and says what was compiled for it.
+ONE_KERNEL = """
+import numpy as np
+from tinyconv.kernels.cpu import activation, jit
+x = np.array([-1, 0, 2], np.float32)
+with jit.compile_watch(lambda: print("compiling")) as watch:
+    activation.relu_forward(x, x)
+assert x.tolist() == [0, 0, 2], x
+print(watch.functions, "in", watch.seconds)
+"""
+
+# Compares a few kernels of every kind with the reference.
+MANY_KERNELS = """
+import numpy as np
+from tinyconv.kernels import cpu, reference
+from tinyconv.kernels.cpu import blocks, host
+blocks.SERIAL = -1
+rng = np.random.default_rng(0)
+def f32(*shape): return rng.standard_normal(shape).astype(np.float32)
+def same(name, outputs, *inputs):
+    expected = [output.copy() for output in outputs]
+    getattr(cpu, name)(*outputs, *inputs)
+    getattr(reference, name)(*expected, *inputs)
+    for output, truth in zip(outputs, expected):
+        np.testing.assert_allclose(output, truth, rtol=1e-4, atol=1e-5)
+    return outputs
+x, images, half = f32(5000), f32(2, 9, 8, 19), f32(2, 4, 4, 19)
+same("tanh_forward", [f32(5000)], x)
+same("elu_forward", [f32(5000)], x, 1.0)
+_, argmax = same("max_pool2d_forward", [half, np.zeros(half.shape, np.int32)], images, (2, 2), (2, 2), (0, 0))
+same("max_pool2d_backward", [f32(*images.shape)], half, argmax, (2, 2), (2, 2), (0, 0))
+same("dropout_forward", [f32(7, 301)], f32(7, 301), np.array([3, 0, 9]), 2**63 + 5, 1, 0.3)
+same("softmax_cross_entropy_forward", [f32(9), f32(9, 10)], f32(9, 10), np.eye(9, 10, dtype=np.float32))
+gradients = [f32(33, 21), f32(21), f32(21)]
+same("batch_norm_backward", gradients, f32(33, 21), f32(33, 21), f32(21), f32(21), f32(21) ** 2)
+same("adam_update", [x, f32(5000), f32(5000) ** 2], f32(5000), np.array([0, 0, 0]), f32(1), 0.9, 0.999, 1e-7, 0.0)
+same("gather_one_hot", [f32(6, 10)], rng.integers(0, 10, 9), rng.permutation(9), np.array([0, 2, 0]))
+print(host.LANES, host.REGISTERS)
+"""
+
+
+def run(program, folder=None, **environment):
+    """Run a program, with the tinyconv of that folder, and return what it prints."""
+    paths = [str(folder or KERNELS.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, cwd=folder, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def compiled(folder, **environment):
+    """Whether calling one kernel had to compile it."""
+    return run(ONE_KERNEL, folder, **environment).startswith("compiling")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A folder with a copy of the kernels in a package of the same name, nothing compiled yet."""
+    ignore = shutil.ignore_patterns("__pycache__", "cuda")
+    shutil.copytree(KERNELS, tmp_path / "tinyconv" / "kernels", ignore=ignore)
+    (tmp_path / "tinyconv" / "__init__.py").touch()
+    return tmp_path
+
+
+def cache_folders(folder):
+    return {file.parent for file in folder.rglob("*.nbc")}
+
+
+def test_a_kernel_is_compiled_once_per_machine(copy):
+    first = run(ONE_KERNEL, copy)
+    assert first.startswith("compiling")
+    assert first.count("compiling") == 1
+    assert "'relu_forward'" in first
+    assert run(ONE_KERNEL, copy) == "[] in 0.0"
+    assert cache_folders(copy) == {copy / "tinyconv" / "kernels" / "cpu" / "__pycache__"}
+
+
+def test_an_edit_of_an_inlined_function_in_another_file_is_noticed(copy):
+    folder = copy / "tinyconv" / "kernels" / "cpu"
+    (folder / "inner.py").write_text("from tinyconv.kernels.cpu.jit import jit\n@jit\ndef factor():\n    return 2\n")
+    (folder / "outer.py").write_text(
+        "from tinyconv.kernels.cpu.jit import jit\nfrom tinyconv.kernels.cpu.inner import factor\n"
+        "@jit\ndef scaled(x):\n    return x * factor()\n"
+    )
+    program = """
+        from tinyconv.kernels.cpu import jit, outer
+        with jit.compile_watch() as watch:
+            print(outer.scaled(10), watch.functions)
+    """
+    assert run(program, copy) == "20 ['scaled', 'factor']"
+    assert run(program, copy) == "20 []"
+    assert compiled(copy)
+    (folder / "inner.py").write_text((folder / "inner.py").read_text().replace("2", "3"))
+    assert run(program, copy) == "30 ['scaled', 'factor']"
+    assert not compiled(copy), "an edit of a file that a kernel does not use compiled it again"
+
+
+def test_a_damaged_cache_file_is_compiled_anew(copy):
+    damages = {
+        "empty": lambda content: b"",
+        "half": lambda content: content[: len(content) // 2],
+        "all but the last byte": lambda content: content[:-1],
+        "one byte changed": lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+    }
+    assert compiled(copy)
+    for name, damage in damages.items():
+        for file in copy.rglob("*.nbc"):
+            file.write_bytes(damage(file.read_bytes()))
+        assert compiled(copy), name
+    assert not compiled(copy)
+
+
+def test_another_processor_or_bounds_checks_get_compiled_code_of_their_own(copy):
+    assert compiled(copy)
+    assert compiled(copy, NUMBA_BOUNDSCHECK="1")
+    if X86:
+        assert compiled(copy, NUMBA_CPU_NAME="nehalem", NUMBA_CPU_FEATURES="+sse4.2")
+    assert not compiled(copy)
+
+
+def test_where_the_package_cannot_be_written_the_user_s_folder_keeps_the_cache(copy):
+    """A file where the folder should be: that stops the superuser too."""
+    (copy / "tinyconv" / "kernels" / "cpu" / "__pycache__").touch()
+    home = {"HOME": str(copy / "home"), "XDG_CACHE_HOME": str(copy / "home" / "cache")}
+    if sys.platform != "linux":
+        pytest.skip("the user's folder is named by other variables here")
+    assert compiled(copy, **home)
+    (folder,) = cache_folders(copy)
+    assert folder.is_relative_to(copy / "home" / "cache")
+    assert not compiled(copy, **home)
+
+
+def test_where_nothing_can_be_written_kernels_run_uncached(copy):
+    (copy / "tinyconv" / "kernels" / "cpu" / "__pycache__").touch()
+    (copy / "file").touch()
+    nowhere = {"HOME": str(copy / "file"), "XDG_CACHE_HOME": str(copy / "file"), "NUMBA_CACHE_DIR": ""}
+    for _ in range(2):
+        assert compiled(copy, **nowhere)
+    assert not cache_folders(copy)
+
+
+def test_a_chosen_cache_folder_is_used(copy):
+    assert compiled(copy, NUMBA_CACHE_DIR=str(copy / "chosen"))
+    (folder,) = cache_folders(copy)
+    assert folder.is_relative_to(copy / "chosen")
+
+
+def test_a_full_disk_is_no_error(monkeypatch):
+    def full(path, content):
+        raise OSError("No space left on device")
+
+    @jit.jit
+    def twice(x):
+        return 2 * x
+
+    monkeypatch.setattr(jit, "replace", full)
+    assert twice(4) == 8
+
+
+def test_functions_made_by_a_function_are_told_apart(copy):
+    (copy / "made.py").write_text(
+        "from tinyconv.kernels.cpu.jit import jit\ndef make(factor, inner):\n    @jit\n    def made(x):\n"
+        "        return factor * inner(x)\n    return made\n@jit\ndef plus(x):\n    return x + 1\n"
+        "@jit\ndef minus(x):\n    return x - 1\n"
+    )
+    program = """
+        from made import make, minus, plus
+        from tinyconv.kernels.cpu import jit
+        with jit.compile_watch() as watch:
+            print(*[make(factor, inner)(10) for factor in (2, 3) for inner in (plus, minus)], len(watch.functions))
+    """
+    assert run(program, copy) == "22 18 33 27 6"
+    assert run(program, copy) == "22 18 33 27 0"
+
+
+def test_two_cold_processes_at_once(copy):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert any(pool.map(compiled, [copy, copy]))
+    assert not compiled(copy)
+    assert len(list(copy.rglob("activation.relu_forward-*.nbc"))) == 1
+    assert not list(copy.rglob("tmp*")), "left-over temporary files"
+
+
+def test_importing_compiles_nothing():
+    program = """
+        from numba.core import event
+        with event.install_recorder("numba:compile") as recorder:
+            import tinyconv.kernels.cpu
+        print(len(recorder.buffer))
+    """
+    assert run(program) == "0"
+
+
+def test_compile_watch_says_when_and_how_long():
+    calls = []
+
+    @jit.jit
+    def plus(x):
+        return x + 1
+
+    with jit.compile_watch(lambda: calls.append("first")) as watch:
+        plus(1)
+        plus(1.5)
+        plus(2)
+    assert calls == ["first"]
+    assert len(watch.functions) == 2
+    assert watch.seconds > 0
+
+
+def test_without_the_compiler_kernels_are_plain_python():
+    program = """
+        import numpy as np
+        from tinyconv.kernels import cpu
+        x = np.array([-1, 2], np.float32)
+        cpu.relu_forward(x, x)
+        print(x)
+    """
+    assert run(program, NUMBA_DISABLE_JIT="1") == "[0. 2.]"
+
+
+@pytest.mark.skipif(not X86, reason="names processors of another kind")
+@pytest.mark.parametrize(
+    ("name", "features", "vectors"),
+    [("haswell", "+avx,+avx2,+fma", "8 16"), ("nehalem", "", "4 16")],
+)
+def test_narrower_processors_compute_the_same(name, features, vectors):
+    """Serially, which compiles faster: how wide the vectors are has nothing to do with threads."""
+    settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "TINYCONV_PARALLEL": "0"}
+    assert run(MANY_KERNELS, **settings) == vectors
+
+
+def test_vectors_of_this_processor():
+    assert host.LANES in (4, 8, 16)
+    assert host.REGISTERS in (16, 32)
+    if X86 and sys.platform == "linux":
+        assert (host.LANES == 16) == (" avx512f " in Path("/proc/cpuinfo").read_text())
+
+
+def test_kernels_stay_within_bounds():
+    """Bounds are checked in the plain, not the parallel loops: in those, an error would be swallowed."""
+    assert run(MANY_KERNELS, NUMBA_BOUNDSCHECK="1", TINYCONV_PARALLEL="0") == f"{host.LANES} {host.REGISTERS}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(file.name for file in HERE.glob("test_cpu_*.py") if file != Path(__file__)))
+def test_all_kernels_stay_within_bounds(name):
+    """The kernels' own tests again, with bounds checks."""
+    settings = os.environ | {"NUMBA_BOUNDSCHECK": "1", "TINYCONV_PARALLEL": "0"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / name)]
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=1800)
+    assert done.returncode == 0, done.stdout
+
+
+def test_bounds_checks_find_a_label_out_of_range():
+    program = """
+        import numpy as np
+        from tinyconv.kernels import cpu
+        try:
+            cpu.gather_one_hot(np.zeros((1, 3), np.float32), np.array([3]), np.array([0]), np.zeros(3, np.int64))
+        except IndexError:
+            print("found")
+    """
+    assert run(program, NUMBA_BOUNDSCHECK="1", TINYCONV_PARALLEL="0") == "found"
+
+
+# Two Python threads call a parallel kernel at the same time.
+TWO_THREADS = """
+import threading
+import numpy as np
+from tinyconv.kernels.cpu import activation, blocks, threads
+blocks.SERIAL = -1
+wrong = []
+def work(value):
+    x, out = np.full(100000, value, np.float32), np.zeros(100000, np.float32)
+    for _ in range(30):
+        out[:] = 0
+        activation.relu_forward(out, x)
+        if (out != value).any():
+            wrong.append(value)
+workers = [threading.Thread(target=work, args=(value,)) for value in (1, 2)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+print(threads.LAYER, threads.threading_layer(), len(wrong))
+"""
+
+WITHOUT_TBB = 'import sys; sys.modules["numba.np.ufunc.tbbpool"] = None\n'
+has_omp = pytest.mark.skipif(not threads._importable("omppool"), reason="no OpenMP library here")
+
+
+@pytest.mark.parametrize("layer", ["workqueue", pytest.param("omp", marks=has_omp), "default"])
+def test_two_python_threads_may_call_kernels_at_once(layer):
+    expected = threads.LAYER if layer == "default" else layer
+    assert run(TWO_THREADS, NUMBA_THREADING_LAYER=layer) == f"{expected} {expected} 0"
+
+
+@pytest.mark.skipif("NUMBA_THREADING_LAYER" in os.environ, reason="the user has chosen another")
+def test_tbb_is_found_where_pip_installed_it():
+    try:
+        metadata.version("tbb")
+    except metadata.PackageNotFoundError:
+        pytest.skip("no TBB here")
+    assert threads.LAYER == threads.threading_layer() == "tbb"
+
+
+@has_omp
+def test_without_tbb_it_is_openmp_whose_threads_sleep_while_they_wait():
+    program = TWO_THREADS + "import os; print(os.environ['OMP_WAIT_POLICY'])"
+    assert run(WITHOUT_TBB + program) == "omp omp 0\npassive"
+    assert run(WITHOUT_TBB + program, OMP_WAIT_POLICY="active") == "omp omp 0\nactive"
+
+
+def test_without_either_it_is_workqueue():
+    without = WITHOUT_TBB + 'sys.modules["numba.np.ufunc.omppool"] = None\n'
+    assert run(without + TWO_THREADS) == "workqueue workqueue 0"
+
+
+@pytest.mark.skipif(threads.LAYER != "tbb" or not hasattr(os, "fork"), reason="only TBB survives a fork")
+def test_a_forked_child_may_call_kernels():
+    program = """
+        import os
+        import numpy as np
+        from tinyconv.kernels.cpu import activation, blocks
+        blocks.SERIAL = -1
+        x = np.ones(100000, np.float32)
+        out = np.zeros_like(x)
+        activation.relu_forward(out, x)
+        child = os.fork()
+        if child == 0:
+            out[:] = 0
+            activation.relu_forward(out, x)
+            os._exit(7 if out.all() else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        activation.relu_forward(out, x)
+    """
+    assert run(program) == "7"
+
+
+def test_setting_the_number_of_threads():
+    most = numba.config.NUMBA_NUM_THREADS
+    try:
+        threads.set_threads(1)
+        assert threads.get_threads() == 1
+        threads.set_threads(most)
+        assert threads.get_threads() == most
+        for count in (0, -1, most + 1):
+            with pytest.raises(ValueError, match=rf"Expected a number from 1 to {most}\. Received: {count}\."):
+                threads.set_threads(count)
+    finally:
+        threads.set_threads(most)
+
+
+def test_results_do_not_depend_on_the_number_of_threads_of_a_process():
+    program = """
+        import hashlib
+        import numpy as np
+        from tinyconv.kernels import cpu
+        rng = np.random.default_rng(0)
+        digest = hashlib.sha256()
+        x = rng.standard_normal((3000, 50)).astype(np.float32)
+        out, mean, inv_std, a, b = (np.zeros(shape, np.float32) for shape in (x.shape, 50, 50, 50, 50))
+        cpu.batch_norm_forward(out, mean, inv_std, a, b, x, a, b, 0.9, 1e-3)
+        digest.update(mean), digest.update(inv_std)
+        cpu.sigmoid_forward(out.reshape(-1), x.reshape(-1))
+        digest.update(out)
+        cpu.softmax_forward(out, x)
+        digest.update(out)
+        print(digest.hexdigest())
+    """
+    assert len({run(program, NUMBA_NUM_THREADS=count) for count in ("1", "2", "5")}) == 1
+
+
+def test_blocks_cover_every_element_once():
+    for size in (0, 1, blocks.BLOCK - 1, blocks.BLOCK, blocks.BLOCK + 1, 5 * blocks.BLOCK + 7):
+        covered = np.zeros(size, int)
+        for block in range(blocks.blocks(size)):
+            start, stop = blocks.span(np.uint64(block), size)
+            covered[start:stop] += 1
+        assert (covered == 1).all()
+
+
+def test_the_set_has_the_memory_functions():
+    array = cpu.allocate((3, 5), np.float32)
+    assert array.ctypes.data % 64 == 0
+    cpu.upload(array, np.ones((3, 5), np.float32))
+    cpu.record([(cpu.relu_forward, (array.reshape(-1), -array.reshape(-1)))])()
+    assert (array == 0).all()
