@@ -65,7 +65,9 @@ def test_a_nan_survives_relu():
     compare("conv2d_forward", nothing(*x.shape), x, w, b, work, *geometry, True)
 
 
-@pytest.mark.parametrize(("N", "K", "F", "wanted"), [(3, 5, 2, True), (2, 70, 3, True), (2, 3, 70, True), (1, 1, 1, False)])
+@pytest.mark.parametrize(
+    ("N", "K", "F", "wanted"), [(3, 5, 2, True), (2, 70, 3, True), (2, 3, 70, True), (1, 1, 1, False)]
+)
 def test_dense(N, K, F, wanted):
     random = np.random.default_rng(3)
     x, w, b, dout = floats(random, N, K), floats(random, K, F), floats(random, F), floats(random, N, F)

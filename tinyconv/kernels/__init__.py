@@ -30,7 +30,10 @@ def load(name: str) -> ModuleType:
     """
     if name not in NAMES:
         raise ValueError(f"Unknown backend. Expected one of {', '.join(map(repr, NAMES))}. Received: {name!r}.")
-    return importlib.import_module(f"tinyconv.kernels.{name}")
+    kernel_set = importlib.import_module(f"tinyconv.kernels.{name}")
+    if name == "cuda":
+        kernel_set.require()
+    return kernel_set
 
 
 def cuda_usable() -> bool:

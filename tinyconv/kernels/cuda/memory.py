@@ -5,6 +5,7 @@ to compute it. A *graph* is the whole list of launches, recorded once, that the 
 """
 
 import logging
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -24,9 +25,10 @@ _warned: set[str] = set()
 def allocate(shape: tuple[int, ...], dtype: Any) -> Any:
     """A new array of zeros on the device. RuntimeError if there is no device, or not enough memory on it."""
     require()
-    host = np.zeros(shape, dtype)  # the operating system hands out one page of zeros for all of it
+    size = math.prod(shape)
+    host = np.zeros(max(size, 1), dtype)  # Numba cannot slice what has no elements, so even those get one
     try:
-        return cuda.to_device(host, stream=stream())
+        array = cuda.to_device(host, stream=stream())
     except Exception as error:
         if getattr(error, "code", None) != _OUT_OF_MEMORY:
             raise
@@ -35,6 +37,8 @@ def allocate(shape: tuple[int, ...], dtype: Any) -> Any:
             f"and {_free()} are free. Fix: use a smaller batch_size, end other programs on the GPU, or use "
             'backend="cpu".'
         ) from None
+    synchronize()  # host may go
+    return array[:size].reshape(shape)
 
 
 def upload(array: Any, host: np.ndarray) -> None:

@@ -1,8 +1,9 @@
-"""Two small repairs to Numba's CUDA simulator (``NUMBA_ENABLE_CUDASIM=1``), which runs kernels as Python threads.
+"""Three small repairs to Numba's CUDA simulator (``NUMBA_ENABLE_CUDASIM=1``), which runs kernels as Python threads.
 
 Its shared arrays take no alignment, which the kernels ask for on a device; and they start with whatever was in
 memory. Here the alignment is ignored, and they start as NaN (or a large negative number), so that a kernel that
-reads what no thread wrote is seen by its result.
+reads what no thread wrote is seen by its result. And the shape of its arrays becomes a plain tuple, which also counts
+from the end, as on a device.
 """
 
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numba.cuda.simulator import kernelapi
+from numba.cuda.simulator.cudadrv import devicearray
 
 
 class Shared:
@@ -41,6 +43,7 @@ def _poisoned(shape: Any, dtype: Any) -> np.ndarray:
 
 
 def install() -> None:
-    """Put both in the place of Numba's."""
+    """Put them in the place of Numba's."""
     kernelapi.FakeCUDAShared = Shared
     kernelapi.FakeCUDALocal = Local
+    devicearray.FakeShape = tuple

@@ -1,0 +1,83 @@
+"""Whole networks in the CUDA simulator: training, evaluation and prediction against the CPU's kernels."""
+
+import numpy as np
+import pytest
+
+import tinyconv
+from tinyconv import layers
+from tinyconv.kernels import cuda
+
+random = np.random.default_rng(6)
+
+
+def digits(seed):
+    """The MNIST network, smaller: its fused step, its dropout behind the pooling, its dense head."""
+    tinyconv.utils.set_random_seed(seed)
+    return tinyconv.Sequential(
+        [
+            tinyconv.Input(shape=(6, 6, 1)),
+            layers.Conv2D(3, kernel_size=3, activation="relu"),
+            layers.MaxPooling2D(pool_size=2),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+
+
+def general(seed):
+    """What the fused step does not cover: strides, same padding, normalisation, other pooling, another activation."""
+    tinyconv.utils.set_random_seed(seed)
+    return tinyconv.Sequential(
+        [
+            tinyconv.Input(shape=(5, 5, 2)),
+            layers.Conv2D(3, kernel_size=(3, 2), strides=2, padding="same"),
+            layers.BatchNormalization(),
+            layers.Activation("tanh"),
+            layers.MaxPooling2D(pool_size=2, strides=1),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2),
+        ]
+    )
+
+
+def pair(make, **settings):
+    """The same network on both kernel sets."""
+    models = [make(3) for _ in range(2)]
+    for model, backend in zip(models, ("cuda", "cpu"), strict=True):
+        model.compile(backend=backend, **settings)
+    return models
+
+
+def assert_equal_weights(left, right):
+    for a, b in zip(left.get_weights(), right.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_training_agrees_with_the_cpu_over_a_ragged_last_batch():
+    x = random.random((5, 6, 6, 1), dtype=np.float32)
+    y = np.eye(2, dtype=np.float32)[random.integers(0, 2, 5)]
+    ours, theirs = pair(digits, loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
+    histories = [model.fit(x, y, batch_size=3, verbose=0).history for model in (ours, theirs)]
+    for name in histories[1]:
+        np.testing.assert_allclose(histories[0][name], histories[1][name], rtol=1e-5)
+    assert_equal_weights(ours, theirs)
+    np.testing.assert_allclose(ours.predict(x, batch_size=5), theirs.predict(x, batch_size=5), rtol=1e-5)
+    np.testing.assert_allclose(ours.evaluate(x, y, verbose=0), theirs.evaluate(x, y, verbose=0), rtol=1e-5)
+
+
+def test_a_general_network_agrees_with_the_cpu():
+    x, y = random.standard_normal((2, 5, 5, 2)).astype(np.float32), random.random((2, 2), dtype=np.float32)
+    ours, theirs = pair(general, loss="mse", optimizer=tinyconv.optimizers.SGD(0.1, momentum=0.9))
+    losses = [[model.train_on_batch(x, y) for _ in range(2)] for model in (ours, theirs)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert_equal_weights(ours, theirs)
+
+
+def test_device_arrays_are_taken_as_they_are():
+    array = cuda.allocate((3, 2), np.float32)
+    assert cuda.as_device_array(array) is array
+    with pytest.raises(TypeError, match="Expected an array on a CUDA device"):
+        cuda.as_device_array([1.0])
+    with pytest.raises(TypeError, match="Received one on DLPack device type 1"):
+        cuda.as_device_array(np.zeros(3, np.float32))
