@@ -163,7 +163,7 @@ def _dense(graph: Graph, op: ops.Dense, x: Flow, weights: Weights) -> Flow:
 
 def _max_pool2d(graph: Graph, op: ops.MaxPool2D, x: Flow, weights: Weights) -> Flow:
     x = graph.channels_first(x)
-    window = {"kernel_shape": op.pool_size, "strides": op.strides, "pads": _pads(op, op.pool_size)}
+    window: dict[str, Any] = {"kernel_shape": op.pool_size, "strides": op.strides, "pads": _pads(op, op.pool_size)}
     return Flow(graph.add("MaxPool", [x.name], op.name, **window), op.out_shape, True)
 
 
@@ -172,7 +172,7 @@ def _average_pool2d(graph: Graph, op: ops.AveragePool2D, x: Flow, weights: Weigh
     if op.pool_size == op.x_shape[:2] and op.padding == (0, 0):
         out = Flow(graph.add("GlobalAveragePool", [x.name], op.name), (1, 1, op.x_shape[-1]), True)
         return out if len(op.out_shape) == 3 else _flatten(graph, op, out, weights)
-    window = {"kernel_shape": op.pool_size, "strides": op.strides, "pads": _pads(op, op.pool_size)}
+    window: dict[str, Any] = {"kernel_shape": op.pool_size, "strides": op.strides, "pads": _pads(op, op.pool_size)}
     return Flow(graph.add("AveragePool", [x.name], op.name, count_include_pad=0, **window), op.out_shape, True)
 
 
@@ -185,7 +185,7 @@ def _dropout(graph: Graph, op: ops.Dropout, x: Flow, weights: Weights) -> Flow:
 
 
 def _activation(graph: Graph, op: ops.Activation, x: Flow, weights: Weights) -> Flow:
-    options = {"alpha": op.options[ALPHA[op.kind]]} if op.kind in ALPHA else {}
+    options: dict[str, Any] = {"alpha": op.options[ALPHA[op.kind]]} if op.kind in ALPHA else {}
     return Flow(graph.add(ACTIVATIONS[op.kind], [x.name], op.name, **options), x.shape, x.channels_first)
 
 

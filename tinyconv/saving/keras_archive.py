@@ -60,7 +60,7 @@ def loads(content: bytes, where: str, compile: bool = True, backend: str | None 
         if not isinstance(config["compile_config"], dict):
             raise ValueError(f"{where} is damaged: its compile_config is no object.")
         model.compile(**keras_config.to_compilation(config["compile_config"], where), backend=backend)
-        keras_weights.load_optimizer(model, arrays, where)
+        keras_weights.load_optimizer(model, arrays, where, same=True)
     return model
 
 

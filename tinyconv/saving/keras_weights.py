@@ -110,8 +110,12 @@ def optimizer_arrays(optimizer: Optimizer, moments: Mapping[str, Mapping[str, np
     return arrays + [moments[slot][name] for name in next(iter(moments.values()), {}) for slot in slots]
 
 
-def load_optimizer(model: "Sequential", arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Set the optimiser's state from the arrays of a file; with a warning, as in Keras, leave it if it does not fit."""
+def load_optimizer(model: "Sequential", arrays: Mapping[str, np.ndarray], where: str, same: bool = False) -> None:
+    """Set the optimiser's state from the arrays of a file; with a warning, as in Keras, leave it if it does not fit.
+
+    ``same``: the file is known to be of this kind of optimiser. Then its moments may be missing: Keras saves none
+    before the first step.
+    """
     optimizer, found = model.optimizer, hdf5.members(arrays, OPTIMIZER)
     if optimizer is None or not found:
         return
@@ -119,7 +123,8 @@ def load_optimizer(model: "Sequential", arrays: Mapping[str, np.ndarray], where:
     slots, moments = keras_slots(optimizer), model.optimizer_state()
     names = list(next(iter(moments.values()), {}))
     numbers = [found[str(i)] for i in range(len(found)) if str(i) in found]
-    if not _fits(numbers, first, [moments[slot][name].shape for name in names for slot in slots]):
+    wanted = [moments[slot][name].shape for name in names for slot in slots]
+    if not _fits(numbers, first, [wanted, []] if same else [wanted]):
         warnings.warn(f"{where}: the optimiser's state is of another optimiser, and was not loaded.", stacklevel=4)
         return
     if numbers[0] < 0 or not all(np.isfinite(array) and array >= 0 for array in numbers[1:first]):
@@ -134,9 +139,9 @@ def load_optimizer(model: "Sequential", arrays: Mapping[str, np.ndarray], where:
     model.set_optimizer_state(state)
 
 
-def _fits(numbers: list[np.ndarray], first: int, moments: list[tuple[int, ...]]) -> bool:
-    """Whether a file's arrays are this optimiser's: a counter, ``first`` - 1 numbers, then all moments or none."""
+def _fits(numbers: list[np.ndarray], first: int, moments: list[list[tuple[int, ...]]]) -> bool:
+    """Whether a file's arrays are this optimiser's: a counter, ``first`` - 1 numbers, then moments of these shapes."""
     shapes = [array.shape for array in numbers]
     types = [array.dtype.kind for array in numbers]
-    right = shapes[:first] == [()] * first and shapes[first:] in ([], moments)
+    right = shapes[:first] == [()] * first and shapes[first:] in moments
     return right and types == ["i"] + ["f"] * (len(types) - 1)

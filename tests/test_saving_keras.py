@@ -1,0 +1,246 @@
+"""Files exchanged with real Keras, in both directions."""
+
+import h5py
+import numpy as np
+import pytest
+from peer import keras
+
+import tinyconv
+from tinyconv.saving import load_model
+
+KINDS = ["plain", "everything"]
+OPTIMIZERS = ["adam", "adamw", "sgd", "momentum", "scheduled"]
+SEED = 3
+
+
+def build(library, kind, optimizer="adam"):
+    """The same model in Keras or in tinyconv."""
+    layers = library.layers
+    library.utils.set_random_seed(SEED)
+    if kind == "plain":
+        stack = [
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.MaxPooling2D((2, 2)),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(3, activation="softmax"),
+        ]
+    else:
+        stack = [
+            layers.Conv2D(4, 3, padding="same", kernel_regularizer=library.regularizers.L2(0.02)),
+            layers.BatchNormalization(momentum=0.9, epsilon=0.01),
+            layers.LeakyReLU(negative_slope=0.1),
+            layers.AveragePooling2D((2, 2), padding="same"),
+            layers.Conv2D(5, (2, 1), strides=(1, 2), use_bias=False, kernel_initializer="he_normal"),
+            layers.BatchNormalization(scale=False),
+            layers.ELU(alpha=0.5),
+            layers.Conv2D(2, 2, dilation_rate=(1, 2), padding="same", activation="leaky_relu"),
+            layers.Activation("tanh"),
+            layers.MaxPooling2D((1, 2), strides=1),
+            layers.Dense(3, activation="sigmoid", name="on_pixels"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4, kernel_initializer=library.initializers.RandomNormal(stddev=0.3)),
+            layers.Dropout(0.25, seed=7),
+            layers.Dense(3, activation="softmax"),
+        ]
+    model = library.Sequential([library.Input((7, 8, 2)), *stack], name="exchanged")
+    made = library.optimizers
+    chosen = {
+        "adam": lambda: made.Adam(0.01, beta_1=0.8),
+        "adamw": lambda: made.AdamW(0.01, weight_decay=0.1),
+        "sgd": lambda: made.SGD(0.1),
+        "momentum": lambda: made.SGD(0.1, momentum=0.9, nesterov=True),
+        "scheduled": lambda: made.Adam(
+            made.schedules.CosineDecay(0.02, 20, warmup_target=0.03, warmup_steps=2), epsilon=1e-6
+        ),
+    }[optimizer]()
+    top = library.metrics.TopKCategoricalAccuracy(k=2)
+    model.compile(
+        optimizer=chosen,
+        loss="categorical_crossentropy",
+        metrics=["accuracy", top],
+        run_eagerly=library is keras,  # tracing takes longer than these few steps
+    )
+    return model
+
+
+@pytest.fixture(autouse=True)
+def _reference(monkeypatch):
+    monkeypatch.setenv("TINYCONV_BACKEND", "reference")
+
+
+def data():
+    rng = np.random.default_rng(0)
+    return rng.random((24, 7, 8, 2), np.float32), np.eye(3, dtype=np.float32)[rng.integers(0, 3, 24)]
+
+
+def fit(model, epochs=1):
+    """Without shuffling; dropout draws differ between the libraries, so a test of continued training has none."""
+    x, y = data()
+    model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+
+
+def difference(model, other):
+    x, _ = data()
+    return np.abs(np.asarray(model(x)) - np.asarray(other(x))).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keras_weights_load_here_and_ours_in_keras(tmp_path, kind, record_property):
+    theirs, ours = build(keras, kind), build(tinyconv, kind)
+    fit(theirs)
+    theirs.save_weights(tmp_path / "theirs.weights.h5")
+    ours.load_weights(tmp_path / "theirs.weights.h5")
+    there = difference(theirs, ours)
+    assert there < 1e-6
+    fit(ours)
+    ours.save_weights(tmp_path / "ours.weights.h5")
+    theirs.load_weights(tmp_path / "ours.weights.h5")
+    back = difference(theirs, ours)
+    assert back < 1e-6
+    record_property("largest difference", max(there, back))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_whole_models_load_in_both_directions(tmp_path, kind, optimizer):
+    theirs = build(keras, kind, optimizer)
+    fit(theirs)
+    theirs.save(tmp_path / "theirs.keras")
+    ours = load_model(tmp_path / "theirs.keras")
+    assert difference(theirs, ours) < 1e-6
+    assert ours.name == theirs.name
+    assert [layer.name for layer in ours.layers] == [layer.name for layer in theirs.layers]
+    ours.save(tmp_path / "ours.keras")
+    again = keras.models.load_model(tmp_path / "ours.keras")
+    assert difference(again, ours) < 1e-6
+    for one, other in zip(again.layers, theirs.layers, strict=True):
+        assert type(one) is type(other)
+        assert one.get_config() == other.get_config()
+    assert {**again.optimizer.get_config(), "name": ""} == {**theirs.optimizer.get_config(), "name": ""}
+    for one, other in zip(again.optimizer.variables, theirs.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_goes_on_in_the_other_library_as_it_would_have(tmp_path, optimizer, record_property):
+    """Three steps here, three there, and back: the moments, the step count and the learning rate arrive."""
+    theirs = without_dropout(keras, optimizer)
+    fit(theirs)
+    theirs.save(tmp_path / "theirs.keras")
+    ours = load_model(tmp_path / "theirs.keras")
+    fit(theirs)
+    fit(ours)
+    worst = weight_difference(theirs, ours)
+    ours.save(tmp_path / "ours.keras")
+    again = keras.models.load_model(tmp_path / "ours.keras")
+    again.run_eagerly = True
+    assert int(again.optimizer.iterations) == 6
+    fit(again)
+    fit(theirs)
+    worst = max(worst, weight_difference(theirs, again))
+    record_property("largest difference of weights", worst)
+    assert worst < 1e-5
+
+
+def without_dropout(library, optimizer):
+    model = build(library, "plain", optimizer)
+    kept = [layer for layer in model.layers if "dropout" not in layer.name]
+    library.utils.set_random_seed(SEED)
+    plain = library.Sequential([library.Input((7, 8, 2)), *kept])
+    plain.compile(model.optimizer, "categorical_crossentropy", run_eagerly=library is keras)
+    return plain
+
+
+def weight_difference(model, other):
+    pairs = zip(model.get_weights(), other.get_weights(), strict=True)
+    return max(np.abs(one - two).max() for one, two in pairs)
+
+
+def test_a_keras_model_that_was_never_trained_has_no_moments_yet(tmp_path):
+    theirs = build(keras, "plain")
+    theirs.save(tmp_path / "m.keras")
+    ours = load_model(tmp_path / "m.keras")
+    assert ours.optimizer.iterations == 0
+    assert ours.optimizer.beta_1 == 0.8
+    fit(ours)
+
+
+def test_our_weights_file_is_laid_out_as_keras_does(tmp_path):
+    theirs, ours = build(keras, "everything"), build(tinyconv, "everything")
+    fit(theirs)
+    theirs.save_weights(tmp_path / "theirs.weights.h5")
+    fit(ours)
+    ours.save_weights(tmp_path / "ours.weights.h5")
+
+    def layout(path):
+        found = {}
+        with h5py.File(path) as file:
+            file.visititems(lambda name, item: found.update({name: getattr(item, "shape", dict(item.attrs))}))
+        return found
+
+    expected, found = layout(tmp_path / "theirs.weights.h5"), layout(tmp_path / "ours.weights.h5")
+    names = {path: item for path, item in found.items() if isinstance(item, dict) and "name" in item}
+    assert set(found) == set(expected)
+    assert {path: found[path] for path in found if path not in names} == {
+        path: expected[path] for path in expected if path not in names
+    }
+
+
+def test_a_model_keras_trained_with_what_tinyconv_has_not_is_refused_by_name(tmp_path):
+    def refused(stack, message, optimizer="adam"):
+        model = keras.Sequential([keras.Input((6, 6, 2)), *stack])
+        model.compile(optimizer, "mse")
+        model.save(tmp_path / "m.keras")
+        with pytest.raises(ValueError, match=message):
+            load_model(tmp_path / "m.keras")
+
+    layers = keras.layers
+    refused([layers.SeparableConv2D(2, 2)], "'SeparableConv2D' of 'keras.layers' is not supported by tinyconv")
+    refused([layers.Conv2D(4, 2, groups=2)], r"Conv2D\(groups=2\) is not supported by tinyconv")
+    refused([layers.Conv2D(4, 2, activation="gelu")], "unknown activation: 'gelu'")
+    refused([layers.Conv2D(4, 2, kernel_regularizer="l1")], "'L1' of 'keras.regularizers' is not supported")
+    refused([layers.Dense(4, kernel_constraint="non_neg")], "kernel_constraint.*is not supported")
+    refused([layers.Dense(4, dtype="float16")], r"Dense\(dtype='float16'\) is not supported")
+    refused([keras.Sequential([layers.Dense(2)])], "'Sequential' of 'keras' is not supported by tinyconv")
+    refused([layers.Dense(4)], "optimizer: 'RMSprop' of 'keras.optimizers' is not supported", "rmsprop")
+
+
+@pytest.mark.parametrize("name", sorted(tinyconv.initializers.NAMES))
+def test_every_initialiser_keeps_its_settings(tmp_path, name):
+    ours = tinyconv.Sequential([tinyconv.Input((3,)), tinyconv.layers.Dense(2, kernel_initializer=name)])
+    ours.save(tmp_path / "m.keras")
+    theirs = keras.models.load_model(tmp_path / "m.keras")
+    made = getattr(keras.initializers, type(tinyconv.initializers.get(name)).__name__)()
+    expected = keras.layers.Dense(2, kernel_initializer=made).get_config()["kernel_initializer"]
+    assert theirs.layers[0].get_config()["kernel_initializer"] == expected
+    theirs.save(tmp_path / "m.keras")
+    found = load_model(tmp_path / "m.keras").layers[0].kernel_initializer
+    assert type(found) is type(tinyconv.initializers.get(name))
+    assert found.get_config() == tinyconv.initializers.get(name).get_config()
+
+
+@pytest.mark.parametrize("loss", sorted(tinyconv.losses.NAMES))
+def test_every_loss_and_metric_arrives(tmp_path, loss):
+    metrics = sorted(tinyconv.metrics.NAMES)
+    ours = tinyconv.Sequential([tinyconv.Input((3,)), tinyconv.layers.Dense(2)])
+    ours.compile("sgd", loss, metrics)
+    ours.save(tmp_path / "m.keras")
+    theirs = keras.models.load_model(tmp_path / "m.keras")
+    assert theirs.loss.name == tinyconv.losses.get(loss).name
+    theirs.save(tmp_path / "m.keras")
+    found = load_model(tmp_path / "m.keras")
+    assert found.loss.name == tinyconv.losses.get(loss).name
+    found._need_trainer("a test", None)
+    assert [metric.name for metric in found.metrics] == metrics
+
+
+def test_a_schedule_that_keras_has_not_is_kept_for_tinyconv(tmp_path):
+    ours = tinyconv.Sequential([tinyconv.Input((3,)), tinyconv.layers.Dense(2)])
+    ours.compile(tinyconv.optimizers.Adam(tinyconv.optimizers.schedules.OneCycle(0.1, 30)), "mse")
+    ours.save(tmp_path / "m.keras")
+    found = load_model(tmp_path / "m.keras").optimizer.learning_rate
+    assert [found(step) for step in range(30)] == [ours.optimizer.learning_rate(step) for step in range(30)]
+    x = np.ones((2, 3), np.float32)
+    theirs = keras.models.load_model(tmp_path / "m.keras", compile=False)
+    np.testing.assert_allclose(np.asarray(theirs(x)), ours(x), rtol=1e-6)
