@@ -43,11 +43,13 @@ _INT32 = ir.IntType(32)
 def tile_shape(columns: int) -> tuple[int, int]:
     """The R and V of the tile for a result of so many columns.
 
-    V is 2, or 1 where 2 would leave a vector empty. R * V is half of 32 registers, or three quarters of 16: enough
-    additions on their way at once, and a small R leaves few rows empty at the end of an image.
+    V is the one that leaves fewest vectors empty, R what the registers then allow beside V vectors of w and one of x,
+    but at most 8: the addresses of the rows need registers too, and a small R leaves few rows empty at the end of an
+    image.
     """
-    V = 1 if -(-columns // LANES) % 2 else 2
-    return (16 if REGISTERS >= 32 else 12) // V, V
+    vectors = -(-columns // LANES)
+    V = min((2, 3, 1), key=lambda V: -(-vectors // V) * V)
+    return min(8, (REGISTERS - 1) // V - 1), V
 
 
 # The types ------------------------------------------------------------------------------------------------------------
@@ -159,6 +161,27 @@ def tile_zeros(typing_context, R, V):
         return _build(builder, tile_type, lambda i, j, position: ir.Constant(_FLOATS, None))
 
     return tile_type(R, V), write
+
+
+@intrinsic(prefer_literal=True)
+def tile_columns(typing_context, tile):
+    """V * LANES of the tile, as a constant."""
+
+    def write(context, builder, signature, arguments):
+        return ir.Constant(ir.IntType(64), tile.vectors * LANES)
+
+    return types.int64(tile), write
+
+
+@intrinsic
+def stay_apart(typing_context):
+    """Forbid LLVM to inline the function that calls this: an inner loop that has all registers to itself."""
+
+    def write(context, builder, signature, arguments):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), write
 
 
 @intrinsic(prefer_literal=True)
