@@ -421,7 +421,7 @@ def make_correlate_gradient(R, V):
                 _copy_window(work, origin + i * image_size, x, n + i, top, left, height, width)
         steps = (image_size, strides[0] * row_size, strides[1] * C)
         # The window's numbers, or each slice of them, lie in runs at one distance.
-        run, distance = (KW * C, dilation[0] * row_size) if slices == 1 else (C, dilation[1] * C)
+        run, distance = (KW * C, dilation[0] * row_size) if dilation[1] == 1 else (C, dilation[1] * C)
         slice_size = KH * KW * C // slices
         for j in range(panels[1]):
             at = gradient + j * size
