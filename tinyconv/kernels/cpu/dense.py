@@ -3,20 +3,21 @@
 Forward and dx are one kernel, ``product``: tiles of R samples times V vectors of units, each a reduction over the
 other axis; for dx the weights are transposed. dw, ``product_gradient``, reduces over the samples: its tiles are R rows
 of dw times V vectors of units. ``dense_prepare`` packs the weights in *panels* of V vectors, filled up with zeros, so
-that what an inner loop reads is contiguous and has no tail. Parallel (``prange``, whose index Numba takes for unsigned:
-hence the int64) over tasks that each own a piece of the result, and add it up in the order of the reduction.
+that what an inner loop reads is contiguous and has no tail. Parallel over tasks (see ``tasks.py``) that each own a
+piece of the result, and add it up in the order of the reduction.
 
-``work`` holds the packed weights, the packed transposed weights, the bias and then the gradient in panels, and one
-scratch for each thread.
+``work`` holds the packed weights, the packed transposed weights, dout in panels, and one scratch for each thread.
 """
 
 import functools
+from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.copying import add, copy, copy_panel, fill, pack
+from tinyconv.kernels.cpu.tasks import kernel, run
 from tinyconv.kernels.cpu.tile import (
     LANES,
     REGISTERS,
@@ -30,179 +31,164 @@ from tinyconv.kernels.cpu.tile import (
 
 CACHED = 64 * 1024  # floats of packed weights that a task goes through for each tile: a quarter of 1 MiB of L2 cache
 TASKS = 16  # into how many tasks a kernel is cut where the shapes allow: enough for some cores, few enough to be cheap
-_NO_BIAS = np.zeros(0, np.float32)
+_NOTHING = np.zeros(0, np.float32)
 
 
-def _tile(samples, units):
+class Numbers(NamedTuple):
+    """What a kernel must know: shapes, how they are cut into tasks, and where in ``work`` things are."""
+
+    N: int
+    K: int  # product: of the sum; product_gradient: rows of dw
+    F: int
+    relu: int
+    group: int  # product: panels per task; product_gradient: rows of dw per task
+    tiles: int  # product: tiles of samples per task
+    weights: int
+    gradient: int
+    scratch: int
+    scratch_size: int
+
+
+_COUNT = len(Numbers._fields)
+
+
+def tile_of(samples, units):
     """R and V: half of the registers, so that batches, mostly powers of two, fill whole tiles; fewer rows for fewer
     samples."""
     V = 1 if units <= LANES else 2
-    R = REGISTERS // (2 * V)
+    R = min(8, REGISTERS // (2 * V))
     while 2 * samples <= R:
         R //= 2
     return R, V
 
 
-def _sizes(w_shape, columns):
-    """Floats of the packed weights, and of both: panels of ``columns`` units, and of ``columns`` inputs."""
-    K, F = w_shape
-    packed = -(-F // columns) * K * columns
-    return packed, packed + -(-K // columns) * F * columns
+@functools.lru_cache(1024)
+def plan(N, K, F, relu=False):
+    """The numbers of the forward, dx and dw kernels, how many tasks each has, and the size of ``work``."""
+    R, V = tile_of(N, F)
+    columns = V * LANES
+    transposed = -(-F // columns) * K * columns
+    gradient = transposed + -(-K // columns) * F * columns
+    scratch = gradient + N * -(-F // columns) * columns
+    rows = max(1, min(4 * LANES, CACHED // max(1, N)) // R) * R  # of dw per task: their part of x fits the cache
+    scratch_size = max(max(K, F) + columns, N * rows)
+    end = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
 
+    def product(K, F, relu, weights):
+        panels, tiles = -(-F // columns), -(-N // R)
+        group = min(panels, max(1, CACHED // (K * columns)))  # panels that stay in the cache while the tiles go by
+        groups = -(-panels // group)
+        tiles_per_task = max(1, tiles * groups // TASKS)
+        numbers = Numbers(N, K, F, relu, group, tiles_per_task, weights, gradient, scratch, scratch_size)
+        return np.array(numbers), groups * -(-tiles // tiles_per_task)
 
-def _rows(samples, R, columns):
-    """dw: how many rows a task takes, a whole number of tiles whose columns of x fit the cache."""
-    return max(1, min(4 * LANES, CACHED // samples) // R) * R
+    forward = product(K, F, relu, 0)
+    dx = product(F, K, False, transposed)
+    dw = np.array(Numbers(N, K, F, False, rows, 0, 0, gradient, scratch, scratch_size)), -(-K // rows)
+    return forward, dx, dw, end
 
 
 def dense_workspace(out_shape, x_shape, w_shape):
     """See the top of the file."""
-    N, F = out_shape
-    R, V = _tile(N, F)
-    columns = V * LANES
-    scratch = numba.config.NUMBA_NUM_THREADS * N * _rows(N, R, columns)
-    bias = -(-max(w_shape) // columns) * columns
-    return _sizes(w_shape, columns)[1] + max(bias, N * -(-F // columns) * columns + scratch)
+    return plan(*x_shape, out_shape[1])[-1]
 
 
 def dense_prepare(work, w):
-    """Pack the weights, and the transposed weights behind them. Parallel over blocks of rows of w."""
-    columns = _tile(1, w.shape[1])[1] * LANES
-    _pack(work, w, columns, _sizes(w.shape, columns)[0])
-
-
-@jit(parallel=True)
-def _pack(work, w, columns, transposed):
-    """Pack to [panel][k][columns of f], and to [panel][f][columns of k]. w (K, F)."""
-    K, F = w.shape
-    panels = -(-F // columns)
-    for index in prange(-(-K // columns)):
-        block = np.int64(index)
-        first, rows = block * columns, min(columns, K - block * columns)
-        turned = transposed + block * F * columns
-        for panel in range(panels):
-            count = min(columns, F - panel * columns)
-            for k in range(rows):
-                at = (panel * K + first + k) * columns
-                line, numbers = work[at : at + columns], w[first + k, panel * columns : panel * columns + count]
-                for f in range(count):
-                    line[f] = numbers[f]
-                for f in range(count, columns):
-                    line[f] = 0
-            for k in range(columns):
-                for f in range(panel * columns, min(F, (panel + 1) * columns)):
-                    work[turned + f * columns + k] = w[first + k, f] if k < rows else np.float32(0)
+    """Pack the weights, and the transposed weights behind them."""
+    columns = tile_of(1, w.shape[1])[1] * LANES
+    pack(work, w, 1, columns, columns)
 
 
 def dense_forward(out, x, w, b, work, relu):
     """Parallel over tiles of samples and groups of panels."""
-    R, V = _tile(*out.shape)
-    bias = _sizes(w.shape, V * LANES)[1]
-    make_product(R, V)(out, x, b, work, 0, bias, relu)
+    numbers, tasks = plan(*x.shape, out.shape[1], bool(relu))[0]
+    run(make_product(*tile_of(*out.shape)), tasks, out, x, b, work, numbers)
 
 
 def dense_backward(dx, dw, db, dout, x, w, work):
-    """dw and db, parallel over blocks of rows of dw; then dx, parallel as in the forward."""
-    R, V = _tile(*dout.shape)
-    transposed, gradient = _sizes(w.shape, V * LANES)
-    make_product_gradient(R, V)(dw, db, dout, x, work, gradient, _rows(len(x), R, V * LANES))
+    """dout into panels, and db: parallel over panels; dw: parallel over blocks of rows; dx: as the forward."""
+    R, V = tile_of(*dout.shape)
+    _, product, gradient, _ = plan(*x.shape, dout.shape[1])
+    run(make_panels(V), -(-dout.shape[1] // (V * LANES)), db, dout, _NOTHING, work, gradient[0])
+    run(make_product_gradient(R, V), gradient[1], dw, x, _NOTHING, work, gradient[0])
     if dx.size:
-        make_product(R, V)(dx, dout, _NO_BIAS, work, transposed, gradient, False)
+        run(make_product(R, V), product[1], dx, dout, _NOTHING, work, product[0])
 
 
 @functools.cache
 def make_product(R, V):
     """The kernel of forward and dx for tiles of R samples times V vectors of units."""
 
-    @jit(parallel=True)
-    def product(out, x, b, work, weights, bias, relu):
+    @kernel
+    def product(task, out, x, b, work, numbers):
         """out (N, F) = x (N, K) times the packed weights, plus b (F,) or, if that is empty, nothing."""
-        N, F = out.shape
-        N, K = x.shape
+        s = Numbers(*to_fixed_tuple(numbers, _COUNT))
         columns = V * LANES
-        panels, tiles = -(-F // columns), -(-N // R)
-        group = max(1, CACHED // (K * columns))  # panels that stay in the cache while the tiles go by
-        groups = -(-panels // group)
-        run = max(1, tiles * groups // TASKS)  # tiles in a row
-        runs = -(-tiles // run)
-        for f in range(panels * columns):
-            work[bias + f] = b[f] if f < b.size else np.float32(0)
-        for index in prange(groups * runs):
-            task = np.int64(index)
-            first_panel, first_tile = task // runs * group, task % runs * run
-            for row in range(first_tile * R, min((first_tile + run) * R, N), R):
-                reads = pixel_offsets(row, N - 1, N, 0, K, R)
-                writes = pixel_offsets(row, N - 1, N, 0, F, R)
-                for panel in range(first_panel, min(first_panel + group, panels)):
-                    tile = tile_load(work, bias + panel * columns, 0, R, V)
-                    at = weights + panel * K * columns
-                    for k in range(K):
-                        tile = tile_multiply_add(tile, x, reads, k, work, at + k * columns)
-                    if relu:
-                        tile = tile_relu(tile)
-                    tile_store_at(tile, out, writes, panel * columns, F - panel * columns)
+        panels, tiles = -(-s.F // columns), -(-s.N // R)
+        runs = -(-tiles // s.tiles)
+        panel, first = task // runs * s.group, task % runs * s.tiles
+        bias = s.scratch + numba.get_thread_id() * s.scratch_size
+        fill(work, bias, panels * columns, np.float32(0))
+        copy(work, bias, b, 0, b.size)
+        for row in range(first * R, min((first + s.tiles) * R, s.N), R):
+            reads = pixel_offsets(row, s.N - 1, s.N, 0, s.K, R)
+            writes = pixel_offsets(row, s.N - 1, s.N, 0, s.F, R)
+            for column in range(panel * columns, min(s.F, (panel + s.group) * columns), columns):
+                tile = tile_load(work, bias + column, 0, R, V)
+                at = s.weights + column * s.K
+                for k in range(s.K):
+                    tile = tile_multiply_add(tile, x, reads, k, work, at + k * columns)
+                if s.relu:
+                    tile = tile_relu(tile)
+                tile_store_at(tile, out, writes, column, s.F - column)
 
     return product
 
 
 @functools.cache
-def make_product_gradient(R, V):
-    """The kernel of dw and db for tiles of R inputs times V vectors of units."""
+def make_panels(V):
+    """The kernel that copies dout in panels of V vectors, and adds up db."""
 
-    @jit(parallel=True)
-    def product_gradient(dw, db, dout, x, work, gradient, rows):
-        """dw (K, F) and db (F,) from dout (N, F) and x (N, K), in tasks of ``rows`` rows of dw.
-
-        dout is first copied in panels, and each task's columns of x to its scratch: read where they are, rows of a
-        power-of-two length would all fall on the same few lines of the L1 cache.
-        """
-        N, F = dout.shape
-        N, K = x.shape
+    @kernel
+    def panels(task, db, dout, _, work, numbers):
+        """One panel of dout (N, F) to ``work``, (N, columns), and its part of db (F,), the sum of its rows in order."""
+        s = Numbers(*to_fixed_tuple(numbers, _COUNT))
         columns = V * LANES
-        panels = -(-F // columns)
-        for index in prange(panels):
-            panel = np.int64(index)
-            _copy_panel(work, gradient + panel * N * columns, dout, panel * columns, columns)
-            _sum_rows(db, dout, panel * columns, min((panel + 1) * columns, F))
-        scratch = gradient + panels * N * columns
-        for index in prange(-(-K // rows)):
-            first = np.int64(index) * rows
-            count = min(rows, K - first)
-            block = scratch + numba.get_thread_id() * N * rows
-            _copy_panel(work, block, x, first, rows)
-            for panel in range(panels):
-                for row in range(0, count, R):
-                    tile = tile_zeros(R, V)
-                    reads = pixel_offsets(row, count - 1, K, 0, 1, R)
-                    at = gradient + panel * N * columns
-                    for n in range(N):
-                        tile = tile_multiply_add(tile, work, reads, block + n * rows, work, at + n * columns)
-                    writes = pixel_offsets(first + row, first + count - 1, K, 0, F, R)
-                    tile_store_at(tile, dw, writes, panel * columns, F - panel * columns)
+        first = task * columns
+        count = min(columns, s.F - first)
+        copy_panel(work, s.gradient + first * s.N, dout, 0, s.F, s.N, first, columns)
+        fill(db, first, count, np.float32(0))
+        for n in range(s.N):
+            add(db, first, dout, n * s.F + first, count)
+
+    return panels
+
+
+@functools.cache
+def make_product_gradient(R, V):
+    """The kernel of dw for tiles of R inputs times V vectors of units."""
+
+    @kernel
+    def product_gradient(task, dw, x, _, work, numbers):
+        """A block of rows of dw (K, F) from x (N, K) and dout in panels.
+
+        First the block's columns of x are copied to the scratch: read where they are, rows whose length is a power of
+        two would all fall on the same few lines of the L1 cache.
+        """
+        s = Numbers(*to_fixed_tuple(numbers, _COUNT))
+        columns, rows = V * LANES, s.group
+        first = task * rows
+        count = min(rows, s.K - first)
+        block = s.scratch + numba.get_thread_id() * s.scratch_size
+        copy_panel(work, block, x, 0, s.K, s.N, first, rows)
+        for column in range(0, s.F, columns):
+            for row in range(0, count, R):
+                tile = tile_zeros(R, V)
+                reads = pixel_offsets(row, count - 1, s.K, 0, 1, R)
+                at = s.gradient + column * s.N
+                for n in range(s.N):
+                    tile = tile_multiply_add(tile, work, reads, block + n * rows, work, at + n * columns)
+                writes = pixel_offsets(first + row, first + count - 1, s.K, 0, s.F, R)
+                tile_store_at(tile, dw, writes, column, s.F - column)
 
     return product_gradient
-
-
-@jit
-def _copy_panel(target, at, matrix, first, columns):
-    """Copy columns ``first ..`` of a matrix to ``target[at:]``, (rows, columns), with zeros behind its last column."""
-    rows, width = matrix.shape
-    count = min(columns, width - first)
-    for n in range(rows):
-        line, numbers = target[at : at + columns], matrix[n, first : first + count]
-        for f in range(count):
-            line[f] = numbers[f]
-        for f in range(count, columns):
-            line[f] = 0
-        at += columns
-
-
-@jit
-def _sum_rows(total, matrix, first, last):
-    """total[first:last] = the sum of the rows of those columns, in order."""
-    totals = total[first:last]
-    totals[:] = 0
-    for n in range(len(matrix)):
-        numbers = matrix[n, first:last]
-        for f in range(len(totals)):
-            totals[f] += numbers[f]

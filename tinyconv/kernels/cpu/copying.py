@@ -1,0 +1,81 @@
+"""Copying blocks of numbers to where inner loops want them.
+
+All loops here run over slices: then the compiler knows that no index is negative, and moves whole vectors.
+"""
+
+import functools
+
+import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from tinyconv.kernels.cpu.tasks import helper, kernel, run
+
+_NOTHING = np.zeros(0, np.float32)
+
+
+@helper
+def copy(target, at, source, start, size):
+    """target[at : at + size] = source[start : start + size]."""
+    line, numbers = target[at : at + size], source[start : start + size]
+    for i in range(size):
+        line[i] = numbers[i]
+
+
+@helper
+def add(target, at, source, start, size):
+    """target[at : at + size] += source[start : start + size]."""
+    line, numbers = target[at : at + size], source[start : start + size]
+    for i in range(size):
+        line[i] += numbers[i]
+
+
+@helper
+def fill(target, at, size, value):
+    """target[at : at + size] = value."""
+    line = target[at : at + size]
+    for i in range(size):
+        line[i] = value
+
+
+@helper
+def copy_panel(target, at, matrix, start, width, rows, first, columns):
+    """Copy columns ``first ..`` of a matrix (rows, width), which lies at ``matrix[start:]``, to ``target[at:]``,
+    (rows, columns), with zeros behind the last column."""
+    count = min(columns, width - first)
+    for row in range(rows):
+        copy(target, at, matrix, start + row * width + first, count)
+        fill(target, at + count, columns - count, np.float32(0))
+        at += columns
+
+
+def pack(work, w, taps, columns, columns_T):
+    """Pack filters (taps, C, F) in panels, [panel][tap][c][columns of f], and behind them the transposed filters,
+    [panel][tap][f][columns of c]. Parallel over taps and blocks of channels."""
+    C, F = w.shape[-2:]
+    numbers = _numbers(taps, C, F, columns, columns_T)
+    run(_pack, taps * -(-C // columns_T), w, _NOTHING, _NOTHING, work, numbers)
+
+
+@functools.lru_cache(1024)
+def _numbers(*numbers):
+    return np.array(numbers)
+
+
+@kernel
+def _pack(task, w, _, __, work, numbers):
+    """One block of channels, as many as a transposed panel has, of one tap."""
+    taps, C, F, columns, columns_T = to_fixed_tuple(numbers, 5)
+    tap, block = task % taps, task // taps
+    first = block * columns_T
+    count = min(columns_T, C - first)
+    start = (tap * C + first) * F
+    transposed = -(-F // columns) * taps * C * columns
+    place = transposed + (block * taps + tap) * F * columns_T
+    turned = work[place : place + F * columns_T]
+    for panel in range(-(-F // columns)):
+        at = ((panel * taps + tap) * C + first) * columns
+        copy_panel(work, at, w, start, F, count, panel * columns, columns)
+        for c in range(columns_T):
+            row = w[start + c * F : start + (c + 1) * F]
+            for f in range(panel * columns, min(F, (panel + 1) * columns)):
+                turned[f * columns_T + c] = row[f] if c < count else np.float32(0)
