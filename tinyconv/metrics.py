@@ -74,14 +74,12 @@ ACCURACY = ("accuracy", "acc")
 def get(identifier: "str | Metric", loss: Loss, output_shape: Shape) -> Metric:
     """The metric of that name, or the given one.
 
-    "accuracy" is the kind of accuracy that fits, chosen as Keras does: binary for one output column or a binary loss,
-    else categorical.
+    "accuracy" is the kind of accuracy that fits, chosen as Keras does: binary for one output column, else categorical.
     """
     if isinstance(identifier, Metric):
         return identifier
     if identifier in ACCURACY:
-        binary = output_shape[-1] == 1 or loss.name == "binary_crossentropy"
-        kind: type[Metric] = BinaryAccuracy if binary else CategoricalAccuracy
+        kind: type[Metric] = BinaryAccuracy if output_shape[-1] == 1 else CategoricalAccuracy
         return kind(name=identifier)
     if isinstance(identifier, str) and identifier in NAMES:
         return NAMES[identifier]()

@@ -261,7 +261,7 @@ def lower(
     source = ops.Op("input", input_shape, input_shape)
     x = b.value(source, "x", input_shape, input_gradient)
     out = b.emit(sequence, x)
-    if training and state.l2_strength is not None:
+    if loss is not None and state.l2_strength is not None:
         _penalise(b, state)
     if optimizer is not None:
         for kernel, arguments in optimizer.steps(state):
@@ -272,10 +272,11 @@ def lower(
 
 
 def _penalise(b: Builder, state: State) -> None:
-    """Add the L2 penalty to the loss, and its gradient to the gradients."""
+    """Add the L2 penalty to the loss, of training and of evaluation, and its gradient to the gradients."""
     penalty = b.storage.get("penalty", (1,), state.dtype)
     arrays = {"params": state.params.flat, "strength": state.l2_strength}
     b._kernel("forward", "regularizers", "l2", "l2_forward", 0, {"penalty": penalty, **arrays})
     totals = {"totals": state.totals, "values": penalty, "slot": 0, "weight": float(b.batch_size)}
     b._kernel("forward", "regularizers", "l2", "accumulate", 0, totals)
-    b._kernel("backward", "regularizers", "l2", "l2_backward", 0, {"grads": state.grads.flat, **arrays})
+    if b.training:
+        b._kernel("backward", "regularizers", "l2", "l2_backward", 0, {"grads": state.grads.flat, **arrays})
