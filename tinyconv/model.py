@@ -16,6 +16,7 @@ import numpy as np
 from tinyconv import inputs, kernels, losses, metrics, optimizers, random, saving, tables
 from tinyconv.arena import Arena, Shape
 from tinyconv.callbacks import Callback, CallbackList, History
+from tinyconv.callbacks.base import Position, as_callbacks
 from tinyconv.kernels import memory
 from tinyconv.layers import InputLayer, Layer
 from tinyconv.plan import Plan
@@ -239,6 +240,15 @@ class Sequential:
             self._trainer.set_moments(moments)
         self._moments = moments
 
+    def restart(self, seed: int, iterations: int, moments: Moments) -> None:
+        """Go on as a model with that seed, step count and moments would, in everything random too."""
+        assert self.optimizer is not None
+        self.seed, self.optimizer.iterations, self._moments, self._trainer = seed, iterations, moments, None
+
+    def totals(self) -> np.ndarray:
+        """The totals of loss and metrics over the batches of this epoch so far."""
+        return self._need_trainer("totals", None).totals()
+
     # Files
 
     def save(self, filepath: str | os.PathLike, overwrite: bool = True) -> None:
@@ -316,7 +326,7 @@ class Sequential:
             validation_freq: validate every so many epochs.
         """
         refuse_fit_arguments(unsupported)
-        trainer = self._need_trainer("fit", x)
+        self._need_trainer("fit", x)
         batch_size = _count("batch_size", batch_size, 32)
         epochs, initial_epoch = _count("epochs", epochs, 1), _count("initial_epoch", initial_epoch, 0, at_least=0)
         validation_freq = _count("validation_freq", validation_freq, 1)
@@ -328,9 +338,12 @@ class Sequential:
             validation = self._checked(*validation_data)
         elif validation_split:
             training, validation = inputs.split_validation(*training, validation_split)
+        samples, given = len(training[0]), as_callbacks(callbacks)
+        resumed = [callback.resume(self, samples, batch_size) for callback in given]
+        start = next((position for position in resumed if position is not None), Position(initial_epoch))
+        trainer = self._need_trainer("fit", x)
         with trainer.lock:
             self.stop_training = False
-            samples = len(training[0])
             progress = Progress(verbose, epochs, samples)
             data = Data.load(trainer.state, *training)
             loop = trainer.pass_over(data, batch_size, training=True)
@@ -341,19 +354,22 @@ class Sequential:
             self.history = history = History()
             steps = -(-samples // batch_size)
             params = {"epochs": epochs, "steps": steps, "verbose": verbose}
-            given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
-            events = CallbackList([history, *given], self, params)
+            params["validation_freq"] = validation_freq if validation else 0
+            events = CallbackList([*given, history], self, params)
             try:
                 self._warm_up(trainer, progress, loop, *([val_loop] if val_loop else []))
                 events.call("on_train_begin")
                 logs: dict[str, float] = {}
-                for epoch in range(initial_epoch, epochs):
+                for epoch in range(start.epoch, epochs):
+                    if epoch > start.epoch:
+                        start = Position(epoch)
                     if shuffle:
-                        order = np.random.Generator(np.random.Philox(key=[self.seed, trainer_step(self)]))
+                        step = trainer_step(self) - start.batch  # at the beginning of the epoch
+                        order = np.random.Generator(np.random.Philox(key=[self.seed, step]))
                         trainer.kernels.upload(data.order, order.permutation(samples))
                     events.call("on_epoch_begin", epoch)
                     progress.epoch_begin(epoch)
-                    logs, seconds = trainer.train_epoch(loop, events, progress)
+                    logs, seconds = trainer.train_epoch(loop, events, progress, start)
                     if val_loop and (epoch + 1) % validation_freq == 0:
                         val_logs = trainer.run(val_loop, events, "test")
                         logs |= {f"val_{name}": value for name, value in val_logs.items()}

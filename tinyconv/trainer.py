@@ -8,7 +8,7 @@ nothing from Python but being called.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from tinyconv.arena import Arena, Shape, Storage
 from tinyconv.callbacks import CallbackList
+from tinyconv.callbacks.base import Position
 from tinyconv.losses import Loss
 from tinyconv.metrics import Metric
 from tinyconv.optimizers import Optimizer
@@ -68,10 +69,10 @@ class Pass:
     plans: dict[int, Plan]
     programs: dict[int, Program]
 
-    def batches(self) -> Iterator[tuple[int, int]]:
-        """The number and the size of each batch."""
-        for batch, first in enumerate(range(0, self.samples, self.batch_size)):
-            yield batch, min(self.batch_size, self.samples - first)
+    def batches(self, begin: int = 0) -> Iterator[tuple[int, int]]:
+        """The number and the size of each batch, from batch ``begin`` on."""
+        for first in range(begin * self.batch_size, self.samples, self.batch_size):
+            yield first // self.batch_size, min(self.batch_size, self.samples - first)
 
 
 class Trainer:
@@ -210,16 +211,21 @@ class Trainer:
             self.kernels.upload(array, values)
         self.weights_version += 1
 
-    def begin(self, step: int) -> None:
-        """Counters for a new pass over the data: the step, the cursor, and this machine's first sample; totals 0."""
+    def begin(self, step: int, cursor: int = 0, totals: Sequence[float] = ()) -> None:
+        """Counters for a pass over the data: the step, the cursor, and this machine's first sample; and the totals,
+        which are zero unless the pass goes on in the middle."""
         counters = np.zeros(3, np.int64)
-        counters[[STEP, CURSOR, FIRST_SAMPLE]] = step, 0, 0
+        counters[[STEP, CURSOR, FIRST_SAMPLE]] = step, cursor, 0
         self.state.set(self.state.counters, counters)
-        self.state.set(self.state.totals, np.zeros(self.state.totals.shape))
+        self.state.set(self.state.totals, totals if len(totals) else np.zeros(self.state.totals.shape))
+
+    def totals(self) -> np.ndarray:
+        """Loss and metrics, as totals over the samples seen since :meth:`begin`."""
+        return self.state.read(self.state.totals)
 
     def logs(self, samples: int) -> dict[str, float]:
         """Loss and metrics, as means over the samples seen since :meth:`begin`."""
-        means = self.state.read(self.state.totals) / samples
+        means = self.totals() / samples
         names = ["loss", *(metric.name for metric in self.metrics)]
         return dict(zip(names, means.tolist(), strict=True))
 
@@ -231,16 +237,18 @@ class Trainer:
             self.rate = rate
             self.state.set(self.state.learning_rate, rate)
 
-    def train_epoch(self, loop: Pass, callbacks: CallbackList, progress: Progress) -> tuple[dict[str, float], float]:
-        """One epoch. Returns its logs, and how many seconds its samples took."""
+    def train_epoch(
+        self, loop: Pass, callbacks: CallbackList, progress: Progress, position: Position
+    ) -> tuple[dict[str, float], float]:
+        """One epoch, or what is left of it. Returns its logs, and how many seconds its samples took."""
         optimizer = self.optimizer
         assert optimizer is not None
-        self.begin(optimizer.iterations)
+        done = min(position.batch * loop.batch_size, loop.samples)
+        self.begin(optimizer.iterations, done, position.totals)
         start = drawn = time.perf_counter()
         before, after = callbacks.wants["on_train_batch_begin"], callbacks.wants["on_train_batch_end"]
-        done = 0
         try:
-            for batch, size in loop.batches():
+            for batch, size in loop.batches(position.batch):
                 if before:
                     callbacks.call("on_train_batch_begin", batch, {})
                 self.set_learning_rate()

@@ -28,7 +28,7 @@ SAFETENSORS, KERAS_H5, KERAS_ARCHIVE = ".safetensors", ".weights.h5", ".keras"
 
 def save_weights(model: "Sequential", path: AnyPath, overwrite: bool = True) -> None:
     """Write a model's weights: ".safetensors", or ".weights.h5" for Keras."""
-    kind = _kind(path, SAFETENSORS, KERAS_H5)
+    kind = kind_of(path, SAFETENSORS, KERAS_H5)
     _may_write(path, overwrite)
     model._need_built()
     atomic.write(path, safetensors.dumps(named_weights(model)) if kind == SAFETENSORS else keras_weights.dumps(model))
@@ -36,7 +36,7 @@ def save_weights(model: "Sequential", path: AnyPath, overwrite: bool = True) -> 
 
 def load_weights(model: "Sequential", path: AnyPath) -> None:
     """Read weights into a model of the same layers; a ".weights.h5" also brings its optimiser's state."""
-    kind = _kind(path, SAFETENSORS, KERAS_H5)
+    kind = kind_of(path, SAFETENSORS, KERAS_H5)
     model._need_built()
     content, where = Path(path).read_bytes(), repr(os.fspath(path))
     if kind == SAFETENSORS:
@@ -50,7 +50,7 @@ def load_weights(model: "Sequential", path: AnyPath) -> None:
 
 def save_model(model: "Sequential", path: AnyPath, overwrite: bool = True) -> None:
     """Write a whole model as a ".keras" archive."""
-    _kind(path, KERAS_ARCHIVE)
+    kind_of(path, KERAS_ARCHIVE)
     _may_write(path, overwrite)
     model._need_built()
     atomic.write(path, keras_archive.dumps(model))
@@ -64,7 +64,7 @@ def load_model(path: AnyPath, compile: bool = True, backend: str | None = None) 
         compile: whether to compile it too, with the loss, metrics and optimiser it was saved with.
         backend: which kernels compute, as in :meth:`tinyconv.Sequential.compile`.
     """
-    _kind(path, KERAS_ARCHIVE)
+    kind_of(path, KERAS_ARCHIVE)
     return keras_archive.loads(Path(path).read_bytes(), repr(os.fspath(path)), compile, backend)
 
 
@@ -87,7 +87,8 @@ def fitting(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], where
     return [found[name] for name in expected]
 
 
-def _kind(path: AnyPath, *suffixes: str) -> str:
+def kind_of(path: AnyPath, *suffixes: str) -> str:
+    """Which of these suffixes a file's name has."""
     name = os.path.basename(os.fspath(path))
     for suffix in suffixes:
         if name.endswith(suffix):

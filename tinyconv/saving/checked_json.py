@@ -11,10 +11,10 @@ DEEPEST = 40
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
-def loads(data: bytes, where: str) -> Any:
+def loads(data: bytes, where: str, most_bytes: int = MOST_BYTES) -> Any:
     """Parse JSON, or raise a ValueError that begins with ``where``."""
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"{where} is too large. Expected at most {MOST_BYTES:,} bytes. Received: {len(data):,}.")
+    if len(data) > most_bytes:
+        raise ValueError(f"{where} is too large. Expected at most {most_bytes:,} bytes. Received: {len(data):,}.")
     depth = deepest = 0
     for byte in re.sub(rb"[^][{}]", b"", STRING.sub(b"", data)):
         depth += 1 if byte in b"[{" else -1

@@ -40,7 +40,13 @@ NEUTRAL: dict[str, Config] = {
     "keras.layers": {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99},
     "keras.initializers": {"input_axes": None, "output_axes": None},
     "keras.optimizers": {"ema_overwrite_frequency": None},
-    "keras.losses": {"ignore_class": None, "reduction": "sum_over_batch_size", "label_smoothing": 0.0, "axis": -1, "dtype": None},
+    "keras.losses": {
+        "ignore_class": None,
+        "reduction": "sum_over_batch_size",
+        "label_smoothing": 0.0,
+        "axis": -1,
+        "dtype": None,
+    },
     "keras.metrics": {"dtype": None, "threshold": 0.5},
 }
 FLOAT32 = (None, "float32")
