@@ -15,8 +15,10 @@ loops, which the assembler unrolls better than Numba's ranges. And what is outsi
 but read from somewhere harmless and replaced by zero: loads without branches can all be under way at once.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -25,18 +27,21 @@ import numpy as np
 from numba import config
 
 try:
-    from numba import cuda
+    cuda: Any = importlib.import_module("numba.cuda")  # Any: what kernels call has its types on the device
 except ImportError:  # a future Numba may leave CUDA to the package numba-cuda altogether
     cuda = None
 
 float32 = np.float32
 index = np.uint64
 
-SIMULATED = bool(config.ENABLE_CUDASIM)
+SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 if SIMULATED:
     from tinyconv.kernels.cuda import simulator
 
     simulator.install()
+
+# Numba warns of every small grid; some kernels have little to do, whatever their grid.
+warnings.filterwarnings("ignore", message="Grid size .* low occupancy")
 
 VECTOR = None if SIMULATED else 16  # bytes: shared arrays aligned so are read four floats at a time
 THREADS = 128  # of a block, where nothing else decides

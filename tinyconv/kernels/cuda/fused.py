@@ -63,13 +63,16 @@ def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, paddin
     parts, images = _parts(N, taps, F)
     work, sums = _split(work, parts * (taps + 1) * F)
     if taps <= FEW_TAPS:
-        grid, kernel = (blocks_for(F, WARP), parts), _few_taps(KH, KW, C)
-        launch(kernel, grid, (WARP, 8), sums, dout, argmax, x.reshape(x.size), H, W, images, top, left, scale)
+        grid = blocks_for(F, WARP), parts
+        launch(
+            _few_taps(KH, KW, C), grid, (WARP, 8), sums, dout, argmax, x.reshape(x.size), H, W, images, top, left, scale
+        )
     else:
         tiles, threads = _tap_tiles(taps)
-        grid, kernel = (F, parts, tiles), _many_taps(threads, _reaches_out(x, w, dout, padding))
-        shape = H, W, C, KW, taps
-        launch(kernel, grid, threads, sums, dout, argmax, x.reshape(x.size), shape, images, top, left, scale)
+        kernel, shape = _many_taps(threads, _reaches_out(x, w, dout, padding)), (H, W, C, KW, taps)
+        launch(
+            kernel, (F, parts, tiles), threads, sums, dout, argmax, x.reshape(x.size), shape, images, top, left, scale
+        )
     add_parts(dw.reshape(dw.size), db, sums, parts, db, False, False)
     if dx.size == 0:
         return
@@ -79,9 +82,8 @@ def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, paddin
     work, values = _split(work, cells * F)
     launch(_turn, (KH * KW, blocks_for(C * F, LIST)), LIST, turned, w)
     launch(_list_winners, cells, LIST, lengths, places, values, dout, argmax, scale)
-    grid = N * blocks_for(H, 4), blocks_for(C, WARP)
     arguments = dx, turned, lengths, places, values, PH, PW, F, KH, top, left
-    launch(_dx(KW), grid, (WARP, 4), *arguments)
+    launch(_dx(KW), (N * blocks_for(H, 4), blocks_for(C, WARP)), (WARP, 4), *arguments)
 
 
 def _reaches_out(x, w, dout, padding):

@@ -44,6 +44,5 @@ def _poisoned(shape: Any, dtype: Any) -> np.ndarray:
 
 def install() -> None:
     """Put them in the place of Numba's."""
-    kernelapi.FakeCUDAShared = Shared
-    kernelapi.FakeCUDALocal = Local
-    devicearray.FakeShape = tuple
+    vars(kernelapi).update(FakeCUDAShared=Shared, FakeCUDALocal=Local)
+    vars(devicearray).update(FakeShape=tuple)

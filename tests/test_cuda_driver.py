@@ -1,0 +1,179 @@
+"""Everything around the CUDA kernels on a machine without a GPU: memory, launches, graphs, and what goes wrong.
+
+Needs the extra ``cuda`` and a C compiler. ``tests/fake_cuda/driver.c`` becomes a CUDA driver whose kernels do nothing
+and which writes down what it is asked for; each test runs a few lines of Python on it, in a process of their own.
+"""
+
+import collections
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fake driver is a Linux library"),
+    pytest.mark.skipif(COMPILER is None, reason="a C compiler builds the fake driver"),
+    pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda is not installed"),
+]
+
+FIT = """
+import numpy as np
+import tinyconv
+from tinyconv import layers
+
+model = tinyconv.Sequential([
+    tinyconv.Input(shape=(28, 28, 1)),
+    layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(2),
+    layers.Conv2D(64, 3, activation="relu"), layers.MaxPooling2D(2),
+    layers.Flatten(), layers.Dropout(0.5), layers.Dense(10, activation="softmax"),
+])
+model.compile(loss="sparse_categorical_crossentropy", optimizer="adam", metrics=["accuracy"], backend="cuda")
+x, y = np.zeros((10, 28, 28, 1), np.float32), np.zeros(10, np.int64)
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """The fake driver, compiled."""
+    path = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
+    source = ROOT / "tests" / "fake_cuda" / "driver.c"
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-w", "-o", path, source, "-ldl"], check=True)
+    return path
+
+
+@pytest.fixture
+def on_driver(library):
+    """Run Python code on the fake driver: (what it printed, what the driver was asked for)."""
+
+    def run(code, **settings):
+        paths = {"LD_LIBRARY_PATH": str(library.parent), "FAKE_LIBRARY": str(library), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", **paths, **settings}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        lines = done.stderr.splitlines()
+        log = [line.removeprefix("driver: ") for line in lines if line.startswith("driver: ")]
+        return done.stdout, log, [line for line in lines if not line.startswith("driver: ")]
+
+    return run
+
+
+def test_allocate_upload_download_and_empty_arrays(on_driver):
+    code = """
+import numpy as np
+from tinyconv import kernels
+cuda = kernels.load("cuda")
+array = cuda.allocate((2, 3), np.float32)
+host = np.empty((2, 3), np.float32)
+cuda.download(host, array)
+assert not host.any()
+cuda.upload(array, np.arange(6).reshape(2, 3))
+part = array.reshape(6)[2:4].reshape((2, 1))
+host = np.empty((2, 1), np.float32)
+cuda.download(host, part)
+assert host.tolist() == [[2], [3]]
+nothing = cuda.allocate((0,), np.float32)
+assert nothing.size == 0 and nothing[:0].reshape((0, 0, 0, 0)).shape == (0, 0, 0, 0)
+cuda.relu_forward(nothing, nothing)
+print(cuda.as_device_array(array).shape)
+"""
+    printed, log, rest = on_driver(code)
+    assert printed == "(2, 3)\n"
+    assert not any("launch" in line for line in log)
+    assert rest == []
+
+
+def test_a_step_is_launched_once_then_captured_then_replayed(on_driver):
+    fit = FIT + "model.fit(x, y, batch_size=4, epochs=3, verbose=0)"
+    _, log, rest = on_driver(fit)
+    kinds = collections.Counter(line.split()[0] for line in log)
+    graphs = [int(re.search(r"\d+", line).group()) for line in log if line.startswith("graph of")]
+    assert len(graphs) == 2  # a full batch and the ragged last one
+    assert kinds["capture"] == sum(graphs)
+    assert kinds["launch"] == sum(graphs)  # the first run of each, which compiles
+    # Nine steps, two of them launched. Each full batch's kernels are the ragged one's too.
+    assert kinds["replay"] == 7
+    assert not any("while capturing" in line or "default stream" in line for line in log)
+    assert rest == []
+
+
+def test_training_allocates_and_copies_nothing_per_step(on_driver):
+    fit = (
+        "\nimport sys\nfor samples in (8, 40):\n    x, y = np.zeros((samples, 28, 28, 1), 'f'), np.zeros(samples, int)"
+    )
+    fit += "\n    print('driver: fit', file=sys.stderr)\n    model.fit(x, y, batch_size=4, epochs=2, verbose=0)"
+    _, log, _ = on_driver(FIT + fit)
+    second = len(log) - log[::-1].index("fit")
+    counts = [collections.Counter(line.split()[0] for line in part) for part in (log[: second - 1], log[second:])]
+    for kind in (
+        "allocate",
+        "upload",
+        "download",
+    ):  # the second fit has five times as many steps, and finds its buffers
+        assert 0 < counts[1][kind] <= counts[0][kind]
+    assert counts[1]["allocate"] == 3  # the new data set: samples, labels, order
+    assert counts[0]["replay"] == 3  # of four steps, the first is launched
+    assert counts[1]["replay"] == 19
+
+
+def test_without_graphs_every_kernel_is_launched_and_one_line_says_so(on_driver):
+    fit = FIT + "model.fit(x, y, batch_size=5, epochs=2, verbose=0)"
+    _, log, rest = on_driver(fit, FAKE_NO_GRAPHS="1")
+    assert not any(line.startswith("replay") for line in log)
+    assert sum("gather_rows" in line for line in log) == 4
+    assert len([line for line in rest if "CUDA graphs cannot be used here" in line]) == 1
+
+
+AVAILABLE = "from tinyconv.kernels.cuda import available; print(available())"
+
+
+def test_a_device_is_found_by_name(on_driver):
+    assert on_driver(AVAILABLE)[0] == "(True, 'Fake GPU')\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"FAKE_NO_DEVICE": "1"}, "no GPU was found. Fix: make one visible (CUDA_VISIBLE_DEVICES)"),
+        ({"FAKE_VERSION": "12040"}, "the NVIDIA driver is too old: it supports CUDA 12.4"),
+        ({"NUMBA_DISABLE_CUDA": "1"}, "CUDA is switched off by NUMBA_DISABLE_CUDA=1. Fix: unset it."),
+    ],
+)
+def test_what_keeps_the_gpu_from_being_used_is_said_before_any_training(on_driver, settings, message):
+    printed, _, _ = on_driver(AVAILABLE, **settings)
+    assert message in printed
+    code = "import tinyconv.kernels as k\ntry: k.load('cuda')\nexcept RuntimeError as error: print(error)"
+    printed, _, _ = on_driver(code, **settings)
+    assert printed.startswith('backend="cuda" cannot be used here: ' + message)
+
+
+def test_too_little_memory_is_said_with_what_is_free(on_driver):
+    code = """
+import numpy as np
+from tinyconv.kernels import cuda
+cuda.allocate((2**20,), np.float32)
+try:
+    cuda.allocate((4, 2**20), np.float32)
+except RuntimeError as error:
+    print(error)
+"""
+    printed, _, _ = on_driver(code, FAKE_MEMORY=str(10 * 2**20))
+    assert printed == (
+        "Not enough memory on Fake GPU: an array of shape (4, 1048576) needs 16 MiB, and 6 of 10 MiB are free. "
+        'Fix: use a smaller batch_size, end other programs on the GPU, or use backend="cpu".\n'
+    )
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="there is a driver here")
+def test_without_a_driver():
+    code = [sys.executable, "-c", AVAILABLE]
+    done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "no NVIDIA driver was found. Fix: install the driver" in done.stdout

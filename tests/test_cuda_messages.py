@@ -1,0 +1,99 @@
+"""What a user hears who asks for CUDA where it cannot be had, on any machine and without numba-cuda."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+WITHOUT_THE_PACKAGE = """
+import importlib.util, sys
+import tinyconv
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "numba_cuda" else found(name, *rest)
+"""
+
+
+def run(code):
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_without_numba_cuda_compile_or_the_first_use_says_what_to_install():
+    code = """
+model = tinyconv.Sequential([tinyconv.Input((4,)), tinyconv.layers.Dense(1)])
+try:
+    model.compile(loss="mse", backend="cuda")
+    model.predict([[1.0, 2.0, 3.0, 4.0]])
+except RuntimeError as error:
+    print(error)
+"""
+    assert run(WITHOUT_THE_PACKAGE + code) == (
+        'backend="cuda" cannot be used here: the package numba-cuda is not installed. '
+        "Fix: pip install 'tinyconv[cuda]', or use backend=\"cpu\".\n"
+    )
+
+
+def test_available_says_why_not_and_never_raises():
+    code = "from tinyconv.kernels.cuda import device\nprint(device.available())"
+    assert "numba-cuda is not installed" in run(WITHOUT_THE_PACKAGE + code)
+    failing = "device._problem = lambda: 1 / 0\nprint(device.available())"
+    assert "the CUDA driver failed: division by zero." in run(f"from tinyconv.kernels.cuda import device\n{failing}")
+
+
+def test_without_numbas_cuda_target_loading_says_what_to_install():
+    code = """
+import sys
+sys.modules["numba.cuda"] = None
+from tinyconv import kernels
+try:
+    kernels.load("cuda")
+except RuntimeError as error:
+    print(error)
+"""
+    assert "the package numba-cuda is not installed" in run(code)
+
+
+def test_dlpack_describes_an_array_without_copying_it():
+    import numpy as np
+
+    from tinyconv.kernels.cuda import dlpack
+
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)[1:]
+    description, owner = dlpack.describe(x, None, device_type=1)
+    assert description["shape"] == (2, 4)
+    assert description["typestr"] == "<f4"
+    assert description["data"] == (x.ctypes.data, False)
+    assert description["strides"] in (None, (16, 4))
+    del owner
+    with pytest.raises(TypeError, match="Received one on DLPack device type 1"):
+        dlpack.describe(x, None)
+
+
+def test_the_owner_of_a_dlpack_array_keeps_its_memory_until_it_is_gone():
+    import gc
+    import weakref
+
+    import numpy as np
+
+    from tinyconv.kernels.cuda import dlpack
+
+    class Tracked(np.ndarray):
+        pass
+
+    x = np.zeros(3, np.float32).view(Tracked)
+    alive = weakref.ref(x)
+    _, owner = dlpack.describe(x, None, device_type=1)
+    del x
+    gc.collect()
+    assert alive() is not None
+    del owner
+    gc.collect()
+    assert alive() is None
