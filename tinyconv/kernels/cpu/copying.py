@@ -48,6 +48,23 @@ def copy_panel(target, at, matrix, start, width, rows, first, columns):
         at += columns
 
 
+@helper
+def copy_window(target, at, image, start, size, top, left, height, width):
+    """Copy rows top.. and columns left.. of an image of that ``size``, (H, W, C), which lies at ``image[start:]``, to
+    ``target[at:]``, (height, width, C), with zeros outside of the image."""
+    H, W, C = size
+    before = min(max(0, -left), width)
+    inside = max(0, min(W, left + width) - max(0, left))
+    for row in range(top, top + height):
+        if 0 <= row < H and inside > 0:
+            fill(target, at, before * C, np.float32(0))
+            copy(target, at + before * C, image, start + (row * W + left + before) * C, inside * C)
+            fill(target, at + (before + inside) * C, (width - before - inside) * C, np.float32(0))
+        else:
+            fill(target, at, width * C, np.float32(0))
+        at += width * C
+
+
 def pack(work, w, taps, columns, columns_T):
     """Pack filters (taps, C, F) in panels, [panel][tap][c][columns of f], and behind them the transposed filters,
     [panel][tap][f][columns of c]. Parallel over taps and blocks of channels."""
