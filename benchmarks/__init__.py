@@ -1,0 +1,1 @@
+"""What tinyconv costs, and what its peers cost, on the machine at hand."""

@@ -1,0 +1,181 @@
+"""Compare tinyconv with every peer that is installed, all in one interleaved run, and hold it to its targets.
+
+    python benchmarks/compare.py                            everything: about ten minutes
+    python benchmarks/compare.py --sections epoch inference
+    python benchmarks/compare.py --quick                    a few seconds of work, to see that it runs
+
+Writes compare.md, compare.json and compare.png into benchmarks/results/. ``pip install -e '.[bench]'`` installs the
+peers. How it is made fair: benchmarks/worker.py (one process at a time), benchmarks/peers/ (the same work for all),
+benchmarks/measure.py (turns and medians).
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that this file can be run as a script
+
+from benchmarks import network, peers, report
+from benchmarks.report import Result
+from benchmarks.sections import SECTIONS, Session
+
+
+def main(arguments: list[str] | None = None) -> list[Result]:
+    options = parse_options(arguments)
+    started = time.perf_counter()
+    facts, watch = report.machine(), report.LoadWatch()
+    print(report.facts_list(facts))
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as folder:
+        network.save_data(Path(folder))
+        with open_session(Path(folder), options) as session:
+            for line in session.remarks:
+                print(line)
+            for name in options.sections:
+                found = SECTIONS[name](session)
+                results += found
+                print(f"\n{report.table(report.RESULT_COLUMNS, [r.row for r in found])}\n", flush=True)
+            facts |= session.facts | {"threads": str(options.threads)}
+            remarks = session.remarks
+    facts["other load"] = watch.share()
+    facts["took"] = f"{(time.perf_counter() - started) / 60:.1f} minutes"
+    write(results, facts, remarks, options.out)
+    draw(results, options.out, f"{facts['processor']}, {facts['threads']} threads, {facts['date']}")
+    print(verdict(results))
+    return results
+
+
+def open_session(folder: Path, options: argparse.Namespace) -> Session:
+    contenders, remarks = peers.installed([peer for peer in peers.PEERS if peer.name in options.peers])
+    return Session(folder, contenders, remarks, options.threads, options.rounds, options.quick, options.backend)
+
+
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
+    names = [peer.name for peer in peers.PEERS]
+    parser.add_argument("--peers", nargs="*", choices=names, default=names, metavar="NAME", help="whom to compare with")
+    parser.add_argument("--threads", type=int, default=cores, help="threads for everybody")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of everybody; medians are of so many")
+    parser.add_argument("--backend", default="cpu", help="tinyconv's kernels")
+    parser.add_argument("--quick", action="store_true", help="tiny amounts of work; the times mean nothing")
+    parser.add_argument("--out", type=Path, default=report.RESULTS, help="folder for the tables and the picture")
+    options = parser.parse_args(arguments)
+    if options.quick and options.rounds == parser.get_default("rounds"):
+        options.rounds = 1
+    return options
+
+
+def verdict(results: list[Result]) -> str:
+    """How many targets are met, in a line."""
+    held = [r for r in results if r.target is not None]
+    missed = [r.work for r in held if not r.met]
+    return f"{len(held) - len(missed)} of {len(held)} targets are met." + "".join(
+        f"\nMissed: {work}" for work in missed
+    )
+
+
+def is_detail(result: Result) -> bool:
+    """Single convolutions, and peers' epochs: in a table of their own."""
+    return result.target is None or (result.section == "conv" and result.theirs != "PyTorch" and result.unit == "x")
+
+
+def write(results: list[Result], facts: dict[str, str], remarks: list[str], folder: Path) -> None:
+    """compare.md and compare.json."""
+    about = (
+        "Made by `python benchmarks/compare.py`. Everybody does the same work on the same cores in turns, in processes "
+        "of which only one runs at a time, after a check that their results are equal; times are medians, ± half the "
+        "distance between the slowest and the fastest run."
+    )
+    columns = report.RESULT_COLUMNS
+    parts = [about, report.facts_list(facts), report.table(columns, [r.row for r in results if not is_detail(r)])]
+    parts += [verdict(results), "![The comparison](compare.png)", "## In detail"]
+    parts.append(report.table(columns, [r.row for r in results if is_detail(r)]))
+    parts += [f"* {remark}" for remark in remarks]
+    content = {"machine": facts, "remarks": remarks, "results": results}
+    report.write(folder, "compare", "tinyconv and its peers", "\n\n".join(parts), content)
+
+
+def draw(results: list[Result], folder: Path, caption: str) -> None:
+    """compare.png: the epochs, the targets, and the convolutions, as far as they were measured."""
+    plt = report.pyplot()
+    held = [r for r in results if r.target is not None and not is_detail(r)]
+    epochs = [r for r in results if r.section == "epoch" and r.target is None]
+    convolutions = [r for r in results if r.section == "conv" and is_detail(r) and r.unit == "x"]
+    if plt is None or not held:
+        return
+    names = [name for name, there in (("epochs", epochs), ("targets", held), ("conv", convolutions)) if there]
+    heights = {"epochs": 0.6 + 0.3 * len(epochs), "targets": 0.8 + 0.26 * len(held), "conv": 4.2}
+    sizes = [heights[name] for name in names]
+    figure, axes = plt.subplots(len(names), 1, figsize=(9, sum(sizes) + 0.4), height_ratios=sizes, squeeze=False)
+    for name, a in zip(names, axes[:, 0], strict=True):
+        if name == "epochs":
+            draw_epochs(a, epochs)
+        elif name == "targets":
+            draw_targets(a, held)
+        else:
+            draw_convolutions(a, convolutions)
+    report.save(figure, folder, "compare", caption)
+    plt.close(figure)
+
+
+def draw_epochs(axes, epochs: list[Result]) -> None:
+    """Seconds per epoch, the fastest on top."""
+    epochs = sorted(epochs, key=lambda r: r.value)
+    names = [r.work.removeprefix("an epoch of ").split(",")[0] for r in epochs]
+    colors = [report.OURS if name == peers.TINYCONV.name else report.THEIRS for name in names]
+    report.bars(axes, names, [r.value for r in epochs], [f"{r.value:.1f} s" for r in epochs], colors)
+    axes.set_xlabel("seconds")
+    axes.set_title("One training epoch of the MNIST network")
+
+
+def draw_targets(axes, held: list[Result]) -> None:
+    """How far beyond, or short of, its target each measured value is."""
+    colors = [report.MET if r.met else report.MISSED for r in held]
+    for number, (r, color) in enumerate(zip(held, colors, strict=True)):
+        axes.plot([1, r.margin], [number, number], color=color, linewidth=2)
+        label = f"  {report.amount(r.value, r.unit)}" if r.margin >= 1 else f"{report.amount(r.value, r.unit)}  "
+        axes.text(r.margin, number, label, va="center", ha="left" if r.margin >= 1 else "right", fontsize=8)
+    axes.scatter([r.margin for r in held], range(len(held)), color=colors, zorder=3)
+    axes.axvline(1, color="#444444", linewidth=1)
+    signs = ("≤" if r.at_most else "≥" for r in held)
+    names = [r.work.partition(":")[0] for r in held]
+    labels = [
+        f"{name}  {sign} {report.amount(r.target, r.unit)}" for r, name, sign in zip(held, names, signs, strict=True)
+    ]
+    axes.set_yticks(range(len(held)), labels)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    ticks = [
+        t for t in (0.25, 0.5, 1, 2, 4, 8, 16) if min(r.margin for r in held) / 2 < t < 2 * max(r.margin for r in held)
+    ]
+    axes.set_xticks(ticks, [f"{t:g}x" for t in ticks])
+    axes.minorticks_off()
+    axes.margins(x=0.15)
+    axes.set_xlabel("how far beyond its target")
+    axes.set_title("The targets (green: met)")
+
+
+def draw_convolutions(axes, convolutions: list[Result]) -> None:
+    """tinyconv's speed over PyTorch's, for each shape, one mark for each pass."""
+    shapes = list(dict.fromkeys(r.work.partition(", ")[2] for r in convolutions))
+    for what, marker in zip(network.PASSES, ("o", "s", "^"), strict=True):
+        found = [r for r in convolutions if r.work.startswith(f"{what},")]
+        places = [shapes.index(r.work.partition(", ")[2]) for r in found]
+        axes.scatter([r.value for r in found], places, marker=marker, label=what, s=28, zorder=3)
+    axes.axvline(1, color="#444444", linewidth=1)
+    axes.axvline(0.8, color=report.MISSED, linewidth=1, linestyle=":")
+    axes.set_yticks(range(len(shapes)), shapes)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.legend(loc="best", frameon=False)
+    axes.set_xlabel("times as fast as PyTorch in its better memory format (dotted: the lower limit)")
+    axes.set_title("Single convolutions, unfused")
+
+
+if __name__ == "__main__":
+    main()

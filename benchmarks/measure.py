@@ -1,0 +1,59 @@
+"""The one way in which all benchmarks here measure: warm up, take turns, and report medians with their spread."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+
+class Timing(NamedTuple):
+    """Seconds of some runs of the same work."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the slowest and the fastest run, as a share of the median."""
+        return (max(self.seconds) - min(self.seconds)) / 2 / self.median
+
+    def __str__(self) -> str:
+        return f"{duration(self.median)} ± {100 * self.spread:.0f} %"
+
+
+def seconds_per_call(function: Callable[[], object], at_least: float = 0.1, calls: int = 3, warm_up: int = 1) -> float:
+    """The median time of a call, over as many calls as fill ``at_least`` seconds, but not fewer than ``calls``, after
+    ``warm_up`` others."""
+    for _ in range(warm_up):
+        function()
+    times: list[float] = []
+    while len(times) < calls or sum(times) < at_least:
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def interleave(turns: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
+    """Let everybody take a turn, and again, ``rounds`` times: whatever else the machine does meets all alike.
+
+    A turn does its work and returns the seconds it took. The order is reversed in every second round, so that nobody
+    always runs behind the same other.
+    """
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(rounds):
+        names = list(turns)
+        for name in names if number % 2 == 0 else reversed(names):
+            times[name].append(turns[name]())
+    return {name: Timing(tuple(found)) for name, found in times.items()}
+
+
+def duration(seconds: float) -> str:
+    """A time in a unit a person reads."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if abs(seconds) >= size:
+            return f"{seconds / size:.3g} {unit}" if seconds / size < 1000 else f"{seconds / size:.0f} {unit}"
+    return f"{seconds * 1e9:.3g} ns"

@@ -1,0 +1,104 @@
+"""tinyconv itself, used as its users do."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+import tinyconv
+from benchmarks import network
+from benchmarks.measure import seconds_per_call
+from benchmarks.peers.base import Peer
+
+
+class Tinyconv(Peer):
+    """``backend``: the kernel set; ``fuse``: whether the plan may fuse neighbouring steps."""
+
+    packages = ("tinyconv", "numba", "numpy")
+
+    def __init__(self, threads: int, backend: str = "cpu", fuse: bool = True) -> None:
+        super().__init__(threads)
+        self.backend, self.fuse = backend, fuse
+        self.kernels = tinyconv.kernels.load(backend)
+        self.set_threads(threads)
+
+    def set_threads(self, threads: int) -> None:
+        if self.backend == "cpu":
+            from tinyconv.kernels.cpu.threads import set_threads
+
+            set_threads(threads)
+
+    def facts(self) -> dict[str, str]:
+        found = super().facts()
+        if self.backend == "cpu":
+            from tinyconv.kernels.cpu.host import LANES
+            from tinyconv.kernels.cpu.threads import threading_layer
+
+            found |= {"threading layer": threading_layer(), "vector lanes": str(LANES)}
+        return found
+
+    def build(self) -> None:
+        self.targets = np.eye(10, dtype=np.float32)[self.y]
+        self.model = network.keras_model(tinyconv)
+        settings = {"backend": self.backend, "fuse": self.fuse}
+        self.model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"], **settings)
+        self.model.set_weights(network.weights())
+
+    def outputs(self, samples: int) -> np.ndarray:
+        return self.model(self.x[:samples])
+
+    def epoch(self, samples: int, batch_size: int) -> float:
+        history = self.model.fit(self.x[:samples], self.targets[:samples], batch_size=batch_size, epochs=1, verbose=0)
+        return history.history["loss"][0]
+
+    def inference(self, batch_size: int) -> Callable[[], np.ndarray]:
+        x = self.x[:batch_size]
+        return lambda: self.model(x)
+
+    def convolution(self, shape: network.Convolution) -> dict[str, Callable[[], None]]:
+        self.results, passes = convolution(self.kernels, shape)
+        return passes
+
+    def convolved(self, shape: network.Convolution) -> dict[str, np.ndarray]:
+        passes = self.convolution(shape)
+        for what in ("forward", "dW and dX"):
+            passes[what]()
+        return self.results
+
+    def convolve(self, shape: network.Convolution, what: str, at_least: float = 0.1) -> float:
+        """dX is what dW and dX together take longer than dW: there is no kernel that computes it alone."""
+        if what != "dX":
+            return super().convolve(shape, what, at_least)
+        return super().convolve(shape, "dW and dX", at_least) - super().convolve(shape, "dW", at_least)
+
+    def matrix_product(self, size: int, at_least: float = 0.2) -> float:
+        a = np.ones((size, size), np.float32)
+        return seconds_per_call(lambda: a @ a, at_least)
+
+
+def convolution(kernels, shape: network.Convolution) -> tuple[dict[str, np.ndarray], dict[str, Callable[[], None]]]:
+    """The results of a convolution by pass, and for each pass a call that computes it. Filters are packed in the
+    forward pass, as in training."""
+
+    def placed(array: np.ndarray) -> np.ndarray:
+        there = kernels.allocate(array.shape, array.dtype)
+        kernels.upload(there, array)
+        return there
+
+    a = {name: placed(array) for name, array in shape.arrays().items()}
+    x, w, b, dout = (a[name] for name in ("x", "w", "b", "dout"))
+    out, dx, dw, db = (kernels.allocate(array.shape, np.float32) for array in (dout, x, w, b))
+    nothing = kernels.allocate((0, 0, 0, 0), np.float32)
+    settings = ((shape.stride,) * 2, (shape.padding,) * 2, (1, 1))
+    work = kernels.allocate((kernels.conv2d_workspace(out.shape, x.shape, w.shape, *settings),), np.float32)
+    kernels.conv2d_prepare(work, w)
+
+    def forward() -> None:
+        kernels.conv2d_prepare(work, w)
+        kernels.conv2d_forward(out, x, w, b, work, *settings, False)
+
+    passes = {
+        "forward": forward,
+        "dW": lambda: kernels.conv2d_backward(nothing, dw, db, dout, x, w, work, *settings),
+        "dW and dX": lambda: kernels.conv2d_backward(dx, dw, db, dout, x, w, work, *settings),
+    }
+    return {"forward": out, "dW": dw, "dX": dx}, passes

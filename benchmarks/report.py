@@ -1,0 +1,184 @@
+"""The one way in which all benchmarks here report: facts about the machine, Markdown tables, JSON, pictures."""
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+OURS, THEIRS, MET, MISSED = "#1f6fb4", "#e08214", "#3a923a", "#c03d3e"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured number, and the target it is held to, if there is one."""
+
+    section: str
+    work: str
+    value: float
+    unit: str
+    target: float | None = None
+    at_most: bool = False  # whether the target is an upper limit
+    ours: str = ""  # what the value was computed from
+    theirs: str = ""
+    seconds: dict[str, tuple[float, ...]] = field(default_factory=dict)  # every run of everybody
+
+    @property
+    def met(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+    @property
+    def margin(self) -> float:
+        """How far beyond its target: above 1 is met."""
+        assert self.target is not None
+        if self.at_most:
+            return self.target / max(self.value, 0.05 * self.target)
+        return self.value / self.target
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        target = "" if self.target is None else f"{'≤' if self.at_most else '≥'} {amount(self.target, self.unit)}"
+        verdict = {None: "", True: "yes", False: "**no**"}[self.met]
+        return self.work, self.ours, self.theirs, amount(self.value, self.unit), target, verdict
+
+
+RESULT_COLUMNS = ("work", "tinyconv", "compared with", "value", "target", "met")
+
+
+def amount(value: float, unit: str) -> str:
+    """5.0x, 83 %, 310 MB, 1.2 s."""
+    digits = 0 if unit in ("%", "MB", "ms") else 2
+    return f"{value:.{digits}f}{'' if unit == 'x' else ' '}{unit}"
+
+
+def machine(packages: Sequence[str] = ("numpy", "numba")) -> dict[str, str]:
+    """The facts without which a time means nothing."""
+    return {
+        "processor": processor(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def processor() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        wide = " with AVX-512" if "avx512f" in found.get("flags", "") else ""
+        numbers = ", ".join(f"{name} {found[name]}" for name in ("cpu family", "model") if name in found)
+        return f"{found['model name']} ({numbers}){wide}"
+    except (OSError, KeyError):
+        return platform.processor() or platform.machine()
+
+
+class LoadWatch:
+    """How much of the processors somebody else uses, from now on: a benchmark beside other work is worth little."""
+
+    def __init__(self) -> None:
+        self.ticks, self.own = cpu_ticks(), own_seconds()
+
+    def share(self) -> str:
+        """So far; this process's own children count only when they have ended."""
+        if self.ticks is None or (now := cpu_ticks()) is None:
+            return "unknown"
+        busy, total = now[0] - self.ticks[0], max(now[1] - self.ticks[1], 1)
+        own = (own_seconds() - self.own) * os.sysconf("SC_CLK_TCK")
+        return f"{100 * max(busy - own, 0) / total:.0f} % of the processors"
+
+
+def cpu_ticks() -> tuple[int, int] | None:
+    """Busy and all clock ticks of all processors so far (Linux)."""
+    try:
+        numbers = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    return sum(numbers) - numbers[3] - numbers[4], sum(numbers)
+
+
+def own_seconds() -> float:
+    """Processor time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()) -> str:
+    """A Markdown table, its columns padded so that it reads well as plain text too."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(3, len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(columns)]
+
+    def line(row: Sequence[str]) -> str:
+        fitted = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return f"| {' | '.join(fitted)} |"
+
+    rule = ["-" * (w - 1) + (":" if i in right else "-") for i, w in enumerate(widths)]
+    return "\n".join([line(columns), line(rule), *map(line, cells)])
+
+
+def facts_list(facts: dict[str, str]) -> str:
+    """Facts as one Markdown paragraph."""
+    return ", ".join(f"{name}: {value}" for name, value in facts.items()) + "."
+
+
+def write(folder: Path, name: str, title: str, body: str, content: dict[str, Any]) -> None:
+    """Write ``name``.md and ``name``.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(f"# {title}\n\n{body}\n", encoding="utf-8")
+    plain = json.dumps(content, indent=1, ensure_ascii=False, default=lambda thing: asdict(thing))
+    (folder / f"{name}.json").write_text(plain + "\n", encoding="utf-8")
+
+
+def pyplot() -> Any | None:
+    """Matplotlib, in the style of all pictures here; None, and a line about it, where it is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("No picture: matplotlib is not installed (pip install 'tinyconv[plot]').")
+        return None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 11,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#e6e6e6",
+            "font.size": 9,
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 150,
+        }
+    )
+    return plt
+
+
+def bars(
+    axes: Any, names: Sequence[str], values: Sequence[float], labels: Sequence[str], colors: Sequence[str]
+) -> None:
+    """Horizontal bars, the first on top, each with its label behind it."""
+    drawn = axes.barh(range(len(names)), values, color=colors, height=0.7)
+    axes.set_yticks(range(len(names)), names)
+    axes.bar_label(drawn, labels, padding=4)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+
+
+def save(figure: Any, folder: Path, name: str, caption: str) -> None:
+    """Save a picture with the machine below it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.supxlabel(caption, fontsize=7, color="#666666", x=0.01, ha="left")
+    figure.savefig(folder / f"{name}.png")

@@ -1,0 +1,125 @@
+"""The benchmarks run, compare correct results, and write what they promise. No time is asserted."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import measure, report
+from benchmarks.worker import ROOT
+
+
+def run(*command):
+    """A command in the repository's root; its output."""
+    environment = {**os.environ, "MPLBACKEND": "Agg"}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_turns_are_interleaved_and_reversed_every_second_round():
+    order = []
+
+    def turn(name):
+        order.append(name)
+        return float(len(order))
+
+    times = measure.interleave({"a": lambda: turn("a"), "b": lambda: turn("b")}, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert times["a"].seconds == (1.0, 4.0, 5.0)
+    assert times["a"].median == 4.0
+    assert times["a"].spread == 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "at_most", "met"),
+    [(5.0, 5.0, False, True), (4.9, 5.0, False, False), (50.0, 50.0, True, True), (51.0, 50.0, True, False)],
+)
+def test_a_target_is_met_on_its_side_of_the_limit(value, target, at_most, met):
+    result = report.Result("epoch", "an epoch", value, "x", target, at_most)
+    assert result.met is met
+    assert (result.margin >= 1) is met
+    assert result.row[-1] == ("yes" if met else "**no**")
+
+
+def test_table_is_aligned_markdown():
+    text = report.table(("work", "ms"), [("dense", 1.5), ("a convolution", 20)], right=(1,))
+    assert text.splitlines() == [
+        "| work          |  ms |",
+        "| ------------- | --: |",
+        "| dense         | 1.5 |",
+        "| a convolution |  20 |",
+    ]
+
+
+def test_comparison_without_peers_writes_table_json_and_picture(tmp_path):
+    sections = ["epoch", "conv", "inference", "import"]
+    run(
+        "benchmarks/compare.py",
+        "--quick",
+        "--backend=reference",
+        f"--out={tmp_path}",
+        "--peers",
+        "--sections",
+        *sections,
+    )
+    content = json.loads((tmp_path / "compare.json").read_text())
+    assert {"processor", "cores", "threads", "numba", "date"} <= content["machine"].keys()
+    found = {result["section"] for result in content["results"]}
+    assert found == set(sections)
+    assert "| import tinyconv, over numpy and numba" in (tmp_path / "compare.md").read_text()
+    if find_spec("matplotlib"):
+        assert (tmp_path / "compare.png").stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not find_spec("onnxruntime"), reason="ONNX Runtime is not installed")
+def test_comparison_with_a_peer_gives_a_ratio_of_two_runs(tmp_path):
+    arguments = ("--quick", "--backend=reference", f"--out={tmp_path}", "--sections", "inference")
+    run("-m", "benchmarks.compare", *arguments, "--peers", "ONNX Runtime")
+    results = json.loads((tmp_path / "compare.json").read_text())["results"]
+    for result in results:
+        ours, theirs = (measure.Timing(tuple(result["seconds"][name])) for name in ("tinyconv", "ONNX Runtime"))
+        assert result["value"] == pytest.approx(theirs.median / ours.median)
+
+
+@pytest.mark.skipif(not (find_spec("keras") and find_spec("tensorflow")), reason="Keras is not installed")
+def test_train_mnist_prints_the_ratio():
+    arguments = ("--samples=256", "--rounds=1", "--backend=reference", "--threads=1")
+    assert "times as fast as Keras on TensorFlow" in run("benchmarks/train_mnist.py", *arguments)
+
+
+def test_ladder_has_seven_rungs_that_agree(tmp_path, monkeypatch, capsys):
+    from benchmarks import ladder
+
+    monkeypatch.setattr(ladder, "CONVOLUTION", ladder.CONVOLUTION._replace(size=6, C=16))
+    ladder.main(["--images=2", "--rounds=1", f"--out={tmp_path}"])
+    assert "| 7   | fused step" in capsys.readouterr().out
+    assert (tmp_path / "ladder.md").exists()
+    speeds = json.loads((tmp_path / "ladder.json").read_text())["seconds per image"]
+    assert len(speeds) == 7
+
+
+def test_scaling_varies_everything(tmp_path):
+    run("benchmarks/scaling.py", "--quick", "--rounds=1", f"--out={tmp_path}")
+    costs = json.loads((tmp_path / "scaling.json").read_text())["costs"]
+    assert {cost["batch"] for cost in costs} == {2, 4}
+    more, fewer = (
+        {c["batch"]: c["bytes"] for c in costs if c["image"] == 12 and c["channels"] == 4}[n] for n in (4, 2)
+    )
+    assert more > fewer
+
+
+@pytest.mark.skipif(not find_spec("pytest_benchmark"), reason="pytest-benchmark is not installed")
+def test_kernel_benchmarks_check_and_report(tmp_path):
+    arguments = ("-k", "dense and 1600", "--benchmark-only", "--benchmark-max-time=0.01", "--benchmark-warmup=off")
+    path = tmp_path / "kernels.json"
+    run("-m", "pytest", "-q", "-p", "no:xdist", "benchmarks/test_kernels.py", *arguments, f"--benchmark-json={path}")
+    for benchmark in json.loads(path.read_text())["benchmarks"]:
+        assert benchmark["group"] == "dense, 1600→10, batch 128"
+        assert benchmark["extra_info"].keys() == {"bytes", "compile seconds", "GFLOP/s"}
