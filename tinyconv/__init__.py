@@ -17,6 +17,7 @@ from tinyconv import (
     saving,
     utils,
 )
+from tinyconv.checks import check_gradients
 from tinyconv.layers import Input
 from tinyconv.model import Sequential
 
@@ -24,6 +25,7 @@ __all__ = [
     "Input",
     "Sequential",
     "callbacks",
+    "check_gradients",
     "datasets",
     "export",
     "initializers",
@@ -34,7 +36,22 @@ __all__ = [
     "optimizers",
     "regularizers",
     "saving",
+    "set_threads",
     "utils",
 ]
 
-__version__ = "0.1.0"
+
+def set_threads(count: int) -> None:
+    """Let the CPU kernels use so many threads, at most as many as there are cores. The results' bits do not change."""
+    from tinyconv.kernels.cpu import threads  # only now: it loads the threading layer
+
+    threads.set_threads(count)
+
+
+def __getattr__(name: str) -> str:
+    """``tinyconv.__version__``, as pyproject.toml states it: looked up only when somebody asks."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tinyconv")
+    raise AttributeError(f"module 'tinyconv' has no attribute {name!r}")

@@ -180,6 +180,7 @@ class Plan:
     dx: Any  # the gradient of the loss with respect to the input; of size zero unless it was asked for
     targets: Any
     out: Any
+    dout: Any  # the gradient of the output, where a plan without a loss expects it before its backward pass
     steps: dict[str, tuple[Step, ...]]
     buffers: dict[str, Any] = field(repr=False)
 
@@ -268,7 +269,7 @@ def lower(
             b._kernel("update", "optimizer", "all parameters", kernel, 0, arguments)
     steps = {phase: tuple(found) for phase, found in b.steps.items()}
     targets = b.target_buffer if b.target_buffer is not None else b.nothing(2)
-    return Plan(state.kernels, batch_size, x.data, x.grad, targets, out.data, steps, b.buffers)
+    return Plan(state.kernels, batch_size, x.data, x.grad, targets, out.data, out.grad, steps, b.buffers)
 
 
 def _penalise(b: Builder, state: State) -> None:

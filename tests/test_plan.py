@@ -1,0 +1,241 @@
+"""The plan: fused and unfused agree, buffers are allocated once, and it can be read, profiled and traced."""
+
+import gc
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import tinyconv
+from tinyconv import layers, ops
+from tinyconv.fusion import fuse
+
+
+def mnist_network(**compile_arguments):
+    tinyconv.utils.set_random_seed(5)
+    model = tinyconv.Sequential(
+        [
+            tinyconv.Input((28, 28, 1)),
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(loss="sparse_categorical_crossentropy", optimizer="adam", metrics=["accuracy"], **compile_arguments)
+    return model
+
+
+def norm_network(**compile_arguments):
+    tinyconv.utils.set_random_seed(6)
+    model = tinyconv.Sequential(
+        [
+            tinyconv.Input((9, 9, 3)),
+            layers.Conv2D(5, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.Activation("relu"),
+            layers.AveragePooling2D(2),
+            layers.Conv2D(7, 3, activation="elu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(6, activation="relu", kernel_regularizer="l2"),
+            layers.BatchNormalization(),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.compile(loss="binary_crossentropy", optimizer="sgd", metrics=["accuracy"], **compile_arguments)
+    return model
+
+
+def batch(model, size=6, seed=0):
+    rng = np.random.default_rng(seed)
+    classes = max(model.output_shape[-1], 2)
+    x = rng.standard_normal((size, *model.input_shape[1:]), np.float32)
+    y = rng.integers(0, classes, size)
+    return x, y if model.output_shape[-1] > 1 else y[:, None]
+
+
+@pytest.mark.parametrize("network", [mnist_network, norm_network])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_fused_and_unfused_agree(network, backend):
+    fused, plain = network(backend=backend), network(backend=backend, fuse=False)
+    x, y = batch(fused)
+    for _ in range(3):
+        assert fused.train_on_batch(x, y) == pytest.approx(plain.train_on_batch(x, y), rel=1e-4, abs=1e-5)
+    for ours, theirs in zip(fused.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-5)
+    plain.set_weights(fused.get_weights())
+    np.testing.assert_allclose(fused.predict(x), plain.predict(x), rtol=1e-4, atol=1e-6)
+    assert len(fused.plan.all_steps()) < len(plain.plan.all_steps())
+
+
+@pytest.mark.parametrize("network", [mnist_network, norm_network])
+def test_the_cpu_computes_what_the_reference_does(network):
+    reference, cpu = network(backend="reference"), network(backend="cpu")
+    x, y = batch(reference)
+    for _ in range(2):
+        assert reference.train_on_batch(x, y) == pytest.approx(cpu.train_on_batch(x, y), rel=1e-4, abs=1e-5)
+    np.testing.assert_allclose(reference.predict(x), cpu.predict(x), rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_fused():
+    model = mnist_network(backend="reference")
+    assert [step.kernel_name for step in model.plan.steps["forward"]] == [
+        "conv2d_relu_max_pool2d_forward",
+        "conv2d_relu_max_pool2d_forward",
+        "dropout_pooled_forward",
+        "dense_forward",
+        "softmax_cross_entropy_forward",
+        "accumulate",
+        "count_correct",
+        "accumulate",
+    ]
+    assert [step.kernel_name for step in model.plan.steps["backward"]] == [
+        "softmax_cross_entropy_backward",
+        "dense_backward",
+        "conv2d_relu_max_pool2d_backward",
+        "conv2d_relu_max_pool2d_backward",
+    ]
+
+
+def test_a_normalisation_is_folded_at_inference_only():
+    conv = ops.Conv2D("conv", (8, 8, 3), (8, 8, 4), (3, 3), (1, 1), (1, 1), (1, 1), True)
+    norm = ops.BatchNorm("norm", (8, 8, 4), (8, 8, 4), 0.99, 1e-3, True, True)
+    relu = ops.Activation("relu", (8, 8, 4), (8, 8, 4), "relu")
+    (folded,) = fuse([conv, norm, relu], training=False)
+    assert folded.norm is norm
+    assert folded.relu
+    assert fuse([conv, norm, relu], training=True) == [conv, norm, relu]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strides": (2, 2)},
+        {"dilation": (2, 2)},
+        {"relu": False},
+    ],
+)
+def test_a_pooling_is_fused_only_where_the_kernel_can(change):
+    conv = ops.Conv2D("conv", (9, 9, 3), (8, 8, 4), (2, 2), (1, 1), (0, 0), (1, 1), True, relu=True)
+    pool = ops.MaxPool2D("pool", (8, 8, 4), (4, 4, 4), (2, 2), (2, 2), (0, 0))
+    assert len(fuse([conv, pool], True)) == 1
+    assert len(fuse([replace(conv, **change), pool], True)) == 2
+
+
+def test_a_step_allocates_nothing_and_keeps_its_buffers():
+    model = mnist_network(backend="cpu")
+    x, y = batch(model, 32)
+    model.fit(x, y, batch_size=16, epochs=1, verbose=0)
+    trainer, plan = model._trainer, model.plan
+    run = trainer.program(plan, "prepare", "forward", "backward", "update")
+    run()
+    before = {name: array.ctypes.data for name, array in plan.buffers.items()}
+    gc.collect()
+    tracemalloc.start()
+    run()
+    first = tracemalloc.take_snapshot()
+    for _ in range(20):
+        run()
+    last = tracemalloc.take_snapshot()
+    tracemalloc.stop()
+    grown = sum(entry.size_diff for entry in last.compare_to(first, "filename") if "tracemalloc" not in str(entry))
+    assert grown < 2048  # bytes over 20 steps: of Python's own bookkeeping; one activation alone has 100 KB
+    assert before == {name: array.ctypes.data for name, array in plan.buffers.items()}
+    assert model.plan is plan
+
+
+def test_a_ragged_last_batch_shares_the_buffers():
+    model = mnist_network(backend="cpu")
+    x, y = batch(model, 40)
+    model.fit(x, y, batch_size=16, epochs=1, verbose=0)
+    plans = {size: plan for (size, training, _), plan in model._trainer.plans.items() if training}
+    assert sorted(plans) == [8, 16]
+    assert plans[8].x.ctypes.data == plans[16].x.ctypes.data
+    assert plans[8].x.shape[0] == 8
+
+
+def test_the_plan_prints_its_steps_shapes_and_what_was_fused():
+    text = str(mnist_network(backend="reference").plan)
+    assert "Plan for batches of 32 on the 'reference' kernels" in text
+    assert "conv2d + relu + max_pool2d" in text
+    assert "dropout_pooled_forward" in text
+    assert "out 32x13x13x8" in text
+    assert "adam_update" in text
+    assert "MFLOP" in text
+
+
+def test_profile_prints_every_step_and_leaves_the_weights(capsys):
+    model = mnist_network(backend="reference")
+    x, y = batch(model)
+    before = model.get_weights()
+    model.profile(x, y, repeats=2)
+    text = capsys.readouterr().out
+    assert text.count("conv2d_relu_max_pool2d_backward") == 2
+    assert "share" in text
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_trace_holds_every_buffer_by_name():
+    model = mnist_network(backend="reference")
+    x, y = batch(model)
+    model.train_on_batch(x, y)
+    trace = model._trainer.plan(6, True, True).trace()
+    np.testing.assert_array_equal(trace["input/x"], x)
+    assert trace["max_pooling2d/conv2d.out"].shape == (6, 13, 13, 8)
+    assert trace["max_pooling2d/argmax"].dtype == np.int8
+    np.testing.assert_allclose(trace["loss/softmax_cross_entropy.out"].sum(axis=1), 1, rtol=1e-5)
+
+
+class Scale(layers.Layer):
+    """A user's own layer: every feature times a weight, squared."""
+
+    def weight_specs(self, input_shape):
+        return [layers.WeightSpec("factor", input_shape[-1:], tinyconv.initializers.Ones())]
+
+    def forward(self, out, x, weights):
+        out[...] = (x * weights["factor"]) ** 2
+
+    def backward(self, dx, dweights, dout, x, out, weights):
+        slope = 2 * x * weights["factor"] * dout
+        if dx.size:
+            dx[...] = slope * weights["factor"]
+        dweights["factor"][...] = (slope * x).sum(axis=tuple(range(x.ndim - 1)))
+
+
+class Wrong(Scale):
+    def backward(self, dx, dweights, dout, x, out, weights):
+        super().backward(dx, dweights, dout, x, out, weights)
+        dweights["factor"][1] *= 1.01
+
+
+def test_a_layer_of_ones_own_is_checked_by_one_call():
+    assert tinyconv.check_gradients(Scale(), (4, 3)) < 1e-7
+    with pytest.raises(ValueError, match=r"disagrees with central differences for 'wrong/factor' at \(1,\)"):
+        tinyconv.check_gradients(Wrong(), (4, 3))
+
+
+def test_several_layers_are_checked_at_once():
+    stack = [layers.Conv2D(3, 2, activation="tanh"), layers.BatchNormalization(), layers.Dropout(0.3), layers.Flatten()]
+    assert tinyconv.check_gradients([*stack, layers.Dense(2, activation="softmax")], (4, 4, 2)) < 1e-6
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_layer_of_ones_own_trains_in_a_plan(backend):
+    tinyconv.utils.set_random_seed(1)
+    model = tinyconv.Sequential([tinyconv.Input((4,)), Scale(), layers.Dense(2, activation="softmax")])
+    model.compile(loss="sparse_categorical_crossentropy", optimizer=tinyconv.optimizers.Adam(0.05), backend=backend)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 4), np.float32)
+    y = ((x**2).sum(axis=1) > 4).astype(np.int64)
+    losses = model.fit(x, y, epochs=20, verbose=0).history["loss"]
+    assert losses[-1] < 0.6 * losses[0]
+    assert (model.get_layer("scale").get_weights()[0] != 1).all()
+
+
+def test_a_layer_without_forward_says_so():
+    with pytest.raises(TypeError, match="override forward"):
+        layers.Layer()(np.ones((1, 2), np.float32))
