@@ -19,6 +19,7 @@ from tinyconv.callbacks import Callback, CallbackList, History
 from tinyconv.callbacks.base import Position, as_callbacks
 from tinyconv.kernels import memory
 from tinyconv.layers import InputLayer, Layer
+from tinyconv.messages import refuse, suggest
 from tinyconv.plan import Plan
 from tinyconv.progress import Progress
 from tinyconv.trainer import Data, Trainer
@@ -174,8 +175,6 @@ class Sequential:
         for layer in self._layers:
             if layer.name == name:
                 return layer
-        from tinyconv.messages import suggest
-
         raise ValueError(f"Unknown layer: {name!r}. {suggest(name, [layer.name for layer in self._layers])}")
 
     def summary(self, print_fn: Any = print) -> None:
@@ -358,7 +357,7 @@ class Sequential:
             events = CallbackList([*given, history], self, params)
             try:
                 self._warm_up(trainer, progress, loop, *([val_loop] if val_loop else []))
-                events.call("on_train_begin")
+                events.call("on_train_begin", {})
                 logs: dict[str, float] = {}
                 for epoch in range(start.epoch, epochs):
                     if epoch > start.epoch:
@@ -367,7 +366,7 @@ class Sequential:
                         step = trainer_step(self) - start.batch  # at the beginning of the epoch
                         order = np.random.Generator(np.random.Philox(key=[self.seed, step]))
                         trainer.kernels.upload(data.order, order.permutation(samples))
-                    events.call("on_epoch_begin", epoch)
+                    events.call("on_epoch_begin", epoch, {})
                     progress.epoch_begin(epoch)
                     logs, seconds = trainer.train_epoch(loop, events, progress, start)
                     if val_loop and (epoch + 1) % validation_freq == 0:
@@ -585,8 +584,6 @@ def resolve_backend(backend: str | None) -> str:
     source = "backend" if backend is not None else "TINYCONV_BACKEND"
     backend = backend if backend is not None else os.environ.get("TINYCONV_BACKEND") or "auto"
     if backend not in ("auto", *kernels.NAMES):
-        from tinyconv.messages import suggest
-
         raise ValueError(f"Unknown {source}: {backend!r}. {suggest(backend, ['auto', *kernels.NAMES])}")
     return backend
 
@@ -608,25 +605,13 @@ def refuse_compile_arguments(unsupported: dict[str, Any]) -> None:
         "jit_compile": ("auto", True, False),
         "auto_scale_loss": (True, False),
     }
-    _refuse("compile", unsupported, neutral)
+    refuse("compile()", unsupported, neutral)
 
 
 def refuse_fit_arguments(unsupported: dict[str, Any]) -> None:
     """fit's further arguments in Keras: accepted where they change nothing."""
     names = ("class_weight", "sample_weight", "steps_per_epoch", "validation_steps")
-    _refuse("fit", unsupported, dict.fromkeys(names, (None,)))
-
-
-def _refuse(where: str, unsupported: dict[str, Any], neutral: dict[str, tuple[Any, ...]]) -> None:
-    for argument, value in unsupported.items():
-        if argument not in neutral:
-            raise TypeError(f"{where}() has no argument {argument!r}.")
-        if value not in neutral[argument]:
-            expected = " or ".join(map(repr, neutral[argument]))
-            raise ValueError(
-                f"{where}({argument}={value!r}) is not supported by tinyconv. Expected {expected}. "
-                f"Fix: leave out {argument!r}."
-            )
+    refuse("fit()", unsupported, dict.fromkeys(names, (None,)))
 
 
 def _count(name: str, value: Any, default: int, at_least: int = 1) -> int:

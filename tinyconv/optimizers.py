@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from tinyconv import schedules
-from tinyconv.messages import suggest
+from tinyconv.messages import refuse, suggest
 from tinyconv.schedules import LearningRateSchedule
 from tinyconv.state import State
 
@@ -73,7 +73,7 @@ class Adam(Optimizer):
         weight_decay: float | None = None,
         **unsupported: Any,
     ) -> None:
-        refuse(self, unsupported, amsgrad=False, use_ema=False)
+        _refuse(self, unsupported, amsgrad=(False,))
         super().__init__(learning_rate)
         self.beta_1 = _number(self, "beta_1", beta_1, at_least=0.0, below=1.0)
         self.beta_2 = _number(self, "beta_2", beta_2, at_least=0.0, below=1.0)
@@ -135,7 +135,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         **unsupported: Any,
     ) -> None:
-        refuse(self, unsupported, weight_decay=None, use_ema=False)
+        _refuse(self, unsupported, weight_decay=(None,))
         super().__init__(learning_rate)
         self.momentum = _number(self, "momentum", momentum, at_least=0.0, at_most=1.0)
         self.nesterov = bool(nesterov)
@@ -155,20 +155,23 @@ class SGD(Optimizer):
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
 
 
-NEUTRAL = {"clipnorm": None, "clipvalue": None, "global_clipnorm": None, "loss_scale_factor": None}
+# What Keras' further arguments must be for tinyconv to do the same as Keras.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "clipnorm": (None,),
+    "clipvalue": (None,),
+    "global_clipnorm": (None,),
+    "loss_scale_factor": (None,),
+    "gradient_accumulation_steps": (None,),
+    "use_ema": (False,),
+    "ema_momentum": (0.99,),
+    "ema_overwrite_frequency": (None,),
+}
 
 
-def refuse(owner: object, unsupported: dict[str, Any], **neutral: Any) -> None:
-    """Refuse arguments that Keras has and tinyconv has not, unless they are set to what they do not change."""
-    neutral = {**NEUTRAL, "gradient_accumulation_steps": None, "name": None, "ema_momentum": 0.99, **neutral}
-    for argument, value in unsupported.items():
-        if argument not in neutral:
-            raise TypeError(f"{type(owner).__name__} has no argument {argument!r}.")
-        if argument != "name" and value != neutral[argument]:
-            raise ValueError(
-                f"{type(owner).__name__}({argument}={value!r}) is not supported by tinyconv. "
-                f"Expected {neutral[argument]!r}. Fix: leave out {argument!r}."
-            )
+def _refuse(owner: object, unsupported: dict[str, Any], **neutral: tuple[Any, ...]) -> None:
+    """Refuse what only Keras has; a name changes nothing."""
+    named = {argument: value for argument, value in unsupported.items() if argument != "name"}
+    refuse(type(owner).__name__, named, {**NEUTRAL, **neutral})
 
 
 def _number(

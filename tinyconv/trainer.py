@@ -250,14 +250,14 @@ class Trainer:
         try:
             for batch, size in loop.batches(position.batch):
                 if before:
-                    callbacks.call("on_train_batch_begin", batch, {})
+                    self.batch_hook(callbacks, "on_train_batch_begin", batch, {})
                 self.set_learning_rate()
                 loop.programs[size]()
                 optimizer.iterations += 1
                 done += size
                 if after:
                     self.sync_model()
-                    callbacks.call("on_train_batch_end", batch, self.logs(done))
+                    self.batch_hook(callbacks, "on_train_batch_end", batch, self.logs(done))
                 if time.perf_counter() - drawn > REDRAW:
                     drawn = time.perf_counter()
                     progress.update(done, self.logs(done))
@@ -268,6 +268,14 @@ class Trainer:
             self.sync_model()
         return self.logs(done), time.perf_counter() - start
 
+    def batch_hook(self, callbacks: CallbackList, hook: str, batch: int, logs: dict[str, float]) -> None:
+        """Call a hook in the middle of a pass. It may use the model: what the pass counts with is put back after it."""
+        counting = (self.state.counters, self.state.totals)
+        kept = [self.state.read(array) for array in counting]
+        callbacks.call(hook, batch, logs)
+        for array, values in zip(counting, kept, strict=True):
+            self.state.set(array, values)
+
     def sync_model(self) -> None:
         """Bring the trained weights into the model's own arrays."""
         self.state.pull()
@@ -275,19 +283,19 @@ class Trainer:
 
     def run(self, loop: Pass, callbacks: CallbackList, kind: str) -> dict[str, float]:
         """One pass without training; ``kind`` is "test" or "predict". Returns the logs of a test."""
+        callbacks.call(f"on_{kind}_begin", {})
         for plan in loop.plans.values():
             self.prepare(plan)
         self.begin(self.optimizer.iterations if self.optimizer else 0)
-        callbacks.call(f"on_{kind}_begin")
         begin, end = f"on_{kind}_batch_begin", f"on_{kind}_batch_end"
         done = 0
         for batch, size in loop.batches():
             if callbacks.wants[begin]:
-                callbacks.call(begin, batch, {})
+                self.batch_hook(callbacks, begin, batch, {})
             loop.programs[size]()
             done += size
             if callbacks.wants[end]:
-                callbacks.call(end, batch, self.logs(done) if kind == "test" else {})
+                self.batch_hook(callbacks, end, batch, self.logs(done) if kind == "test" else {})
         self.kernels.synchronize()
         logs = self.logs(done) if kind == "test" else {}
         callbacks.call(f"on_{kind}_end", logs)

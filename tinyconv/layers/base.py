@@ -11,6 +11,7 @@ from tinyconv import inputs, kernels, ops, random
 from tinyconv.arena import Arena, Shape
 from tinyconv.initializers import Initializer
 from tinyconv.layers.arguments import shape_of
+from tinyconv.messages import refuse
 from tinyconv.plan import lower
 from tinyconv.regularizers import L2
 from tinyconv.state import State
@@ -68,14 +69,7 @@ class Layer:
     """
 
     def __init__(self, name: str | None = None, input_shape: Sequence[int] | None = None, **unsupported: Any) -> None:
-        for argument, value in unsupported.items():
-            if argument not in NEUTRAL:
-                raise TypeError(f"{type(self).__name__} has no argument {argument!r}.")
-            if value not in NEUTRAL[argument]:
-                raise ValueError(
-                    f"{type(self).__name__}({argument}={value!r}) is not supported by tinyconv. "
-                    f"Expected {' or '.join(map(repr, NEUTRAL[argument]))}. Fix: leave out {argument!r}."
-                )
+        refuse(type(self).__name__, unsupported, NEUTRAL)
         self.name = name or default_name(type(self))
         self.named_by_user = name is not None
         self.position = 0  # in its model; numbers the dropouts' random masks

@@ -9,6 +9,18 @@ from tinyconv import ops
 from tinyconv.arena import Shape
 from tinyconv.layers.arguments import shape_of
 from tinyconv.layers.base import Layer
+from tinyconv.messages import refuse
+
+# Input's further arguments in Keras, none of which changes anything here at its default.
+KERAS_INPUT: dict[str, tuple[Any, ...]] = {
+    "dtype": (None, "float32"),
+    "batch_size": (None,),
+    "batch_shape": (None,),
+    "sparse": (None, False),
+    "ragged": (None, False),
+    "tensor": (None,),
+    "optional": (False,),
+}
 
 
 class InputLayer(Layer):
@@ -19,7 +31,7 @@ class InputLayer(Layer):
     """
 
     def __init__(self, shape: Sequence[int], name: str | None = None, **unsupported: Any) -> None:
-        refuse_input_arguments(unsupported)
+        refuse("Input", unsupported, KERAS_INPUT)
         super().__init__(name)
         self.shape = shape_of(self, shape)
 
@@ -28,14 +40,6 @@ class InputLayer(Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "shape": self.shape}
-
-
-def refuse_input_arguments(unsupported: dict[str, Any]) -> None:
-    """Input's further arguments in Keras, none of which changes anything here at its default."""
-    neutral: dict[str, tuple[Any, ...]] = {"dtype": (None, "float32"), "batch_size": (None,), "sparse": (None, False)}
-    for argument, value in unsupported.items():
-        if value not in neutral.get(argument, (None,)):
-            raise ValueError(f"Input({argument}={value!r}) is not supported by tinyconv. Fix: leave out {argument!r}.")
 
 
 def Input(shape: Sequence[int], name: str | None = None, **unsupported: Any) -> InputLayer:
