@@ -6,6 +6,7 @@ Two doors: the names of Keras, below, to train networks; and :mod:`tinyconv.kern
 from tinyconv import (
     callbacks,
     datasets,
+    explain,
     export,
     initializers,
     kernels,
@@ -27,6 +28,7 @@ __all__ = [
     "callbacks",
     "check_gradients",
     "datasets",
+    "explain",
     "export",
     "initializers",
     "kernels",
