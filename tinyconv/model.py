@@ -4,6 +4,7 @@ What happens on the way down: ``fit`` checks the arrays (:mod:`tinyconv.inputs`)
 :mod:`tinyconv.trainer`, which runs a plan (:mod:`tinyconv.plan`) once per batch; the plan calls kernels.
 """
 
+import contextlib
 import math
 import os
 import time
@@ -564,13 +565,15 @@ class Sequential:
 
     def _warm_up(self, trainer: Trainer, progress: Progress, *loops: Any) -> None:
         """Compile what is not compiled yet, before any clock runs, and say so."""
-        watch = getattr(trainer.kernels, "compile_watch", None)
-        if watch is None:
+        if not trainer.is_cold(*loops) or trainer.kernels is kernels.load("reference"):
             return
+        if not trainer.warm:
+            progress.announce(f"Running on: {trainer.kernels.describe()}.")
         message = "Compiling the kernels for this machine, once; they are kept for the next run ..."
+        watch = getattr(trainer.kernels, "compile_watch", contextlib.nullcontext)
         with watch(lambda: progress.announce(message)) as compiled:
             trainer.warm_up(*loops)
-        if compiled.functions:
+        if getattr(compiled, "functions", None):
             progress.announce(f"Compiled {len(compiled.functions)} functions in {compiled.seconds:.1f} s.")
 
 

@@ -103,6 +103,7 @@ class Trainer:
         self.plans: dict[tuple[int, bool, bool], Plan] = {}
         self.programs: dict[tuple[Any, ...], Program] = {}
         self.prepared: dict[int, int] = {}  # per plan, the version of the weights that it has prepared
+        self.warm: set[int] = set()  # plans that have been run
         self.weights_version = 0
         self.rate = float("nan")  # the learning rate that the state holds
         self.lock = threading.RLock()
@@ -117,6 +118,7 @@ class Trainer:
                 self.plans.clear()
                 self.programs.clear()
                 self.prepared.clear()
+                self.warm.clear()
             model, loss = self.model, None
             if with_loss and self.loss is not None:
                 metrics = tuple((metric.kernel, metric.options) for metric in self.metrics)
@@ -196,6 +198,10 @@ class Trainer:
 
     # Loops
 
+    def is_cold(self, *passes: Pass) -> bool:
+        """Whether some plan of these passes has never been run."""
+        return any(id(plan) not in self.warm for loop in passes for plan in loop.plans.values())
+
     def warm_up(self, *passes: Pass) -> None:
         """Run every program once, so that all kernels are compiled, and put everything back that it changed."""
         state = self.state
@@ -206,6 +212,7 @@ class Trainer:
                 self.program(loop.plans[size], "prepare")()
                 state.set(state.counters, [0, 0, 0])
                 run()
+                self.warm.add(id(loop.plans[size]))
         self.kernels.synchronize()
         for array, values in zip(arrays, before, strict=True):
             self.kernels.upload(array, values)
@@ -268,7 +275,7 @@ class Trainer:
             self.sync_model()
         return self.logs(done), time.perf_counter() - start
 
-    def batch_hook(self, callbacks: CallbackList, hook: str, batch: int, logs: dict[str, float]) -> None:
+    def batch_hook(self, callbacks: CallbackList, hook: str, batch: int, logs: Any) -> None:
         """Call a hook in the middle of a pass. It may use the model: what the pass counts with is put back after it."""
         counting = (self.state.counters, self.state.totals)
         kept = [self.state.read(array) for array in counting]
@@ -295,7 +302,8 @@ class Trainer:
             loop.programs[size]()
             done += size
             if callbacks.wants[end]:
-                self.batch_hook(callbacks, end, batch, self.logs(done) if kind == "test" else {})
+                outputs = {"outputs": self.state.read(loop.plans[size].out)} if kind == "predict" else self.logs(done)
+                self.batch_hook(callbacks, end, batch, outputs)
         self.kernels.synchronize()
         logs = self.logs(done) if kind == "test" else {}
         callbacks.call(f"on_{kind}_end", logs)

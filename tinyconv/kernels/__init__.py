@@ -2,13 +2,14 @@
 
 ``reference`` is NumPy, the mathematics chapter. ``cpu`` is Numba, parallel and vectorised. ``cuda`` is numba.cuda.
 Each set is a package with the functions of ``reference.__all__`` (same names, same arguments in the same order) and
-with the five memory functions below, so that a plan can be built on any of them:
+with the six functions below, so that a plan can be built on any of them:
 
 * ``allocate(shape, dtype)``: a new array of zeros where the kernels can reach it;
 * ``upload(array, host)``: copy a NumPy array into one of the set's arrays;
 * ``download(host, array)``: copy one of the set's arrays into a NumPy array;
 * ``synchronize()``: wait until everything asked for has happened;
-* ``record(calls)``: turn a list of (kernel, arguments) into one callable that runs them all in order.
+* ``record(calls)``: turn a list of (kernel, arguments) into one callable that runs them all in order;
+* ``describe()``: on what the kernels run, in a few words.
 
 Kernels import nothing from the rest of tinyconv.
 """
@@ -20,7 +21,7 @@ import inspect
 from types import ModuleType
 
 NAMES = ("reference", "cpu", "cuda")
-MEMORY = ("allocate", "download", "record", "synchronize", "upload")
+MEMORY = ("allocate", "describe", "download", "record", "synchronize", "upload")
 
 
 def load(name: str) -> ModuleType:

@@ -6,7 +6,7 @@ on the device, and a step is recorded once into a CUDA graph and replayed (:mod:
 runs every kernel without a GPU, slowly.
 """
 
-from tinyconv.kernels.cuda.device import available, cuda, require
+from tinyconv.kernels.cuda.device import available, cuda, name, require
 
 if cuda is None:  # numba without its CUDA target: say what is missing where the set is loaded
     require()
@@ -68,6 +68,12 @@ from tinyconv.kernels.cuda.pool import (
     max_pool2d_forward,
 )
 from tinyconv.kernels.cuda.update import adam_update, l2_backward, l2_forward, sgd_update
+
+
+def describe() -> str:
+    """On what the kernels run, in a few words."""
+    return f"CUDA, {name()}"
+
 
 __all__ = [
     "accumulate",

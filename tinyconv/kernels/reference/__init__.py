@@ -79,6 +79,12 @@ from tinyconv.kernels.reference.pool import (
 )
 from tinyconv.kernels.reference.update import adam_update, l2_backward, l2_forward, sgd_update
 
+
+def describe() -> str:
+    """On what the kernels run, in a few words."""
+    return "NumPy"
+
+
 __all__ = [
     "accumulate",
     "adam_update",
