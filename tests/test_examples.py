@@ -28,7 +28,7 @@ def run(*arguments, cwd, **environment):
 def trained(tmp_path_factory):
     """One epoch: what it printed, and the folder it ran in."""
     folder = tmp_path_factory.mktemp("example")
-    done = run("--epochs", "1", "--seed", "1", cwd=folder)
+    done = run("--epochs", "1", "--seed", "1", "--threads", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout, folder
 
@@ -139,6 +139,7 @@ def test_the_report_shows_curves_mistakes_and_confusion():
     assert {"training: 0.2500", "validation: 0.1250", "training: 0.7500", "validation: 0.8750"} <= set(shown)
     assert sum(text.startswith("is ") for text in shown) == 20
     assert "is 1\nsaid 2 (91%)" in shown
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook asks for
     loss = figure.subfigs[0].axes[0]
     assert [line.get_ydata().tolist() for line in loss.lines] == [HISTORY["loss"], HISTORY["val_loss"]]
 

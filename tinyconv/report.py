@@ -1,8 +1,10 @@
 """One picture of a training run: how it learned, what it confuses, and the images it got wrong.
 
-Needs matplotlib (the extra ``plot``). Nothing here opens a window: a figure is returned, to save or to show.
+Needs matplotlib (the extra ``plot``). Nothing here opens a window: a figure is returned, to save or for a
+notebook to show.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +35,11 @@ def training_report(
         class_names: what the labels mean; their numbers if None.
         title: a line for the top; how many are wrong is added to it.
     """
-    figure_class = need_matplotlib()
+    picture = need_matplotlib()
     y, said = np.asarray(y).astype(np.int64), predictions.argmax(axis=1)
     classes = predictions.shape[1]
     names = [str(name) for name in class_names] if class_names else [str(k) for k in range(classes)]
-    figure = figure_class(figsize=(16, 8.6), dpi=110, layout="constrained")
+    figure = picture(figsize=(16, 8.6), dpi=110, layout="constrained")
     left, middle, right = figure.subfigures(1, 3, width_ratios=(4, 5.2, 6.8))
     above, below = left.subplots(2, 1, sharex=True)
     draw_curves(above, history, "loss")
@@ -51,12 +53,19 @@ def training_report(
 
 
 def need_matplotlib() -> Any:
-    """Matplotlib's Figure class, or an ImportError that says what to do."""
+    """Matplotlib's Figure class, taught to show itself in a notebook; or an ImportError that says what to do."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("Pictures need matplotlib: pip install 'tinyconv[plot]'") from error
-    return Figure
+
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            png = io.BytesIO()
+            self.savefig(png, format="png")
+            return png.getvalue()
+
+    return Picture
 
 
 def confusion_matrix(y: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
