@@ -1,0 +1,238 @@
+"""The command line, and the reading of pictures."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tinyconv
+from tinyconv import callbacks, pictures
+from tinyconv.__main__ import main, parser
+
+Image = pytest.importorskip("PIL.Image")
+
+REFERENCE = ["--backend", "reference"]
+SMALL = ["train", "--samples", "30", "--epochs", "2", "--batch-size", "15", "--seed", "1", *REFERENCE]
+
+
+def run(capsys, *arguments):
+    """The exit status, what was printed, and what was complained about."""
+    status = main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+def test_python_m_tinyconv_says_what_it_can_do():
+    result = subprocess.run([sys.executable, "-m", "tinyconv", "--help"], capture_output=True, text=True, check=True)
+    for command in ("info", "warmup", "train", "predict", "bench"):
+        assert f"\n    {command} " in result.stdout
+    assert "tinyconv train --epochs 2" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("command", ["info", "warmup", "train", "predict", "bench"])
+def test_every_option_is_explained(command):
+    actions = parser()._subparsers._group_actions[0].choices[command]._actions
+    assert all(action.help for action in actions)
+
+
+def test_no_command_and_unknown_ones_are_usage_errors(capsys):
+    for arguments in ([], ["fly"], ["train", "--epochs", "0"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 2
+    assert "expected at least 1, received 0" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"tinyconv {tinyconv.__version__}\n"
+
+
+def test_info_says_what_it_runs_on(capsys):
+    status, out, _ = run(capsys, "info", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["tinyconv"] == tinyconv.__version__
+    assert found["numpy"] == np.__version__
+    assert found["lanes"] in (4, 8, 16)
+    assert found["threads"] >= 1
+    assert found["threading_layer"] in ("tbb", "omp", "workqueue")
+    assert isinstance(found["gpu_usable"], bool)
+    assert "threading layer" in run(capsys, "info")[1]
+
+
+def test_train_writes_what_is_asked_for_and_predict_reads_it(capsys, tmp_path):
+    pytest.importorskip("onnx")
+    files = {name: tmp_path / f"m.{name}" for name in ("keras", "onnx", "json", "png")}
+    wanted = ["--save", files["keras"], "--onnx", files["onnx"], "--history", files["json"], "--report", files["png"]]
+    status, out, _ = run(capsys, *SMALL, *wanted)
+    assert status == 0
+    assert "Test accuracy:" in out
+    assert sorted(os.listdir(tmp_path)) == sorted(path.name for path in files.values())
+    assert len(json.loads(files["json"].read_text())["history"]["val_loss"]) == 2
+
+    (_, _), (x, _) = tinyconv.datasets.mnist.load_data()
+    for number in range(2):
+        Image.fromarray(x[number]).save(tmp_path / f"{number}.png")
+    status, out, _ = run(
+        capsys, "predict", files["keras"], tmp_path / "0.png", tmp_path / "1.png", "--json", *REFERENCE
+    )
+    assert status == 0
+    found = json.loads(out)["predictions"]
+    assert [os.path.basename(each["image"]) for each in found] == ["0.png", "1.png"]
+    model = tinyconv.saving.load_model(files["keras"], backend="reference")
+    expected = model.predict(np.stack([pictures.read(tmp_path / f"{n}.png", (28, 28, 1)) for n in range(2)]))
+    np.testing.assert_allclose([list(each["probabilities"].values()) for each in found], expected, atol=1e-6)
+    assert [each["class"] for each in found] == [str(n) for n in expected.argmax(axis=1)]
+    status, out, _ = run(
+        capsys, "predict", files["keras"], tmp_path / "0.png", "--names", "a,b,c,d,e,f,g,h,i,j", *REFERENCE
+    )
+    assert out.startswith(f"{tmp_path / '0.png'}: {'abcdefghij'[expected[0].argmax()]} (")
+    status, _, err = run(capsys, "predict", files["keras"], tmp_path / "0.png", "--names", "a,b", *REFERENCE)
+    assert (status, err) == (1, "tinyconv predict: Expected 10 names, one for each output. Received: 2.\n")
+
+
+def test_train_with_json_prints_json_and_nothing_else(capsys):
+    status, out, _ = run(capsys, *SMALL, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert set(found) == {"loss", "accuracy", "seconds", "history"}
+    assert run(capsys, *SMALL, "--json")[1].splitlines()[1] == out.splitlines()[1]  # the same seed, the same loss
+
+
+def test_train_goes_on_from_a_backup(capsys, tmp_path, monkeypatch):
+    whole = json.loads(run(capsys, *SMALL, "--json", "--backup", tmp_path / "a")[1])
+    original = callbacks.BackupAndRestore.on_epoch_end
+
+    def dying(self, epoch, logs=None):
+        original(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.BackupAndRestore, "on_epoch_end", dying)
+    assert run(capsys, *SMALL, "--json", "--backup", tmp_path / "b")[0] == 130
+    monkeypatch.setattr(callbacks.BackupAndRestore, "on_epoch_end", original)
+    resumed = json.loads(run(capsys, *SMALL, "--json", "--backup", tmp_path / "b")[1])
+    assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_mistakes_are_one_line_without_a_traceback(capsys, tmp_path):
+    for arguments, message in (
+        ([*SMALL, "--save", "m.h5"], "tinyconv train: Unknown kind of file. Expected a name that ends in .keras."),
+        ([*SMALL, "--onnx", tmp_path / "no" / "m.onnx"], "tinyconv train: There is no folder"),
+        (["predict", tmp_path / "no.keras", "x.png"], "tinyconv predict: [Errno 2] No such file or directory"),
+    ):
+        status, out, err = run(capsys, *arguments)
+        assert status == 1
+        assert err.startswith(message)
+        assert err.count("\n") == 1
+        assert not out
+
+
+@pytest.mark.parametrize("command", [["warmup"], ["bench", "--seconds", "0.01", "--batch-size", "2"]])
+def test_warmup_and_bench_on_the_cpu_kernels(capsys, command):
+    status, out, _ = run(capsys, *command, "--json")
+    assert status == 0
+    found = json.loads(out)
+    if command == ["warmup"]:
+        assert found["backend"] == "cpu"
+        assert json.loads(run(capsys, *command, "--json")[1])["functions"] == 0  # they are compiled now
+    else:
+        assert set(found["backends"]) >= {"reference", "cpu"}
+        assert all(each["images_per_second"] > 0 for each in found["backends"].values())
+
+
+# Pictures
+
+
+def test_mnist_s_own_images_stay_almost_what_they_are(tmp_path):
+    """They are centred and scaled already: at most moved by a pixel, and stretched by one in twenty."""
+    (_, _), (x, _) = tinyconv.datasets.mnist.load_data()
+    same = 0
+    for number in range(50):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(x[number]).save(path)
+        found, original = pictures.read(path, (28, 28, 1))[..., 0], x[number] / np.float32(255)
+        moved = [np.roll(original, shift, (0, 1)) for shift in ((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1))]
+        likeness = max(np.corrcoef(found.ravel(), each.ravel())[0, 1] for each in moved)
+        assert likeness > 0.85
+        same += likeness > 0.999
+    assert same > 25
+
+
+def drawing(bright, size=(120, 90), stroke=(60, 30, 14, 50)):
+    """A bar of ink on paper, off centre: its left and top, width and height."""
+    paper, ink = (20, 240) if bright else (235, 10)
+    image = np.full(size, paper, np.uint8)
+    left, top, width, height = stroke
+    image[top : top + height, left : left + width] = ink
+    return image
+
+
+@pytest.mark.parametrize("bright", [True, False])
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_drawing_is_scaled_centred_and_made_bright_on_black(tmp_path, bright, suffix):
+    Image.fromarray(drawing(bright)).save(tmp_path / f"a.{suffix}", quality=95)
+    found = pictures.read(tmp_path / f"a.{suffix}", (28, 28, 1))[..., 0]
+    assert found.dtype == np.float32
+    assert found.max() == 1
+    inked = np.argwhere(found > 0.5)
+    assert (inked.max(axis=0) - inked.min(axis=0) + 1).tolist() == pytest.approx([20, 6], abs=1)
+    middle = (np.argwhere(found > 0) * found[found > 0][:, None]).sum(axis=0) / found.sum()
+    np.testing.assert_allclose(middle, 13.5, atol=0.6)
+    assert found[0, 0] == 0
+
+
+def test_transparent_and_empty_images(tmp_path):
+    rgba = np.zeros((40, 40, 4), np.uint8)
+    rgba[10:30, 15:25] = (0, 0, 0, 255)  # black ink on nothing
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    found = pictures.read(tmp_path / "a.png", (28, 28, 1))
+    assert found[14, 14, 0] == 1
+    assert found[14, 2, 0] == 0
+    Image.new("L", (9, 9), 255).save(tmp_path / "b.png")
+    assert not pictures.read(tmp_path / "b.png", (28, 28, 1)).any()
+
+
+def test_colour_models_get_the_picture_as_it_is(tmp_path):
+    rgb = np.zeros((10, 20, 3), np.uint8)
+    rgb[:, :10, 0], rgb[:, 10:, 2] = 255, 255
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    found = pictures.read(tmp_path / "a.png", (32, 32, 3))
+    assert found.shape == (32, 32, 3)
+    np.testing.assert_array_equal(found[5, 2], [1, 0, 0])
+    np.testing.assert_array_equal(found[5, 30], [0, 0, 1])
+
+
+def test_what_is_no_image_is_named(tmp_path):
+    text, cut, gif, whole = (tmp_path / name for name in ("a.png", "b.png", "c.gif", "d.png"))
+    text.write_text("hello")
+    Image.new("L", (64, 64)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:60])
+    Image.new("L", (8, 8)).save(gif)
+    Image.new("L", (8, 8)).save(whole)
+    for path, message in (
+        (text, "is no image. Expected a PNG or JPEG file."),
+        (gif, "is no image. Expected a PNG or JPEG file."),
+        (cut, "is damaged"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pictures.read(path, (28, 28, 1))
+    with pytest.raises(ValueError, match=r"samples of shape \(5,\). Expected \(height, width, 1 or 3\)"):
+        pictures.read(whole, (5,))
+
+
+def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("L", (30, 30)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"has too many pixels. Expected at most 100"):
+        pictures.read(tmp_path / "a.png", (28, 28, 1))
+
+
+def test_without_pillow_the_message_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['PIL'] = None\nfrom tinyconv import pictures\npictures.read('a.png', (28, 28, 1))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last == "ImportError: Reading images needs Pillow: pip install 'tinyconv[images]'"
