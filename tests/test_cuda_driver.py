@@ -132,6 +132,23 @@ def test_without_graphs_every_kernel_is_launched_and_one_line_says_so(on_driver)
     assert len([line for line in rest if "CUDA graphs cannot be used here" in line]) == 1
 
 
+def test_the_benchmark_runs_to_its_end(on_driver, tmp_path):
+    code = f"""
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "torch" else found(name, *rest)
+sys.modules["jax"] = None
+from benchmarks import train_gpu
+train_gpu.Tinyconv.accuracy = lambda *_: 0.99  # kernels that do nothing learn nothing
+assert train_gpu.main(["--samples", "300", "--rounds", "2", "--quick", "--results", {str(tmp_path)!r}]) == 0
+"""
+    printed, _, _ = on_driver(code)
+    assert "PyTorch is not installed: left out." in printed
+    assert "JAX is not installed: left out." in printed
+    assert re.search(r"conv2d_relu_max_pool2d_forward +\| +50.0 µs", printed)  # a millisecond over twenty runs
+    assert {path.name for path in tmp_path.iterdir()} == {"gpu-fake-gpu.md", "gpu-fake-gpu.json"}
+
+
 AVAILABLE = "from tinyconv.kernels.cuda import available; print(available())"
 
 
