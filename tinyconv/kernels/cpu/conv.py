@@ -28,10 +28,9 @@ from tinyconv.kernels.cpu.tasks import helper, kernel, run
 from tinyconv.kernels.cpu.tile import (
     LANES,
     pixel_offsets,
-    stay_apart,
+    tile_add_products,
     tile_add_scaled,
     tile_load,
-    tile_multiply_add,
     tile_relu,
     tile_shape,
     tile_store,
@@ -247,7 +246,6 @@ def make_correlate(R, V):
     @helper
     def correlate_panel(out, image, work, v, h, places, s, first, last):
         """One panel of the rows first .. last - 1 of the result, tile by tile. v and h: the two axes."""
-        stay_apart()
         read, row_size, write, filters, bias, columns = places
         taps, run = h.taps, s.C
         if h.tap_step == 1 and h.k_step == 1:  # neighbouring taps are one run of numbers, in image and filters
@@ -262,8 +260,7 @@ def make_correlate(R, V):
                     here = read + t * v.tap_step * row_size + u * h.tap_step * s.C
                     tap = (v.k + t * v.k_step) * s.KW + h.k + u * h.k_step
                     row = filters + tap * s.C * V * LANES
-                    for c in range(run):
-                        tile = tile_multiply_add(tile, image, reads, here + c, work, row + c * V * LANES)
+                    tile = tile_add_products(tile, image, reads, here, 1, work, row, run)
             if s.relu:
                 tile = tile_relu(tile)
             writes = pixel_offsets(pixel, pixels - 1, h.count, v.write_step * s.OW * s.F, h.write_step * s.F, R)
@@ -333,13 +330,11 @@ def make_correlate_gradient(R, V):
         dout is the panel at ``work[gradient:]``; the windows begin at ``image[here:]`` and lie ``steps`` apart, as many
         as ``counts`` says: along images, rows and columns. ``reads`` says where in a window the tile's numbers are.
         """
-        stay_apart()
         tile = tile_load(work, total, V * LANES, R, V)
         for n in range(counts[0]):
             for i in range(counts[1]):
                 row = here + n * steps[0] + i * steps[1]
-                for j in range(counts[2]):
-                    tile = tile_multiply_add(tile, image, reads, row + j * steps[2], work, gradient + j * V * LANES)
+                tile = tile_add_products(tile, image, reads, row, steps[2], work, gradient, counts[2])
                 gradient += counts[2] * V * LANES
         tile_store(tile, work, total, V * LANES)
 

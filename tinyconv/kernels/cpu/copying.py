@@ -1,6 +1,6 @@
 """Copying blocks of numbers to where inner loops want them.
 
-All loops here run over slices: then the compiler knows that no index is negative, and moves whole vectors.
+Loops run over slices: then the compiler knows that no index is negative, and moves whole vectors.
 """
 
 import functools
@@ -9,6 +9,7 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.tasks import helper, kernel, run
+from tinyconv.kernels.cpu.tile import LANES, vector_load, vector_store
 
 _NOTHING = np.zeros(0, np.float32)
 
@@ -40,11 +41,15 @@ def fill(target, at, size, value):
 @helper
 def copy_panel(target, at, matrix, start, width, rows, first, columns):
     """Copy columns ``first ..`` of a matrix (rows, width), which lies at ``matrix[start:]``, to ``target[at:]``,
-    (rows, columns), with zeros behind the last column."""
+    (rows, columns), with zeros behind the last column. ``columns`` is a multiple of LANES."""
     count = min(columns, width - first)
-    for row in range(rows):
-        copy(target, at, matrix, start + row * width + first, count)
-        fill(target, at + count, columns - count, np.float32(0))
+    for place in range(start + first, start + first + rows * width, width):
+        if count == columns:
+            for column in range(0, columns, LANES):
+                vector_store(vector_load(matrix, place + column), target, at + column)
+        else:
+            copy(target, at, matrix, place, count)
+            fill(target, at + count, columns - count, np.float32(0))
         at += columns
 
 

@@ -22,8 +22,8 @@ from tinyconv.kernels.cpu.tile import (
     LANES,
     REGISTERS,
     pixel_offsets,
+    tile_add_products,
     tile_load,
-    tile_multiply_add,
     tile_relu,
     tile_store_at,
     tile_zeros,
@@ -70,7 +70,7 @@ def plan(N, K, F, relu=False):
     transposed = -(-F // columns) * K * columns
     gradient = transposed + -(-K // columns) * F * columns
     scratch = gradient + N * -(-F // columns) * columns
-    rows = max(1, min(4 * LANES, CACHED // max(1, N)) // R) * R  # of dw per task: their part of x fits the cache
+    rows = max(1, min(4, CACHED // max(1, N) // LANES)) * LANES  # of dw per task: their part of x fits the cache
     scratch_size = max(max(K, F) + columns, N * rows)
     end = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
 
@@ -135,9 +135,7 @@ def make_product(R, V):
             writes = pixel_offsets(row, s.N - 1, s.N, 0, s.F, R)
             for column in range(panel * columns, min(s.F, (panel + s.group) * columns), columns):
                 tile = tile_load(work, bias + column, 0, R, V)
-                at = s.weights + column * s.K
-                for k in range(s.K):
-                    tile = tile_multiply_add(tile, x, reads, k, work, at + k * columns)
+                tile = tile_add_products(tile, x, reads, 0, 1, work, s.weights + column * s.K, s.K)
                 if s.relu:
                     tile = tile_relu(tile)
                 tile_store_at(tile, out, writes, column, s.F - column)
@@ -185,9 +183,7 @@ def make_product_gradient(R, V):
             for row in range(0, count, R):
                 tile = tile_zeros(R, V)
                 reads = pixel_offsets(row, count - 1, s.K, 0, 1, R)
-                at = s.gradient + column * s.N
-                for n in range(s.N):
-                    tile = tile_multiply_add(tile, work, reads, block + n * rows, work, at + n * columns)
+                tile = tile_add_products(tile, work, reads, block, rows, work, s.gradient + column * s.N, s.N)
                 writes = pixel_offsets(first + row, first + count - 1, s.K, 0, s.F, R)
                 tile_store_at(tile, dw, writes, column, s.F - column)
 

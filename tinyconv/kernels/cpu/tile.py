@@ -238,9 +238,7 @@ def tile_store_at(typing_context, tile, array, offsets, offset, columns):
 @intrinsic(prefer_literal=True)
 def tile_multiply_add(typing_context, tile, x, offsets, k, w, w_offset):
     """``tile[i, :] += x[offsets[i] + k] * w[w_offset : w_offset + V * LANES]``: rows of x that begin anywhere."""
-    R = tile.rows
-    if not (isinstance(offsets, types.UniTuple) and len(offsets) == R):
-        raise TypeError(f"Expected a tuple of {R} offsets, one for each row of the tile. Received: {offsets}.")
+    R = _rows_of(tile, offsets)
 
     def write(context, builder, signature, arguments):
         value, image, starts, k, weights, w_offset = arguments
@@ -265,6 +263,73 @@ def tile_multiply_add_strided(typing_context, tile, x, offset, stride, w, w_offs
         return _outer_product(builder, tile, value, numbers, _pointer(context, builder, w, weights, w_offset))
 
     return tile(tile, x, types.intp, types.intp, w, types.intp), write
+
+
+@intrinsic(prefer_literal=True)
+def tile_add_products(typing_context, tile, x, offsets, start, step, w, w_offset, count):
+    """The inner loop itself: ``count`` outer products::
+
+        for k in range(count):
+            tile[i, :] += x[offsets[i] + start + k * step] * w[w_offset + k * V * LANES : ...]
+
+    Written here rather than with ``tile_multiply_add`` in a Python loop because LLVM would unroll that one, and run out
+    of registers for the addresses. This way it is one pointer for x, one for w, and R offsets.
+    """
+    R = _rows_of(tile, offsets)
+
+    def write(context, builder, signature, arguments):
+        value, image, starts, start, step, weights, w_offset, count = arguments
+        before, one = builder.block, ir.Constant(count.type, 1)
+        x_first = _pointer(context, builder, x, image, start)
+        w_first = _pointer(context, builder, w, weights, w_offset)
+        begin = [builder.extract_value(value, position) for _, _, position in tile.places()]
+        loop, after = builder.append_basic_block("products"), builder.append_basic_block("after")
+        builder.cbranch(builder.icmp_signed(">", count, ir.Constant(count.type, 0)), loop, after)
+
+        builder.position_at_end(loop)
+        x_here, w_here, left = builder.phi(x_first.type), builder.phi(w_first.type), builder.phi(count.type)
+        sums = [builder.phi(_FLOATS) for _ in begin]
+        numbers = (builder.load(builder.gep(x_here, [builder.extract_value(starts, i)])) for i in range(R))
+        current = _build(builder, tile, lambda i, j, position: sums[position])
+        current = _outer_product(builder, tile, current, numbers, w_here)
+        end = [builder.extract_value(current, position) for _, _, position in tile.places()]
+        x_next = builder.gep(x_here, [step])
+        w_next = builder.gep(w_here, [ir.Constant(count.type, tile.vectors * LANES)])
+        left_next = builder.sub(left, one)
+        branch = builder.cbranch(builder.icmp_signed(">", left_next, ir.Constant(count.type, 0)), loop, after)
+        branch.set_metadata("llvm.loop", _not_unrolled(builder.module))
+        for phi, first, following in [(x_here, x_first, x_next), (w_here, w_first, w_next), (left, count, left_next)]:
+            phi.add_incoming(first, before)
+            phi.add_incoming(following, loop)
+
+        builder.position_at_end(after)
+        results = []
+        for phi, first, following in zip(sums, begin, end, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(following, loop)
+            result = builder.phi(_FLOATS)
+            result.add_incoming(first, before)
+            result.add_incoming(following, loop)
+            results.append(result)
+        return _build(builder, tile, lambda i, j, position: results[position])
+
+    offset = types.intp
+    return tile(tile, x, types.UniTuple(offset, R), offset, offset, w, offset, offset), write
+
+
+def _not_unrolled(module):
+    """The metadata of a loop that LLVM must not unroll: a node whose first operand is itself."""
+    disable = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+    node = module.add_metadata([disable])
+    node.operands = (node, disable)
+    return node
+
+
+def _rows_of(tile, offsets):
+    """R, if there are as many offsets."""
+    if not (isinstance(offsets, types.UniTuple) and len(offsets) == tile.rows):
+        raise TypeError(f"Expected a tuple of {tile.rows} offsets, one for each row of the tile. Received: {offsets}.")
+    return tile.rows
 
 
 def _outer_product(builder, tile_type, tile, numbers, w_pointer):
