@@ -4,62 +4,64 @@ Forward, the four pixels of a pooling window are four rows of the register tile,
 (``window.py``), and only pooled outputs and winners are written. Where filters are 3 x 3 and channels whole vectors the
 products are Winograd's (``winograd.py``), else the plain ones of ``conv.py``. Backward see ``sparse.py``.
 
-``work`` holds the packed (or transformed) filters, the filters one by one, the bias filled up to whole panels, a
-scratch for each thread, and the partial sums of dw.
+Parallel over tasks (see ``tasks.py``). ``work`` holds the packed (or transformed) filters, the filters one by one, the
+bias filled up to whole panels, a scratch for each thread, and the partial sums of dw.
 """
 
 import functools
-from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu import sparse, winograd
-from tinyconv.kernels.cpu.conv import _copy_window
+from tinyconv.kernels.cpu.copying import copy_panel, fill
 from tinyconv.kernels.cpu.host import LANES, REGISTERS
-from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image
+from tinyconv.kernels.cpu.tasks import kernel, run
 from tinyconv.kernels.cpu.tile import pixel_offsets, tile_load, tile_multiply_add, tile_shape
 from tinyconv.kernels.cpu.window import tile_store_pooled, window_corners
 
 TASKS = 16  # forward: images times bands of pooled rows, where the shapes allow
-
-
-class Layout(NamedTuple):
-    """Where everything lies in ``work``, in floats."""
-
-    single: int  # the filters one by one
-    bias: int
-    scratch: int
-    scratch_size: int
-    sums: int
-    end: int
-
-
-def _packed(w_shape):
-    """Floats of the packed or transformed filters, and where the bias's whole panels end behind the single ones."""
-    KH, KW, C, F = w_shape
-    columns = tile_shape(F)[1] * LANES
-    taps = 16 if winograd.applies(w_shape) else KH * KW
-    return -(-F // columns) * columns * taps * C
+_NOTHING = np.zeros(0, np.float32)
 
 
 @functools.lru_cache(1024)
-def layout(out_shape, x_shape, w_shape, padding):
-    """The layout of a fused step; see the class."""
-    N, PH, PW, F = out_shape
+def _filters(w_shape):
+    """Columns of a panel; and where in ``work`` the single filters, the bias, the scale and the rest begin."""
     KH, KW, C, F = w_shape
-    single = _packed(w_shape)
+    columns = tile_shape(F)[1] * LANES
+    panels, taps = -(-F // columns), 16 if winograd.applies(w_shape) else KH * KW
+    single = panels * columns * taps * C
     bias = single + _lines(F * KH * KW * C)
-    scratch = bias + _lines(F + 4 * LANES)
-    image = (2 * PH + KH - 1) * (2 * PW + KW - 1) * C
-    sizes = [image + sparse.scratch_size(out_shape)]
+    scale = bias + _lines(panels * columns)
+    return columns, single, bias, scale, scale + LANES
+
+
+@functools.lru_cache(1024)
+def plan(out_shape, x_shape, w_shape, padding):
+    """The ``Step`` of these shapes."""
+    N, PH, PW, F = out_shape
+    N, H, W, C = x_shape
+    KH, KW, C, F = w_shape
+    columns, single, bias, scale, scratch = _filters(w_shape)
+    needs = [(2 * PH + KH - 1) * (2 * PW + KW - 1) * C + sparse.scratch_size(PH * PW)]
+    pieces = min(PH, -(-TASKS // N))
     if winograd.applies(w_shape):
-        sizes.append(winograd.scratch_size(out_shape, x_shape, w_shape, padding))
-    scratch_size = _lines(max(sizes)) + 16
+        needs.append(winograd.scratch_size(out_shape, C))
+        pieces = winograd.shares(N, F)
+    scratch_size = _lines(max(needs) + LANES)
     sums = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
-    end = sums + sparse.parts_of(N, F) * -(-F // LANES) * _lines(sparse.sum_size(w_shape))
-    return Layout(single, bias, scratch, scratch_size, sums, end)
+    parts, sum_size = sparse.parts_of(N, F), _lines(sparse.sum_size(w_shape))
+    end = sums + parts * -(-F // LANES) * sum_size
+    places = (single, bias, scale, scratch, scratch_size, sums, sum_size, end)
+    return Step(N, PH, PW, F, H, W, C, KH, KW, *padding, pieces, parts, *places)
+
+
+@functools.lru_cache(1024)
+def numbers(out_shape, x_shape, w_shape, padding):
+    """The ``Step`` of these shapes as the kernels read it."""
+    return np.array(plan(out_shape, x_shape, w_shape, padding))
 
 
 def _lines(size):
@@ -69,119 +71,117 @@ def _lines(size):
 
 def conv2d_relu_max_pool2d_workspace(out_shape, x_shape, w_shape, padding):
     """See the top of the file."""
-    return layout(out_shape, x_shape, w_shape, padding).end
+    return plan(out_shape, x_shape, w_shape, padding).end
 
 
 def conv2d_relu_max_pool2d_prepare(work, w):
-    """Pack or transform the filters, and put them one by one behind. Parallel over panels."""
-    columns = tile_shape(w.shape[3])[1] * LANES
-    if winograd.applies(w.shape):
-        winograd.transform_filters(work, w, columns)
-        _transpose(work, w, _packed(w.shape))
-    else:
-        _pack(work, w, columns, _packed(w.shape))
+    """Pack or transform the filters, and put them one by one behind. Parallel over panels and blocks of channels."""
+    prepare, tasks, sizes = _preparation(w.shape)
+    run(prepare, tasks, w, _NOTHING, _NOTHING, work, sizes)
 
 
-@jit
-def _transpose(work, w, single):
-    """Filters (KH, KW, C, F) to ``work[single:]``, (F, KH, KW, C)."""
-    KH, KW, C, F = w.shape
-    K = KH * KW * C
-    flat = w.reshape(K, F)
-    for f in range(F):
+@functools.lru_cache(1024)
+def _preparation(w_shape):
+    """The kernel that prepares such filters, its number of tasks, and its numbers."""
+    KH, KW, C, F = w_shape
+    columns, single, bias, _, _ = _filters(w_shape)
+    panels = -(-F // columns)
+    if winograd.applies(w_shape):
+        return winograd.prepare, panels * C // LANES, np.array([C, F, columns, single])
+    return _prepare, panels, np.array([KH * KW * C, F, columns, single, bias])
+
+
+@kernel
+def _prepare(task, w, _, __, work, numbers):
+    """A panel of filters (K, F) to [panel][k][columns of f], with zeros behind the last, and one by one to
+    ``work[single:]``, (F, K); and zeros to where the panel's bias will be."""
+    K, F, columns, single, bias = to_fixed_tuple(numbers, 5)
+    first = task * columns
+    copy_panel(work, first * K, w, 0, F, K, first, columns)
+    fill(work, bias + first, columns, np.float32(0))
+    for f in range(first, min(F, first + columns)):
         for k in range(K):
-            work[single + f * K + k] = flat[k, f]
-
-
-@jit
-def _pack(work, w, columns, single):
-    """Filters to [panel][tap][c][columns of f], with zeros behind the last, and transposed."""
-    KH, KW, C, F = w.shape
-    K = KH * KW * C
-    flat = w.reshape(K, F)
-    for panel in range(-(-F // columns)):
-        for k in range(K):
-            for f in range(columns):
-                column = panel * columns + f
-                work[(panel * K + k) * columns + f] = flat[k, column] if column < F else np.float32(0)
-    _transpose(work, w, single)
+            work[single + f * K + k] = w[k * F + f]
 
 
 def conv2d_relu_max_pool2d_forward(out, argmax, x, w, b, work, padding):
-    """Winograd's products, or plain ones. Parallel over images and bands of pooled rows."""
+    """Winograd's products, or plain ones. Parallel over images, or pieces of them."""
     N, PH, PW, F = out.shape
-    plan = layout(out.shape, x.shape, w.shape, padding)
-    if winograd.applies(w.shape):
-        kernel = winograd.make_winograd(*winograd.tile_rows(PH * PW, F))
-        kernel(out, argmax, x, b, work, padding, 0, plan.scratch, plan.scratch_size)
-        return
-    V = tile_shape(F)[1]
-    windows = (REGISTERS - V - 1) // (4 * V)
-    bands = min(PH, -(-TASKS // N))
-    kernel = make_correlate_pool(windows, V)
-    kernel(out, argmax, x, b, work, w.shape[:2], padding, bands, plan.bias, plan.scratch, plan.scratch_size)
+    step = plan(out.shape, x.shape, w.shape, padding)
+    work[step.bias : step.bias + F] = b
+    make, shape = (make_winograd, (PH * PW, F)) if winograd.applies(w.shape) else (make_correlate_pool, (F,))
+    run(make(*shape), N * step.pieces, out, x, argmax, work, numbers(out.shape, x.shape, w.shape, padding))
 
 
 def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, padding, scale):
-    """dw and db, then dx; see ``sparse.py``."""
-    N, PH, PW, F = dout.shape
-    KH, KW, C, F = w.shape
-    plan = layout(dout.shape, x.shape, w.shape, padding)
-    parts, sum_size, scale = sparse.parts_of(N, F), _lines(sparse.sum_size(w.shape)), np.float32(scale)
-    where = (plan.scratch, plan.scratch_size, plan.sums, sum_size)
-    K = KH * KW * C
-    if sparse.is_sparse(w.shape):
-        kernel = sparse.make_filters_sparse(*sparse.sparse_tile(KH, KW * C))
-        kernel(dw, dout, argmax, x, work, padding, scale, parts, *where)
-        sparse.add_parts(dw, db, work, parts, plan.sums, sum_size, K, 1, K * LANES)
-    else:
-        kernel = sparse.make_filters_dense(sparse.dense_rows(K))
-        kernel(dw, dout, argmax, x, work, padding, scale, parts, *where)
-        sparse.add_parts(dw, db, work, parts, plan.sums, sum_size, 1, LANES, sum_size - LANES)
+    """dw and db, parallel over parts of the batch and blocks of filters; then dx, parallel over images."""
+    shapes = dout.shape, x.shape, w.shape, padding
+    step = plan(*shapes)
+    work[step.scale] = scale
+    sum_filters, adding = _gradient_of_filters(*shapes)
+    run(sum_filters, step.parts * -(-step.F // LANES), dout, x, argmax, work, numbers(*shapes))
+    run(sparse.add_parts, -(-step.KH * step.KW * step.C // LANES), dw, db, _NOTHING, work, adding)
     if dx.size:
-        where = (plan.single, plan.scratch, plan.scratch_size)
         kernel = sparse.make_pixels(*sparse.pixel_tile(w.shape))
-        kernel(dx, dout, argmax, w.shape, work, padding, scale, *where)
+        run(kernel, step.N, dx, dout, argmax, work, numbers(*shapes))
+
+
+@functools.lru_cache(1024)
+def _gradient_of_filters(out_shape, x_shape, w_shape, padding):
+    """The kernel of dw, and the numbers of the one that adds its partial sums."""
+    step = plan(out_shape, x_shape, w_shape, padding)
+    KH, KW, C, F = w_shape
+    K = KH * KW * C
+    if sparse.is_sparse(w_shape):
+        kernel, strides = sparse.make_filters_sparse(*sparse.sparse_tile(KH, KW * C)), (K, 1, K * LANES)
+    elif sparse.is_patch(w_shape):
+        kernel, strides = sparse.filters_patch, (1, LANES, K * LANES)
+    else:
+        kernel, strides = sparse.make_filters_dense(sparse.dense_rows(K)), (1, LANES, step.sum_size - LANES)
+    part_size = -(-F // LANES) * step.sum_size
+    return kernel, np.array([K, F, step.parts, step.sums, part_size, step.sum_size, *strides])
 
 
 @functools.cache
-def make_correlate_pool(windows, V):
-    """The plain forward kernel for tiles of ``windows`` pooling windows times V vectors of filters."""
+def make_winograd(tiles, F):
+    """Winograd's kernel for so many tiles and filters."""
+    return winograd.make_winograd(*winograd.tile_rows(tiles, F))
+
+
+@functools.cache
+def make_correlate_pool(F):
+    """The plain forward kernel, for so many filters: tiles of ``windows`` pooling windows times V vectors."""
+    V = tile_shape(F)[1]
+    return _make_correlate_pool((REGISTERS - V - 1) // (4 * V), V)
+
+
+@functools.cache
+def _make_correlate_pool(windows, V):
     R = 4 * windows
 
-    @jit(parallel=True)
-    def correlate_pool(out, argmax, x, b, work, filter_size, padding, bands, bias, scratch, scratch_size):
-        """out and argmax (N, PH, PW, F) from x (N, H, W, C), in tasks of one band of pooled rows of one image."""
-        N, PH, PW, F = out.shape
-        N, H, W, C = x.shape
-        KH, KW = filter_size
-        columns, panels = V * LANES, -(-F // (V * LANES))
-        for f in range(panels * columns):
-            work[bias + f] = b[f] if f < F else np.float32(0)
-        flat_x, flat_out, flat_argmax = x.reshape(-1), out.reshape(-1), argmax.reshape(-1)
-        for index in prange(N * bands):
-            task = np.int64(index)
-            n, first, last = task // bands, task % bands * PH // bands, (task % bands + 1) * PH // bands
-            top, left = 2 * first - padding[0], -padding[1]
-            height, width = 2 * (last - first) + KH - 1, 2 * PW + KW - 1
-            if top >= 0 and left >= 0 and top + height <= H and left + width <= W:
-                source, origin, row_size = flat_x, ((n * H + top) * W + left) * C, W * C
-            else:
-                source, origin, row_size = work, scratch + numba.get_thread_id() * scratch_size, width * C
-                _copy_window(work, origin, x, n, top, left, height, width)
-            count, write = (last - first) * PW, (n * PH + first) * PW * F
-            for panel in range(panels):
-                filters = panel * KH * KW * C * columns
-                for window in range(0, count, windows):
-                    starts = pixel_offsets(window, count - 1, PW, 2 * row_size, 2 * C, windows)
-                    reads = window_corners(starts, C, row_size)
-                    tile = tile_load(work, bias + panel * columns, 0, R, V)
-                    for k in range(KH):
-                        for i in range(KW * C):  # a row of a filter is contiguous, in the image and in the filters
-                            place = filters + (k * KW * C + i) * columns
-                            tile = tile_multiply_add(tile, source, reads, origin + k * row_size + i, work, place)
-                    writes = pixel_offsets(window, count - 1, PW, PW * F, F, windows)
-                    place = write + panel * columns
-                    tile_store_pooled(tile, flat_out, flat_argmax, writes, place, F - panel * columns)
+    @kernel
+    def correlate_pool(task, out, x, argmax, work, numbers):
+        """out and argmax (N, PH, PW, F) from x (N, H, W, C): a band of pooled rows of one image."""
+        s = Step(*to_fixed_tuple(numbers, COUNT))
+        columns = V * LANES
+        n, band = task // s.pieces, task % s.pieces
+        first, last = band * s.PH // s.pieces, (band + 1) * s.PH // s.pieces
+        own = s.scratch + numba.get_thread_id() * s.scratch_size
+        height = 2 * (last - first) + s.KH - 1
+        copied, origin, row_size = read_image(s, x, n, 2 * first - s.top, height, work, own)
+        source = work if copied else x
+        count, write = (last - first) * s.PW, (n * s.PH + first) * s.PW * s.F
+        for column in range(0, s.F, columns):
+            filters = column * s.KH * s.KW * s.C
+            for window in range(0, count, windows):
+                starts = pixel_offsets(window, count - 1, s.PW, 2 * row_size, 2 * s.C, windows)
+                reads = window_corners(starts, s.C, row_size)
+                tile = tile_load(work, s.bias + column, 0, R, V)
+                for k in range(s.KH):
+                    for i in range(s.KW * s.C):  # a row of a filter is contiguous, in the image and in the filters
+                        place = filters + (k * s.KW * s.C + i) * columns
+                        tile = tile_multiply_add(tile, source, reads, origin + k * row_size + i, work, place)
+                writes = pixel_offsets(window, count - 1, count, 0, s.F, windows)
+                tile_store_pooled(tile, out, argmax, writes, write + column, s.F - column)
 
     return correlate_pool

@@ -1,16 +1,18 @@
 """The backward pass of conv -> ReLU -> max-pool: from winner to winner.
 
 Behind a 2 x 2 pooling at most one of four convolution outputs has a gradient, and where ReLU or a dropout gave zero
-none has: early in training about a third of the pooled gradients are not zero, later a tenth. The kernels here look at
-LANES filters of a window at once, turn "not zero" into the bits of an integer, and walk the bits that are set.
+none has: early in training about a third of the pooled gradients are not zero, later a tenth. So the kernels here turn
+"has a gradient" into the bits of an integer, up to 64 filters at once, and walk the bits that are set into short lists.
 
 * ``make_pixels`` (dx): a winner adds its filter, times its gradient, to the pixels that it saw. The winners of one
-  window at one position saw the same pixels, whose gradient stays in registers meanwhile.
+  window at one position saw the same pixels: they are a list, during which these pixels' gradient is in registers.
 * ``make_filters_sparse`` (dw, where rows of a filter are whole vectors): a winner adds the pixels that it saw, times
-  its gradient, to its filter. An image's winners are first listed filter by filter, so that a filter's gradient stays
-  in registers while its list is walked, and the image in the first-level cache.
-* ``make_filters_dense`` (dw, any shape; best where there are few channels, as in a first layer): for each of the four
-  positions the gradient, with the other positions' winners masked out, times the pixels.
+  its gradient, to its filter. The winners of a filter in an image are a list, during which the filter's gradient is in
+  registers, and the image in the first-level cache.
+* ``filters_patch`` (dw, 3 x 3 filters of one channel, where a vector has 16 lanes): the 4 x 4 pixels that a window sees
+  are one register, from which each lane picks the pixel that its winner saw.
+* ``make_filters_dense`` (dw, any shape): for each of the four positions the gradient, with the other positions' winners
+  masked out, times the pixels.
 
 The gradient of the filters is summed in a fixed number of parts of the batch, which are then added in order: the bits
 do not depend on the number of threads.
@@ -20,17 +22,19 @@ import functools
 
 import numba
 import numpy as np
-from numba import prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.conv import _copy_window
+from tinyconv.kernels.cpu.copying import fill
 from tinyconv.kernels.cpu.host import LANES, REGISTERS
-from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image
+from tinyconv.kernels.cpu.tasks import helper, kernel
 from tinyconv.kernels.cpu.tile import (
     pixel_offsets,
     select,
     tile_add_scaled,
     tile_load,
     tile_store,
+    tile_zeros,
     trailing_zeros,
     vector_bits,
     vector_fill,
@@ -38,9 +42,9 @@ from tinyconv.kernels.cpu.tile import (
     vector_multiply_add,
     vector_store,
 )
-from tinyconv.kernels.cpu.window import tile_multiply_add_vector
+from tinyconv.kernels.cpu.window import patch_load, tile_add_chosen, tile_multiply_add_vector
 
-GROUP = 64 // LANES  # blocks whose winners are the bits of one integer
+GROUP = 64  # filters whose winners are the bits of one integer
 TASKS = 16  # of dw, where the batch allows: parts of the batch times blocks of filters
 
 
@@ -67,6 +71,11 @@ def is_sparse(w_shape):
     return w_shape[1] * w_shape[2] % LANES == 0
 
 
+def is_patch(w_shape):
+    """Whether what a window sees is one vector."""
+    return LANES == 16 and w_shape[:3] == (3, 3, 1) and w_shape[3] % LANES == 0
+
+
 def sum_size(w_shape):
     """Floats of one partial sum of a block of LANES filters: their gradients, and those of their biases."""
     KH, KW, C, F = w_shape
@@ -81,43 +90,43 @@ def dense_rows(K):
     return -(-K // -(-K // most))
 
 
-def scratch_size(out_shape):
-    """Floats that one thread needs beside the image: the gradient and its winners; for dw of one block, and lists."""
-    windows, blocks = out_shape[1] * out_shape[2], -(-out_shape[3] // LANES)
-    return max(4, 2 * blocks) * windows * LANES + LANES
+def scratch_size(windows):
+    """Floats that one thread needs beside the image: for its lists, or for the gradient and its winners."""
+    return max(4 + 8 * GROUP, LANES + 2 * windows * LANES)
 
 
-@jit
-def _stage_block(work, numbers, at, dout, argmax, n, f, scale):
-    """Image n's gradient of LANES filters from f on, scaled and 0 where nothing won, to ``work[at:]``, (windows,
-    LANES); and behind it the winners, as integers. ``numbers`` is ``work`` seen as int32."""
-    N, PH, PW, F = dout.shape
-    windows, count = PH * PW, min(LANES, F - f)
-    flat, winners = dout.reshape(-1), argmax.reshape(-1)
-    zero, factor, nobody = vector_fill(np.float32(0)), vector_fill(scale), vector_fill(np.int32(-1))
-    for window in range(windows):
-        here, place = at + window * LANES, (n * windows + window) * F + f
-        if count == LANES:
-            winner = vector_load(winners, place)
-            vector_store(winner, numbers, here + windows * LANES)
-            gradient = select(winner == nobody, zero, factor * vector_load(flat, place))
-            vector_store(gradient, work, here)
-        else:
-            vector_store(nobody, numbers, here + windows * LANES)
-            vector_store(zero, work, here)
-            for lane in range(count):
-                numbers[here + windows * LANES + lane] = np.int32(winners[place + lane])
-                if winners[place + lane] >= 0:
-                    work[here + lane] = flat[place + lane] * scale
+@helper
+def _alive(dout, argmax, place, count):
+    """Which of ``count`` <= 64 filters, from ``place`` on, have a winner with a gradient that is not zero (a NaN is
+    not): one bit for each."""
+    bits, zero, nobody = np.int64(0), vector_fill(np.float32(0)), vector_fill(np.int32(-1))
+    whole = count // LANES * LANES
+    for i in range(0, whole, LANES):
+        dead = vector_bits(vector_load(argmax, place + i) == nobody)
+        bits |= (vector_bits(vector_load(dout, place + i) != zero) & ~dead) << i
+    for i in range(whole, count):
+        bits |= np.int64(dout[place + i] != 0 and argmax[place + i] >= 0) << i
+    return bits
 
 
-@jit(forceinline=True)
-def _bits(work, at):
-    """Which of LANES numbers are not zero. A NaN is not."""
-    return vector_bits(vector_load(work, at) != vector_fill(np.float32(0)))
+@helper
+def _list_by_position(work, at, dout, argmax, place, bits, filter_size, scale):
+    """Four lists, one for each position in the window, of the filters that won there: of where a filter begins, and
+    4 * GROUP behind, of its gradient. The lists' lengths stand at ``at``, and the lists behind them."""
+    integers = work.view(np.int32)
+    for position in range(4):
+        integers[at + position] = np.int32(0)
+    while bits:
+        f = trailing_zeros(bits)
+        bits &= bits - 1
+        winner = np.int64(argmax[place + f])
+        entry = at + 4 + winner * GROUP + np.int64(integers[at + winner])
+        integers[at + winner] += np.int32(1)
+        integers[entry] = np.int32(f * filter_size)
+        work[entry + 4 * GROUP] = dout[place + f] * scale
 
 
-@jit(forceinline=True)
+@helper
 def _add_scaled(target, to, factor, source, at, size):
     """``target[to : to + size] += factor * source[at : at + size]``."""
     vector = vector_fill(factor)
@@ -129,232 +138,239 @@ def _add_scaled(target, to, factor, source, at, size):
         target[to + i] += factor * source[at + i]
 
 
-@jit
-def _winners_at(work, numbers, at, windows, window, block, blocks, position):
-    """Which of up to 4 * LANES <= 64 filters, blocks ``block ..``, won the window at that position with a gradient
-    that is not zero: one bit for each."""
-    bits, zero, here = np.int64(0), vector_fill(np.float32(0)), vector_fill(np.int32(position))
-    for i in range(blocks):
-        place = at + 2 * (block + i) * windows * LANES + window * LANES
-        alive = vector_load(work, place) != zero
-        bits |= vector_bits(alive & (vector_load(numbers, place + windows * LANES) == here)) << (i * LANES)
-    return bits
-
-
 @functools.cache
 def make_pixels(R, V, whole):
     """The kernel of dx with R x V vectors of a window's pixels in registers; ``whole``: these are all of its rows."""
 
-    @jit(parallel=True)
-    def gradient_of_pixels(dx, dout, argmax, w_shape, work, padding, scale, filters, scratch, scratch_size):
-        """dx (N, H, W, C). Parallel over images. ``work[filters:]`` holds the filters one by one, (F, KH * KW * C)."""
-        N, PH, PW, F = dout.shape
-        N, H, W, C = dx.shape
-        KH, KW, C, F = w_shape
-        windows, run, blocks = PH * PW, KW * C, -(-F // LANES)
-        step = V * LANES if whole else run
-        height, width = 2 * PH + KH - 1, 2 * PW + KW - 1
-        padded = padding[0] > 0 or padding[1] > 0 or height > H or width > W
-        flat, numbers = dx.reshape(-1), work.view(np.int32)
-        for index in prange(N):
-            n = np.int64(index)
-            at = scratch + numba.get_thread_id() * scratch_size
-            canvas, origin, row_size = flat, n * H * W * C, W * C
-            for i in range(n * H * W * C, (n + 1) * H * W * C):
-                flat[i] = np.float32(0)
-            if padded:
-                canvas, origin, row_size = work, at, width * C
-                at += height * width * C
-                for i in range(origin, at):
-                    work[i] = np.float32(0)
-            for block in range(blocks):
-                place = at + 2 * block * windows * LANES
-                _stage_block(work, numbers, place, dout, argmax, n, block * LANES, scale)
-            for window in range(windows):
-                first = origin + 2 * (window // PW) * row_size + 2 * (window % PW) * C
-                for block in range(0, blocks, GROUP):
-                    group = min(GROUP, blocks - block)
+    @helper
+    def add_filters(canvas, pixel, row_size, work, filters, KH, run, first, count):
+        """Add the filters of a list of ``count`` entries to the pixels that they saw."""
+        integers = work.view(np.int32)
+        for k in range(0, KH, R):
+            for i in range(0, run, V * LANES if whole else run):
+                to = pixel + k * row_size + i
+                weights = filters + k * run + i
+                if whole:
+                    tile = tile_load(canvas, to, row_size, R, V)
+                    for entry in range(first, first + count):
+                        place = weights + np.int64(integers[entry])
+                        tile = tile_add_scaled(tile, work[entry + 4 * GROUP], work, place, run)
+                    tile_store(tile, canvas, to, row_size)
+                else:
+                    for entry in range(first, first + count):
+                        place = weights + np.int64(integers[entry])
+                        _add_scaled(canvas, to, work[entry + 4 * GROUP], work, place, run)
+
+    @kernel
+    def gradient_of_pixels(task, dx, dout, argmax, work, numbers):
+        """dx (N, H, W, C) of one image."""
+        s = Step(*to_fixed_tuple(numbers, COUNT))
+        n, run, scale = task, s.KW * s.C, work[s.scale]
+        integers = work.view(np.int32)
+        lists = s.scratch + numba.get_thread_id() * s.scratch_size
+        height, width = 2 * s.PH + s.KH - 1, 2 * s.PW + s.KW - 1
+        padded = s.top > 0 or s.left > 0 or height > s.H or width > s.W
+        canvas, origin, row_size = dx, n * s.H * s.W * s.C, s.W * s.C
+        fill(dx, origin, s.H * s.W * s.C, np.float32(0))
+        if padded:
+            canvas, origin, row_size = work, lists + 4 + 8 * GROUP, width * s.C
+            fill(work, origin, height * row_size, np.float32(0))
+        place = n * s.PH * s.PW * s.F
+        for i in range(s.PH):
+            for j in range(s.PW):
+                window = origin + 2 * i * row_size + 2 * j * s.C
+                for f in range(0, s.F, GROUP):
+                    filters = s.single + f * s.KH * run
+                    bits = _alive(dout, argmax, place + f, min(GROUP, s.F - f))
+                    _list_by_position(work, lists, dout, argmax, place + f, bits, s.KH * run, scale)
                     for position in range(4):
-                        bits = _winners_at(work, numbers, at, windows, window, block, group, position)
-                        pixel = first + position // 2 * row_size + position % 2 * C
-                        if bits == 0:
-                            continue
-                        for k in range(0, KH, R):
-                            for i in range(0, run, step):
-                                to, left = pixel + k * row_size + i, bits
-                                if whole:
-                                    tile = tile_load(canvas, to, row_size, R, V)
-                                while left:
-                                    f = trailing_zeros(left)
-                                    left &= left - 1
-                                    lane = at + 2 * (block + f // LANES) * windows * LANES + window * LANES + f % LANES
-                                    weights = filters + ((block * LANES + f) * KH + k) * run + i
-                                    if whole:
-                                        tile = tile_add_scaled(tile, work[lane], work, weights, run)
-                                    else:
-                                        _add_scaled(canvas, to, work[lane], work, weights, run)
-                                if whole:
-                                    tile_store(tile, canvas, to, row_size)
-            if padded:
-                _take_inside(dx, n, work, origin, height, width, padding[0], padding[1])
+                        pixel = window + position // 2 * row_size + position % 2 * s.C
+                        count = np.int64(integers[lists + position])
+                        if count:
+                            first = lists + 4 + position * GROUP
+                            add_filters(canvas, pixel, row_size, work, filters, s.KH, run, first, count)
+                place += s.F
+        if padded:
+            _take_inside(dx, s, n, work, origin, height, width)
 
     return gradient_of_pixels
 
 
-@jit
-def _take_inside(dx, n, work, canvas, height, width, top, left):
+@helper
+def _take_inside(dx, s, n, work, canvas, height, width):
     """Copy what lies inside the image from the canvas, (height, width, C), to dx[n]; what lies beyond stays zero."""
-    N, H, W, C = dx.shape
-    for y in range(max(0, -top), min(H, height - top)):
-        for x in range(max(0, -left), min(W, width - left)):
-            for c in range(C):
-                dx[n, y, x, c] = work[canvas + ((y + top) * width + x + left) * C + c]
+    for y in range(max(0, -s.top), min(s.H, height - s.top)):
+        for x in range(max(0, -s.left), min(s.W, width - s.left)):
+            for c in range(s.C):
+                dx[((n * s.H + y) * s.W + x) * s.C + c] = work[canvas + ((y + s.top) * width + x + s.left) * s.C + c]
 
 
-@jit
-def _list_winners(work, numbers, at, windows, PW, row_size, C):
-    """Turn a staged block into one list for each filter: of its winners' first pixels (relative to the image), and
-    behind all of these, in the same order, of their gradients. The lists' lengths stand at the end."""
-    lists = at + 2 * windows * LANES
-    lengths = lists + 2 * windows * LANES
+@helper
+def _list_by_filter(work, at, dout, argmax, s, n, f, row_size, bias):
+    """Image n's winners of up to LANES filters from f on, one list for each filter: of their first pixels, relative to
+    the image, and behind all of these, of their gradients, which are also added to ``work[bias:]``. The lists' lengths
+    stand at ``at``, and the lists behind them."""
+    integers = work.view(np.int32)
+    windows, count, scale = s.PH * s.PW, min(LANES, s.F - f), work[s.scale]
     for lane in range(LANES):
-        numbers[lengths + lane] = np.int32(0)
-    for window in range(windows):
-        here = at + window * LANES
-        bits = _bits(work, here)
-        place = 2 * (window // PW) * row_size + 2 * (window % PW) * C
-        while bits:
-            lane = trailing_zeros(bits)
-            bits &= bits - 1
-            winner = np.int64(numbers[here + windows * LANES + lane])
-            entry = lists + lane * windows + np.int64(numbers[lengths + lane])
-            numbers[entry] = np.int32(place + winner // 2 * row_size + winner % 2 * C)
-            work[entry + windows * LANES] = work[here + lane]
-            numbers[lengths + lane] += np.int32(1)
-    return lists, lengths
-
-
-@jit
-def _add_bias(work, total, at, windows):
-    """Add a staged block's gradients, window by window, to ``work[total:]``."""
-    bias = vector_load(work, total)
-    for window in range(windows):
-        bias = bias + vector_load(work, at + window * LANES)
-    vector_store(bias, work, total)
-
-
-@jit(forceinline=True)
-def _image(x, n, work, at, padding, height, width):
-    """Where image n begins, and its rows' size: in x, or, where windows reach over its edge, in a padded copy."""
-    N, H, W, C = x.shape
-    if padding[0] or padding[1] or height > H or width > W:
-        _copy_window(work, at, x, n, -padding[0], -padding[1], height, width)
-        return True, at, width * C, at + height * width * C
-    return False, n * H * W * C, W * C, at
+        integers[at + lane] = np.int32(0)
+    place = n * windows * s.F + f
+    for i in range(s.PH):
+        for j in range(s.PW):
+            pixel = 2 * i * row_size + 2 * j * s.C
+            bits = _alive(dout, argmax, place, count)
+            while bits:
+                lane = trailing_zeros(bits)
+                bits &= bits - 1
+                winner, gradient = np.int64(argmax[place + lane]), dout[place + lane] * scale
+                entry = at + LANES + lane * windows + np.int64(integers[at + lane])
+                integers[at + lane] += np.int32(1)
+                integers[entry] = np.int32(pixel + winner // 2 * row_size + winner % 2 * s.C)
+                work[entry + windows * LANES] = gradient
+                work[bias + lane] += gradient
+            place += s.F
 
 
 @functools.cache
 def make_filters_sparse(R, V):
     """The kernel of dw for filters of whole vectors, R x V of them in registers."""
 
-    @jit(parallel=True)
-    def filters_sparse(dw, dout, argmax, x, work, padding, scale, parts, scratch, scratch_size, sums, sum_size):
-        """Sum dw and db in parts. Parallel over parts of the batch and blocks of LANES filters."""
-        N, PH, PW, F = dout.shape
-        KH, KW, C, F = dw.shape
-        windows, run, blocks = PH * PW, KW * C, -(-F // LANES)
-        flat, numbers = x.reshape(-1), work.view(np.int32)
-        height, width = 2 * PH + KH - 1, 2 * PW + KW - 1
-        for index in prange(parts * blocks):
-            task = np.int64(index)
-            part, block = task // blocks, task % blocks
-            total = sums + task * sum_size
-            for i in range(total, total + sum_size):
-                work[i] = np.float32(0)
-            for n in range(part * N // parts, (part + 1) * N // parts):
-                own = scratch + numba.get_thread_id() * scratch_size
-                copied, origin, row_size, at = _image(x, n, work, own, padding, height, width)
-                source = work if copied else flat
-                _stage_block(work, numbers, at, dout, argmax, n, block * LANES, scale)
-                _add_bias(work, total + KH * run * LANES, at, windows)
-                lists, lengths = _list_winners(work, numbers, at, windows, PW, row_size, C)
-                for lane in range(LANES):
-                    first = lists + lane * windows
-                    for k in range(0, KH, R):
-                        for i in range(0, run, V * LANES):
-                            place = total + (lane * KH + k) * run + i
-                            tile = tile_load(work, place, run, R, V)
-                            for entry in range(first, first + numbers[lengths + lane]):
-                                pixel = origin + np.int64(numbers[entry]) + k * row_size + i
-                                gradient = work[entry + windows * LANES]
-                                tile = tile_add_scaled(tile, gradient, source, pixel, row_size)
-                            tile_store(tile, work, place, run)
+    @helper
+    def add_pixels(work, total, source, origin, row_size, KH, run, first, count, gap):
+        """Add to a filter's gradient the pixels of a list of ``count`` entries."""
+        integers = work.view(np.int32)
+        for k in range(0, KH, R):
+            for i in range(0, run, V * LANES):
+                pixels = origin + k * row_size + i
+                tile = tile_load(work, total + k * run + i, run, R, V)
+                for entry in range(first, first + count):
+                    place = pixels + np.int64(integers[entry])
+                    tile = tile_add_scaled(tile, work[entry + gap], source, place, row_size)
+                tile_store(tile, work, total + k * run + i, run)
+
+    @kernel
+    def filters_sparse(task, dout, x, argmax, work, numbers):
+        """A partial sum of dw and db: one part of the batch, one block of LANES filters."""
+        s = Step(*to_fixed_tuple(numbers, COUNT))
+        blocks, windows, run = -(-s.F // LANES), s.PH * s.PW, s.KW * s.C
+        part, block = task // blocks, task % blocks
+        total = s.sums + task * s.sum_size
+        fill(work, total, s.sum_size, np.float32(0))
+        integers = work.view(np.int32)
+        lists = s.scratch + numba.get_thread_id() * s.scratch_size
+        copy = lists + LANES + 2 * windows * LANES
+        bias = total + s.KH * run * LANES
+        for n in range(part * s.N // s.parts, (part + 1) * s.N // s.parts):
+            copied, origin, row_size = read_image(s, x, n, -s.top, 2 * s.PH + s.KH - 1, work, copy)
+            source = work if copied else x
+            _list_by_filter(work, lists, dout, argmax, s, n, block * LANES, row_size, bias)
+            for lane in range(LANES):
+                count, first = np.int64(integers[lists + lane]), lists + LANES + lane * windows
+                if count:
+                    place = total + lane * s.KH * run
+                    add_pixels(work, place, source, origin, row_size, s.KH, run, first, count, windows * LANES)
 
     return filters_sparse
+
+
+@kernel
+def filters_patch(task, dout, x, argmax, work, numbers):
+    """A partial sum of dw and db, for 3 x 3 filters of one channel: one part of the batch, one block of LANES filters,
+    whose gradients stay in registers."""
+    s = Step(*to_fixed_tuple(numbers, COUNT))
+    blocks = s.F // LANES
+    part, block = task // blocks, task % blocks
+    copy = s.scratch + numba.get_thread_id() * s.scratch_size
+    zero, scale, nobody = vector_fill(np.float32(0)), vector_fill(work[s.scale]), vector_fill(np.int32(-1))
+    tile, bias = tile_zeros(9, 1), zero
+    for n in range(part * s.N // s.parts, (part + 1) * s.N // s.parts):
+        copied, origin, row_size = read_image(s, x, n, -s.top, 2 * s.PH + 2, work, copy)
+        source = work if copied else x
+        place = n * s.PH * s.PW * s.F + block * LANES
+        for i in range(s.PH):
+            for j in range(s.PW):
+                winner = vector_load(argmax, place)
+                gradient = select(winner == nobody, zero, scale * vector_load(dout, place))
+                bias = bias + gradient
+                patch = patch_load(source, origin + 2 * i * row_size + 2 * j, row_size)
+                tile = tile_add_chosen(tile, patch, winner, gradient)
+                place += s.F
+    total = s.sums + task * s.sum_size
+    tile_store(tile, work, total, LANES)
+    vector_store(bias, work, total + 9 * LANES)
+
+
+@helper
+def _stage(work, at, dout, argmax, s, n, f, bias):
+    """Image n's gradient of LANES filters from f on, scaled and 0 where nothing won, to ``work[at:]``, (windows,
+    LANES), and behind it the winners, as integers. The gradients are also added to ``work[bias:]``."""
+    integers = work.view(np.int32)
+    windows, count, scale = s.PH * s.PW, min(LANES, s.F - f), work[s.scale]
+    place, winners = n * windows * s.F + f, at + windows * LANES
+    for window in range(windows):
+        for lane in range(LANES):
+            winner = np.int32(argmax[place + lane] if lane < count else -1)
+            gradient = dout[place + lane] * scale if winner >= 0 else np.float32(0)
+            integers[winners + lane] = winner
+            work[at + lane] = gradient
+            work[bias + lane] += gradient
+        place, at, winners = place + s.F, at + LANES, winners + LANES
 
 
 @functools.cache
 def make_filters_dense(R):
     """The kernel of dw for any filters, R numbers of a window in registers."""
 
-    @jit(parallel=True)
-    def filters_dense(dw, dout, argmax, x, work, padding, scale, parts, scratch, scratch_size, sums, sum_size):
-        """Sum dw and db in parts. Parallel over parts of the batch and blocks of LANES filters."""
-        N, PH, PW, F = dout.shape
-        KH, KW, C, F = dw.shape
-        windows, run, blocks = PH * PW, KW * C, -(-F // LANES)
-        K = KH * run
-        flat, numbers = x.reshape(-1), work.view(np.int32)
-        height, width = 2 * PH + KH - 1, 2 * PW + KW - 1
-        zero = vector_fill(np.float32(0))
-        for index in prange(parts * blocks):
-            task = np.int64(index)
-            part, block = task // blocks, task % blocks
-            total = sums + task * sum_size
-            for i in range(total, total + sum_size):
-                work[i] = np.float32(0)
-            for n in range(part * N // parts, (part + 1) * N // parts):
-                own = scratch + numba.get_thread_id() * scratch_size
-                copied, origin, row_size, at = _image(x, n, work, own, padding, height, width)
-                source = work if copied else flat
-                _stage_block(work, numbers, at, dout, argmax, n, block * LANES, scale)
-                _add_bias(work, total + sum_size - LANES, at, windows)
-                for row in range(0, K, R):
-                    reads = pixel_offsets(row, K - 1, run, row_size, 1, R)
-                    tile = tile_load(work, total + row * LANES, LANES, R, 1)
-                    for window in range(windows):
-                        here = at + window * LANES
-                        gradient = vector_load(work, here)
-                        winner = vector_load(numbers, here + windows * LANES)
-                        place = origin + 2 * (window // PW) * row_size + 2 * (window % PW) * C
-                        for position in range(4):
-                            mine = select(winner == vector_fill(np.int32(position)), gradient, zero)
-                            pixel = place + position // 2 * row_size + position % 2 * C
-                            tile = tile_multiply_add_vector(tile, source, reads, pixel, mine)
-                    tile_store(tile, work, total + row * LANES, LANES)
+    @kernel
+    def filters_dense(task, dout, x, argmax, work, numbers):
+        """A partial sum of dw and db: one part of the batch, one block of LANES filters."""
+        s = Step(*to_fixed_tuple(numbers, COUNT))
+        blocks, windows, run = -(-s.F // LANES), s.PH * s.PW, s.KW * s.C
+        part, block, K = task // blocks, task % blocks, s.KH * run
+        total = s.sums + task * s.sum_size
+        fill(work, total, s.sum_size, np.float32(0))
+        integers, zero = work.view(np.int32), vector_fill(np.float32(0))
+        at = s.scratch + numba.get_thread_id() * s.scratch_size
+        for n in range(part * s.N // s.parts, (part + 1) * s.N // s.parts):
+            copy = at + 2 * windows * LANES
+            copied, origin, row_size = read_image(s, x, n, -s.top, 2 * s.PH + s.KH - 1, work, copy)
+            source = work if copied else x
+            _stage(work, at, dout, argmax, s, n, block * LANES, total + s.sum_size - LANES)
+            for row in range(0, K, R):
+                reads = pixel_offsets(row, K - 1, run, row_size, 1, R)
+                tile = tile_load(work, total + row * LANES, LANES, R, 1)
+                for window in range(windows):
+                    here = at + window * LANES
+                    gradient, winner = vector_load(work, here), vector_load(integers, here + windows * LANES)
+                    place = origin + 2 * (window // s.PW) * row_size + 2 * (window % s.PW) * s.C
+                    for position in range(4):
+                        mine = select(winner == vector_fill(np.int32(position)), gradient, zero)
+                        pixel = place + position // 2 * row_size + position % 2 * s.C
+                        tile = tile_multiply_add_vector(tile, source, reads, pixel, mine)
+                tile_store(tile, work, total + row * LANES, LANES)
 
     return filters_dense
 
 
-@jit(parallel=True)
-def add_parts(dw, db, work, parts, sums, sum_size, filter_stride, number_stride, bias):
-    """Add the partial sums in order. Parallel over the numbers of a filter.
+@kernel
+def add_parts(task, dw, db, _, work, numbers):
+    """Add the partial sums in order: LANES numbers of each filter, and in the first task the biases.
 
-    In a partial sum, number k of filter ``lane`` stands at ``lane * filter_stride + k * number_stride``, and its bias
-    at ``bias + lane``.
+    In a partial sum, number k of filter ``lane`` stands at ``lane * filter_step + k * number_step``, and its bias at
+    ``bias + lane``.
     """
-    KH, KW, C, F = dw.shape
-    K, blocks = KH * KW * C, -(-F // LANES)
-    flat = dw.reshape(K, F)
-    for index in prange(K + 1):
-        k = np.int64(index)
-        for f in range(F):
-            lane = f % LANES
-            place = sums + f // LANES * sum_size + (bias + lane if k == K else lane * filter_stride + k * number_stride)
+    K, F, parts, sums, part_size, sum_size, filter_step, number_step, bias = to_fixed_tuple(numbers, 9)
+    first = task * LANES
+    count = min(LANES, K - first)
+    for f in range(F):
+        place = sums + f // LANES * sum_size + f % LANES * filter_step + first * number_step
+        for k in range(count):
             total = np.float32(0)
             for part in range(parts):
-                total += work[place + part * blocks * sum_size]
-            if k == K:
-                db[f] = total
-            else:
-                flat[k, f] = total
+                total += work[place + part * part_size + k * number_step]
+            dw[(first + k) * F + f] = total
+        if task == 0:
+            total = np.float32(0)
+            for part in range(parts):
+                total += work[sums + f // LANES * sum_size + bias + f % LANES + part * part_size]
+            db[f] = total

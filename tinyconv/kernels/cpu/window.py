@@ -5,7 +5,7 @@ so their result is found while the vectors are still in registers, and only one 
 """
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from tinyconv.kernels.cpu.tile import FLOATS, LANES, _fill, _lanes_below, _multiply_add, _pointer, _store_masked
@@ -40,7 +40,7 @@ def _pool(builder, corners):
 
 
 def _store_pooled(context, builder, corners, out, argmax, types_, offset, columns):
-    """Write the pooled vector, and the winners unless ``argmax`` is empty; only ``columns`` lanes if these are fewer."""
+    """Write the pooled vector, and the winners unless ``argmax`` is empty; of both at most ``columns`` lanes."""
     best, winner = _pool(builder, corners)
     out_type, argmax_type = types_
     place = builder.bitcast(_pointer(context, builder, out_type, out, offset), _VECTOR.as_pointer())
@@ -129,3 +129,44 @@ def tile_multiply_add_vector(typing_context, tile, x, offsets, k, vector):
         return value
 
     return tile(tile, x, types.UniTuple(types.intp, tile.rows), types.intp, FLOATS), write
+
+
+@intrinsic(prefer_literal=True)
+def patch_load(typing_context, image, offset, row_size):
+    """4 x 4 pixels of one channel, in rows ``row_size`` apart, as one vector of 16 lanes."""
+
+    def write(context, builder, signature, arguments):
+        place, offset, row_size = arguments
+        four, index = ir.VectorType(ir.FloatType(), 4), ir.IntType(32)
+        rows = []
+        for _ in range(4):
+            rows.append(builder.load(_pointer(context, builder, image, place, offset, four), align=4))
+            offset = builder.add(offset, row_size)
+        eight = ir.Constant(ir.VectorType(index, 8), list(range(8)))
+        upper, lower = (builder.shuffle_vector(rows[i], rows[i + 1], eight) for i in (0, 2))
+        return builder.shuffle_vector(upper, lower, ir.Constant(ir.VectorType(index, 16), list(range(16))))
+
+    return FLOATS(image, types.intp, types.intp), write
+
+
+@intrinsic(prefer_literal=True)
+def tile_add_chosen(typing_context, tile, patch, winner, gradient):
+    """``tile[3 i + j] += gradient * patch[i + winner // 2, j + winner % 2]``, for a tile one vector wide: each lane
+    picks the pixel that its winner saw at tap (i, j). (AVX-512 has an instruction for it.)"""
+
+    def write(context, builder, signature, arguments):
+        value, pixels, position, factor = arguments
+        integers = position.type
+        permute = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_VECTOR, [_VECTOR, integers]), "llvm.x86.avx512.permvar.sf.512"
+        )
+        # In a row of four pixels, the winners 0, 1, 2, 3 are the pixels 0, 1, 4, 5.
+        first = builder.add(position, builder.and_(position, _constant(integers, 2)))
+        for tap in range(9):
+            pixel = builder.add(first, _constant(integers, tap // 3 * 4 + tap % 3))
+            chosen = builder.call(permute, [pixels, pixel])
+            row = _multiply_add(builder, chosen, factor, builder.extract_value(value, tap))
+            value = builder.insert_value(value, row, tap)
+        return value
+
+    return tile(tile, patch, winner, gradient), write

@@ -26,14 +26,14 @@ import functools
 
 import numba
 import numpy as np
-from numba import prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.conv import _copy_window
-from tinyconv.kernels.cpu.host import REGISTERS
-from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.host import LANES, REGISTERS
+from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image
+from tinyconv.kernels.cpu.tasks import helper, kernel
 from tinyconv.kernels.cpu.tile import (
-    LANES,
     pixel_offsets,
+    stay_apart,
     tile_multiply_add,
     tile_shape,
     tile_store,
@@ -54,52 +54,33 @@ def applies(w_shape):
 
 
 def tile_rows(tiles, F):
-    """(R, V): rows that share ``tiles`` out evenly, as many as fit in the registers beside V vectors of filters."""
+    """(R, V): as many rows as fit in the registers beside V vectors of filters, or one less, or half, whichever leaves
+    the fewest rows of the last matrix empty. (A choice of three: every R is a kernel of its own to compile.)"""
     V = tile_shape(F)[1]
     most = (REGISTERS - V - 1) // V
-    return -(-tiles // -(-tiles // most)), V
+    return min((most, most - 1, most // 2), key=lambda R: -(-tiles // R) * R), V
 
 
-def scratch_size(out_shape, x_shape, w_shape, padding):
+def shares(N, F):
+    """Into how many tasks an image is cut: one, or, where images are few, its panels of filters."""
+    return F // (tile_shape(F)[1] * LANES) if N < FEW else 1
+
+
+def scratch_size(out_shape, C):
     """Floats that one thread needs: the padded image, its transformed tiles, and a panel of products."""
     N, PH, PW, F = out_shape
-    C = x_shape[3]
     R, V = tile_rows(PH * PW, F)
     rows = -(-PH * PW // R) * R
     return (2 * PH + 2) * (2 * PW + 2) * C + 16 * PH * PW * C + 16 * rows * V * LANES
 
 
-@jit(forceinline=True)
+@helper(forceinline=True)
 def _along(a, b, c, d):
     """Four pixels in a row to the four numbers that the filter's are multiplied with."""
     return a - c, b + c, c - b, b - d
 
 
-@jit
-def _store_column(work, at, step, column):
-    """Write four vectors ``step`` apart."""
-    vector_store(column[0], work, at)
-    vector_store(column[1], work, at + step)
-    vector_store(column[2], work, at + 2 * step)
-    vector_store(column[3], work, at + 3 * step)
-
-
-@jit
-def _transform_pixels(work, at, size, image, place, row, C):
-    """The 4 x 4 pixels at ``place`` to 16 numbers for each channel: number (i, j) to ``at + (4 i + j) * size``."""
-    for c in range(0, C, LANES):
-        p = place + c
-        a = _along(*_four(image, p, C))
-        b = _along(*_four(image, p + row, C))
-        c_ = _along(*_four(image, p + 2 * row, C))
-        d = _along(*_four(image, p + 3 * row, C))
-        _store_column(work, at + c, 4 * size, _along(a[0], b[0], c_[0], d[0]))
-        _store_column(work, at + c + size, 4 * size, _along(a[1], b[1], c_[1], d[1]))
-        _store_column(work, at + c + 2 * size, 4 * size, _along(a[2], b[2], c_[2], d[2]))
-        _store_column(work, at + c + 3 * size, 4 * size, _along(a[3], b[3], c_[3], d[3]))
-
-
-@jit(forceinline=True)
+@helper(forceinline=True)
 def _four(array, at, step):
     """Four vectors ``step`` apart."""
     return (
@@ -110,7 +91,31 @@ def _four(array, at, step):
     )
 
 
-@jit(forceinline=True)
+@helper(forceinline=True)
+def _store_four(work, at, step, four):
+    """Write four vectors ``step`` apart."""
+    vector_store(four[0], work, at)
+    vector_store(four[1], work, at + step)
+    vector_store(four[2], work, at + 2 * step)
+    vector_store(four[3], work, at + 3 * step)
+
+
+@helper
+def _transform_pixels(work, at, size, image, place, row, C):
+    """The 4 x 4 pixels at ``place`` to 16 numbers for each channel: number (i, j) to ``at + (4 i + j) * size``."""
+    for c in range(0, C, LANES):
+        p = place + c
+        a = _along(*_four(image, p, C))
+        b = _along(*_four(image, p + row, C))
+        c_ = _along(*_four(image, p + 2 * row, C))
+        d = _along(*_four(image, p + 3 * row, C))
+        _store_four(work, at + c, 4 * size, _along(a[0], b[0], c_[0], d[0]))
+        _store_four(work, at + c + size, 4 * size, _along(a[1], b[1], c_[1], d[1]))
+        _store_four(work, at + c + 2 * size, 4 * size, _along(a[2], b[2], c_[2], d[2]))
+        _store_four(work, at + c + 3 * size, 4 * size, _along(a[3], b[3], c_[3], d[3]))
+
+
+@helper(forceinline=True)
 def _taps_along(a, b, c):
     """Three taps in a row to the four numbers that the pixels' are multiplied with."""
     half = vector_fill(np.float32(0.5))
@@ -118,96 +123,97 @@ def _taps_along(a, b, c):
     return a, outer + half * b, outer - half * b, c
 
 
-@jit(parallel=True)
-def transform_filters(work, w, columns):
-    """Filters (3, 3, C, F) to [panel][16][C][columns of F]. Parallel over panels and channels."""
-    KH, KW, C, F = w.shape
-    flat, size, tap = w.reshape(-1), C * columns, C * F
-    for index in prange(F // columns * C):
-        task = np.int64(index)
-        panel, c = task // C, task % C
+@helper(forceinline=True)
+def _three(w, at, step):
+    """Three taps' vectors, ``step`` apart, transformed."""
+    return _taps_along(vector_load(w, at), vector_load(w, at + step), vector_load(w, at + 2 * step))
+
+
+@kernel
+def prepare(task, w, _, __, work, numbers):
+    """LANES channels of a panel of the filters (3, 3, C, F) to [panel][16][C][columns of F], and, one by one, to
+    ``work[single:]``, (F, 9 * C)."""
+    C, F, columns, single = to_fixed_tuple(numbers, 4)
+    blocks, size, tap = C // LANES, C * columns, C * F
+    panel, block = task // blocks, task % blocks
+    for c in range(block * LANES, (block + 1) * LANES):
         for f in range(0, columns, LANES):
             p = c * F + panel * columns + f
             at = (panel * 16 * C + c) * columns + f
-            a = _taps_along(vector_load(flat, p), vector_load(flat, p + tap), vector_load(flat, p + 2 * tap))
-            p += 3 * tap
-            b = _taps_along(vector_load(flat, p), vector_load(flat, p + tap), vector_load(flat, p + 2 * tap))
-            p += 3 * tap
-            d = _taps_along(vector_load(flat, p), vector_load(flat, p + tap), vector_load(flat, p + 2 * tap))
-            _store_column(work, at, 4 * size, _taps_along(a[0], b[0], d[0]))
-            _store_column(work, at + size, 4 * size, _taps_along(a[1], b[1], d[1]))
-            _store_column(work, at + 2 * size, 4 * size, _taps_along(a[2], b[2], d[2]))
-            _store_column(work, at + 3 * size, 4 * size, _taps_along(a[3], b[3], d[3]))
+            a, b, d = _three(w, p, tap), _three(w, p + 3 * tap, tap), _three(w, p + 6 * tap, tap)
+            _store_four(work, at, 4 * size, _taps_along(a[0], b[0], d[0]))
+            _store_four(work, at + size, 4 * size, _taps_along(a[1], b[1], d[1]))
+            _store_four(work, at + 2 * size, 4 * size, _taps_along(a[2], b[2], d[2]))
+            _store_four(work, at + 3 * size, 4 * size, _taps_along(a[3], b[3], d[3]))
+    for f in range(panel * columns, (panel + 1) * columns):
+        for k in range(9):
+            place = k * C + block * LANES
+            filter_ = work[single + f * 9 * C + place : single + f * 9 * C + place + LANES]
+            for c in range(LANES):
+                filter_[c] = w[(place + c) * F + f]
 
 
-@jit(forceinline=True)
+@helper(forceinline=True)
 def _back(m):
     """Four products to two outputs."""
     return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
 
 
-@jit
-def _pool_products(out, argmax, at, b, f, work, products, size):
-    """The 16 products of a tile, LANES filters from f on, to outputs: add the bias, pool, write."""
+@helper
+def _pool_products(out, argmax, at, work, bias, products, size):
+    """The 16 products of a tile, LANES filters, to outputs: add the bias, pool, write."""
     a = _back(_four(work, products, size))
-    b_ = _back(_four(work, products + 4 * size, size))
+    b = _back(_four(work, products + 4 * size, size))
     c = _back(_four(work, products + 8 * size, size))
     d = _back(_four(work, products + 12 * size, size))
-    left, right = _back((a[0], b_[0], c[0], d[0])), _back((a[1], b_[1], c[1], d[1]))
-    bias = vector_load(b, f)
-    vectors_store_pooled(left[0] + bias, right[0] + bias, left[1] + bias, right[1] + bias, out, argmax, at)
+    left, right = _back((a[0], b[0], c[0], d[0])), _back((a[1], b[1], c[1], d[1]))
+    bias_ = vector_load(work, bias)
+    vectors_store_pooled(left[0] + bias_, right[0] + bias_, left[1] + bias_, right[1] + bias_, out, argmax, at)
 
 
 @functools.cache
 def make_winograd(R, V):
     """The kernel for matrix products in tiles of R x V."""
 
-    @jit(parallel=True)
-    def winograd(out, argmax, x, b, work, padding, filters, scratch, scratch_size):
-        """out and argmax (N, PH, PW, F) from x (N, H, W, C) and the transformed filters at ``work[filters:]``.
+    @helper
+    def multiply(work, products, pixels, weights, tiles, C):
+        """One of the 16 matrix products: (tiles, C) times (C, columns) to ``work[products:]``, (rows, columns)."""
+        stay_apart()
+        columns = V * LANES
+        for t in range(0, tiles, R):
+            reads = pixel_offsets(t, tiles - 1, tiles, 0, C, R)
+            tile = tile_zeros(R, V)
+            for c in range(C):
+                tile = tile_multiply_add(tile, work, reads, pixels + c, work, weights + c * columns)
+            tile_store(tile, work, products + t * columns, columns)
 
-        Parallel over images, and over panels of filters where images are few. In a task: transform the image, then for
-        each panel 16 matrix products, transform back, pool.
+    @kernel
+    def winograd(task, out, x, argmax, work, numbers):
+        """out and argmax (N, PH, PW, F) from x (N, H, W, C) and the transformed filters: one image, all panels of
+        filters or, where images are few, some.
+
+        Transform the image, then for each panel 16 matrix products, transform back, pool.
         """
-        N, PH, PW, F = out.shape
-        N, H, W, C = x.shape
-        columns, tiles = V * LANES, PH * PW
-        panels, rows, size = F // columns, -(-tiles // R) * R, tiles * C
-        shares = panels if N < FEW else 1
-        top, left = padding
-        height, width = 2 * PH + 2, 2 * PW + 2
-        flat_x, flat_out, flat_argmax = x.reshape(-1), out.reshape(-1), argmax.reshape(-1)
-        for index in prange(N * shares):
-            n, share = np.int64(index) // shares, np.int64(index) % shares
-            pixels = scratch + numba.get_thread_id() * scratch_size
-            products = pixels + 16 * size
-            if top or left or height > H or width > W:
-                copy = products + 16 * rows * columns
-                _copy_window(work, copy, x, n, -top, -left, height, width)
-                for t in range(tiles):
-                    place = copy + (2 * (t // PW) * width + 2 * (t % PW)) * C
-                    _transform_pixels(work, pixels + t * C, size, work, place, width * C, C)
-            else:
-                for t in range(tiles):
-                    place = ((n * H + 2 * (t // PW)) * W + 2 * (t % PW)) * C
-                    _transform_pixels(work, pixels + t * C, size, flat_x, place, W * C, C)
-            for panel in range(share * panels // shares, (share + 1) * panels // shares):
-                for k in range(16):
-                    weights = filters + (panel * 16 + k) * C * columns
-                    for t in range(0, tiles, R):
-                        reads = pixel_offsets(t, tiles - 1, tiles, 0, C, R)
-                        tile = tile_zeros(R, V)
-                        for c in range(C):
-                            tile = tile_multiply_add(
-                                tile, work, reads, pixels + k * size + c, work, weights + c * columns
-                            )
-                        tile_store(tile, work, products + (k * rows + t) * columns, columns)
-                for t in range(tiles):
-                    at = (n * tiles + t) * F + panel * columns
-                    for f in range(0, columns, LANES):
-                        place = products + t * columns + f
-                        _pool_products(
-                            flat_out, flat_argmax, at + f, b, panel * columns + f, work, place, rows * columns
-                        )
+        s = Step(*to_fixed_tuple(numbers, COUNT))
+        n, share = task // s.pieces, task % s.pieces
+        columns, tiles = V * LANES, s.PH * s.PW
+        panels, rows, size = s.F // columns, -(-tiles // R) * R, tiles * s.C
+        pixels = s.scratch + numba.get_thread_id() * s.scratch_size
+        products = pixels + 16 * size
+        copied, origin, row_size = read_image(s, x, n, -s.top, 2 * s.PH + 2, work, products + 16 * rows * columns)
+        image = work if copied else x
+        for t in range(tiles):
+            place = origin + 2 * (t // s.PW) * row_size + 2 * (t % s.PW) * s.C
+            _transform_pixels(work, pixels + t * s.C, size, image, place, row_size, s.C)
+        for panel in range(share * panels // s.pieces, (share + 1) * panels // s.pieces):
+            for k in range(16):
+                weights = (panel * 16 + k) * s.C * columns
+                multiply(work, products + k * rows * columns, pixels + k * size, weights, tiles, s.C)
+            for t in range(tiles):
+                at = (n * tiles + t) * s.F
+                for f in range(0, columns, LANES):
+                    filter_ = panel * columns + f
+                    place = products + t * columns + f
+                    _pool_products(out, argmax, at + filter_, work, s.bias + filter_, place, rows * columns)
 
     return winograd

@@ -1,0 +1,46 @@
+"""What all kernels of conv -> ReLU -> max-pool know, and how they read an image."""
+
+from typing import NamedTuple
+
+from tinyconv.kernels.cpu.copying import copy_window
+from tinyconv.kernels.cpu.tasks import helper
+
+
+class Step(NamedTuple):
+    """The shapes of a step, how it is cut into tasks, and where in ``work`` things lie (in floats)."""
+
+    N: int  # images
+    PH: int  # pooled rows and columns
+    PW: int
+    F: int  # filters
+    H: int  # of an image
+    W: int
+    C: int
+    KH: int  # of a filter
+    KW: int
+    top: int  # padding
+    left: int
+    pieces: int  # forward: tasks for each image
+    parts: int  # backward: partial sums of dw, each of a part of the batch
+    single: int  # the filters one by one, (F, KH * KW * C); before them, at 0, the packed or transformed filters
+    bias: int  # of the forward, filled up with zeros to whole panels
+    scale: int  # of the backward: one number
+    scratch: int  # one scratch for each thread
+    scratch_size: int
+    sums: int  # the partial sums of dw: for each part, for each block of LANES filters
+    sum_size: int
+    end: int
+
+
+COUNT = len(Step._fields)
+
+
+@helper
+def read_image(s, x, n, top, height, work, at):
+    """Whether the pixels that ``height`` rows of image n need, from row ``top`` on, had to be copied to ``work[at:]``,
+    since windows reach over the edge; where they begin, there or in x; and how far apart their rows lie."""
+    width = 2 * s.PW + s.KW - 1
+    if top >= 0 and s.left == 0 and top + height <= s.H and width <= s.W:
+        return False, (n * s.H + top) * s.W * s.C, s.W * s.C
+    copy_window(work, at, x, n * s.H * s.W * s.C, (s.H, s.W, s.C), top, -s.left, height, width)
+    return True, at, width * s.C
