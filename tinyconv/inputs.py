@@ -44,6 +44,21 @@ def as_input(x: Any, sample_shape: Shape, where: str) -> np.ndarray:
     return clean(array, np.float32)
 
 
+def as_device_input(array: Any, sample_shape: Shape, where: str) -> Any:
+    """``array``, which lies on a device, if it is float32 of shape (batch, *sample_shape); nothing is converted."""
+    if tuple(array.shape[1:]) != sample_shape or array.ndim == 0 or len(array) == 0:
+        raise ValueError(
+            f"The input of {where} has the wrong shape. Expected (batch, {', '.join(map(str, sample_shape))}), "
+            f"at least one sample. Received: {tuple(array.shape)}.{_shape_hint(tuple(array.shape), sample_shape)}"
+        )
+    if array.dtype != np.float32:
+        raise TypeError(
+            f"The input of {where} lies on a device and has an unsupported type. Expected float32. "
+            f"Received: {array.dtype}. Fix: convert it there."
+        )
+    return array
+
+
 def _shape_hint(shape: Shape, sample_shape: Shape) -> str:
     if shape == sample_shape:
         return " Fix: add the batch axis, x[None]."

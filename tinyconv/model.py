@@ -418,8 +418,14 @@ class Sequential:
         batch_size: int | None = None,
         verbose: str | int = 0,
         callbacks: Iterable[Callback] | Callback | None = None,
-    ) -> np.ndarray:
-        """The model's outputs for a whole data set, (samples, ...)."""
+        *,
+        on_device: bool = False,
+    ) -> Any:
+        """The model's outputs for a whole data set, (samples, ...).
+
+        A NumPy array; with ``on_device`` the backend's own array, which for CUDA stays on the device and has
+        ``__cuda_array_interface__``, so that CuPy and PyTorch take it without a copy.
+        """
         trainer = self._need_trainer("predict", x, compiled=False)
         array = self._input_array(x)
         batch_size = _count("batch_size", batch_size, 32)
@@ -437,7 +443,7 @@ class Sequential:
                 progress.epoch_end({}, time.perf_counter() - start)
             finally:
                 progress.close()
-            return trainer.state.read(result).reshape(shape)
+            return (result if on_device else trainer.state.read(result)).reshape(shape)
 
     def __call__(self, x: Any, training: bool = False) -> np.ndarray:
         """The model's output for one batch, (batch, ...): all samples at once."""
@@ -555,7 +561,13 @@ class Sequential:
         return trainer
 
     def _input_array(self, x: Any) -> np.ndarray:
-        return inputs.as_input(x, self.input_shape[1:], f"model {self.name!r}")  # type: ignore[arg-type]
+        shape: Any = self.input_shape[1:]  # type: ignore[index]
+        on_device = getattr(self._trainer.kernels, "on_device", None) if self._trainer else None
+        if on_device and on_device(x):
+            assert self._trainer is not None
+            array = self._trainer.kernels.as_device_array(x)
+            return inputs.as_device_input(array, shape, f"model {self.name!r}")
+        return inputs.as_input(x, shape, f"model {self.name!r}")
 
     def _checked(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         array = self._input_array(x)
@@ -569,8 +581,9 @@ class Sequential:
             return
         if not trainer.warm:
             progress.announce(f"Running on: {trainer.kernels.describe()}.")
-        message = "Compiling the kernels for this machine, once; they are kept for the next run ..."
-        watch = getattr(trainer.kernels, "compile_watch", contextlib.nullcontext)
+        kept = "" if trainer.kernels.__name__.endswith("cuda") else ", once; they are kept for the next run"
+        message = f"Compiling the kernels for this machine{kept} ..."
+        watch: Any = getattr(trainer.kernels, "compile_watch", contextlib.nullcontext)
         with watch(lambda: progress.announce(message)) as compiled:
             trainer.warm_up(*loops)
         if getattr(compiled, "functions", None):

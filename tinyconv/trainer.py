@@ -47,7 +47,7 @@ class Data:
     @classmethod
     def load(cls, state: State, x: np.ndarray, y: np.ndarray | None) -> "Data":
         def on_kernels(array: np.ndarray) -> Any:
-            if state.on_host:
+            if state.on_host or not isinstance(array, np.ndarray):  # it is there already
                 return array
             there = state.kernels.allocate(array.shape, array.dtype)
             state.kernels.upload(there, array)

@@ -81,3 +81,21 @@ def test_device_arrays_are_taken_as_they_are():
         cuda.as_device_array([1.0])
     with pytest.raises(TypeError, match="Received one on DLPack device type 1"):
         cuda.as_device_array(np.zeros(3, np.float32))
+
+
+def test_a_device_array_is_trained_on_and_predicted_without_leaving_the_device():
+    x, y = random.random((3, 6, 6, 1), dtype=np.float32), np.array([0, 1, 1])
+    there = cuda.allocate(x.shape, np.float32)
+    cuda.upload(there, x)
+    model = digits(3)
+    model.compile(loss="sparse_categorical_crossentropy", optimizer="adam", backend="cuda")
+    result = model.predict(there, on_device=True)
+    assert cuda.on_device(result)
+    host = np.empty((3, 2), np.float32)
+    cuda.download(host, result)
+    np.testing.assert_array_equal(host, model.predict(x))
+    same = digits(3)
+    same.compile(loss="sparse_categorical_crossentropy", optimizer="adam", backend="cuda")
+    assert model.train_on_batch(there, y) == same.train_on_batch(x, y)
+    with pytest.raises(ValueError, match=r"Expected \(batch, 6, 6, 1\), at least one sample. Received: \(108,\)"):
+        model.predict(there.reshape(108))

@@ -6,7 +6,7 @@ on the device, and a step is recorded once into a CUDA graph and replayed (:mod:
 runs every kernel without a GPU, slowly.
 """
 
-from tinyconv.kernels.cuda.device import available, cuda, name, require
+from tinyconv.kernels.cuda.device import available, compile_watch, cuda, name, require
 
 if cuda is None:  # numba without its CUDA target: say what is missing where the set is loaded
     require()
@@ -54,7 +54,7 @@ from tinyconv.kernels.cuda.loss import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
 )
-from tinyconv.kernels.cuda.memory import allocate, as_device_array, download, record, synchronize, upload
+from tinyconv.kernels.cuda.memory import allocate, as_device_array, download, on_device, record, synchronize, upload
 from tinyconv.kernels.cuda.normalization import (
     batch_norm_backward,
     batch_norm_fold,
@@ -90,6 +90,7 @@ __all__ = [
     "batch_norm_inference",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
+    "compile_watch",
     "conv2d_backward",
     "conv2d_forward",
     "conv2d_prepare",
@@ -123,6 +124,7 @@ __all__ = [
     "max_pool2d_forward",
     "mean_squared_error_backward",
     "mean_squared_error_forward",
+    "on_device",
     "record",
     "relu_backward",
     "relu_forward",

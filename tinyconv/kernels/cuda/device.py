@@ -15,11 +15,13 @@ loops, which the assembler unrolls better than Numba's ranges. And what is outsi
 but read from somewhere harmless and replaced by zero: loads without branches can all be under way at once.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -139,7 +141,49 @@ def launch(kernel: Any, blocks: int | tuple[int, ...], threads: int | tuple[int,
     """Queue one run of a kernel on ``blocks`` times ``threads`` threads. An empty grid does nothing."""
     if 0 in (blocks if isinstance(blocks, tuple) else (blocks,)):
         return
-    kernel[blocks, threads, stream()](*arguments)
+    configured = kernel[blocks, threads, stream()]
+    for watch in _watches:
+        watch.before(kernel)
+    configured(*arguments)
+    for watch in _watches:
+        watch.after(kernel)
+
+
+class CompileWatch:
+    """What has been compiled meanwhile: ``functions``, their names, and ``seconds``, how long it took."""
+
+    def __init__(self, on_first: Callable[[], None] | None) -> None:
+        self.functions: list[str] = []
+        self.seconds = 0.0
+        self._on_first = on_first
+
+    def before(self, kernel: Any) -> None:
+        self._known, self._start = len(kernel.overloads), time.perf_counter()
+        if self._on_first and not self._known:
+            self._on_first()
+            self._on_first = None
+
+    def after(self, kernel: Any) -> None:
+        if len(kernel.overloads) > self._known:
+            self.functions.append(kernel.py_func.__qualname__)
+            self.seconds += time.perf_counter() - self._start
+
+
+_watches: list[CompileWatch] = []
+
+
+@contextlib.contextmanager
+def compile_watch(on_first: Callable[[], None] | None = None) -> Iterator[CompileWatch]:
+    """Watch the compiler inside a with-block; ``on_first`` is called before the first kernel is compiled there."""
+    watch = CompileWatch(on_first)
+    if SIMULATED:  # it compiles nothing
+        yield watch
+        return
+    _watches.append(watch)
+    try:
+        yield watch
+    finally:
+        _watches.remove(watch)
 
 
 def blocks_for(size: int, per_block: int = THREADS) -> int:

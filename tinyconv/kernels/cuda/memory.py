@@ -43,7 +43,9 @@ def allocate(shape: tuple[int, ...], dtype: Any) -> Any:
 
 def upload(array: Any, host: np.ndarray) -> None:
     """Copy ``host`` into ``array``."""
-    array.copy_to_device(np.ascontiguousarray(host, array.dtype).reshape(array.shape), stream=stream())
+    if isinstance(host, np.ndarray):
+        host = np.ascontiguousarray(host, array.dtype).reshape(array.shape)
+    array.copy_to_device(host, stream=stream())  # from the device, if it is there
     synchronize()  # the caller may change host as soon as this returns
 
 
@@ -90,6 +92,13 @@ def record(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> Call
         graph[0]()
 
     return run
+
+
+def on_device(x: Any) -> bool:
+    """Whether ``x`` is an array on a CUDA device: Numba's, CuPy's, PyTorch's, JAX's, or any that speaks DLPack."""
+    if getattr(x, "__cuda_ndarray__", False) or hasattr(x, "__cuda_array_interface__"):
+        return True
+    return hasattr(x, "__dlpack_device__") and int(x.__dlpack_device__()[0]) == dlpack.CUDA
 
 
 def as_device_array(x: Any) -> Any:
