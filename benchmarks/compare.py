@@ -1,7 +1,7 @@
 """Compare tinyconv with every peer that is installed, all in one interleaved run, and hold it to its targets.
 
     python benchmarks/compare.py                            everything: about ten minutes
-    python benchmarks/compare.py --sections epoch inference
+    python benchmarks/compare.py --sections epoch inference --add
     python benchmarks/compare.py --quick                    a few seconds of work, to see that it runs
 
 Writes compare.md, compare.json and compare.png into benchmarks/results/. ``pip install -e '.[bench]'`` installs the
@@ -10,10 +10,12 @@ benchmarks/measure.py (turns and medians).
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that this file can be run as a script
@@ -25,27 +27,53 @@ from benchmarks.sections import SECTIONS, Session
 
 def main(arguments: list[str] | None = None) -> list[Result]:
     options = parse_options(arguments)
-    started = time.perf_counter()
-    facts, watch = report.machine(), report.LoadWatch()
+    facts = report.machine() | {"threads": str(options.threads)}
     print(report.facts_list(facts))
-    results: list[Result] = []
+    run = Run.earlier(options.out, facts) if options.add else Run(facts)
     with tempfile.TemporaryDirectory() as folder:
         network.save_data(Path(folder))
         with open_session(Path(folder), options) as session:
             for line in session.remarks:
                 print(line)
             for name in options.sections:
-                found = SECTIONS[name](session)
-                results += found
+                started, watch = time.perf_counter(), report.LoadWatch(session.processor_seconds)
+                found = run.results[name] = SECTIONS[name](session)
+                took = f"{(time.perf_counter() - started) / 60:.1f} minutes"
+                run.conditions[name] = {"date": report.now(), "took": took, "other load": watch.share()}
+                run.facts |= session.facts
+                run.remarks = list(dict.fromkeys([*run.remarks, *session.remarks]))
                 print(f"\n{report.table(report.RESULT_COLUMNS, [r.row for r in found])}\n", flush=True)
-            facts |= session.facts | {"threads": str(options.threads)}
-            remarks = session.remarks
-    facts["other load"] = watch.share()
-    facts["took"] = f"{(time.perf_counter() - started) / 60:.1f} minutes"
-    write(results, facts, remarks, options.out)
-    draw(results, options.out, f"{facts['processor']}, {facts['threads']} threads, {facts['date']}")
-    print(verdict(results))
-    return results
+                write(run, options.out)  # now, so that an interrupted run keeps what it has
+    draw(run.rows, options.out, f"{facts['processor']}, {facts['threads']} threads, {facts['date']}")
+    print(verdict(run.rows))
+    return run.rows
+
+
+@dataclass
+class Run:
+    """What was measured, by section, and under which conditions."""
+
+    facts: dict[str, str]
+    results: dict[str, list[Result]] = field(default_factory=dict)
+    conditions: dict[str, dict[str, str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    @classmethod
+    def earlier(cls, folder: Path, facts: dict[str, str]) -> "Run":
+        """The run in that folder, if it was made on the same machine."""
+        content = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+        for name in ("processor", "cores", "threads"):
+            if content["machine"][name] != facts[name]:
+                sys.exit(
+                    f"Cannot add to {folder}: its {name} was {content['machine'][name]}, and is {facts[name]} now."
+                )
+        results = {name: [Result(**fields) for fields in found] for name, found in content["results"].items()}
+        return cls(content["machine"] | facts, results, content["conditions"], content["remarks"])
+
+    @property
+    def rows(self) -> list[Result]:
+        """All results, in the order of the sections."""
+        return [result for name in SECTIONS for result in self.results.get(name, [])]
 
 
 def open_session(folder: Path, options: argparse.Namespace) -> Session:
@@ -63,6 +91,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="turns of everybody; medians are of so many")
     parser.add_argument("--backend", default="cpu", help="tinyconv's kernels")
     parser.add_argument("--quick", action="store_true", help="tiny amounts of work; the times mean nothing")
+    parser.add_argument("--add", action="store_true", help="keep the other sections of the run in the folder")
     parser.add_argument("--out", type=Path, default=report.RESULTS, help="folder for the tables and the picture")
     options = parser.parse_args(arguments)
     if options.quick and options.rounds == parser.get_default("rounds"):
@@ -84,19 +113,21 @@ def is_detail(result: Result) -> bool:
     return result.target is None or (result.section == "conv" and result.theirs != "PyTorch" and result.unit == "x")
 
 
-def write(results: list[Result], facts: dict[str, str], remarks: list[str], folder: Path) -> None:
+def write(run: Run, folder: Path) -> None:
     """compare.md and compare.json."""
     about = (
         "Made by `python benchmarks/compare.py`. Everybody does the same work on the same cores in turns, in processes "
         "of which only one runs at a time, after a check that their results are equal; times are medians, ± half the "
         "distance between the slowest and the fastest run."
     )
-    columns = report.RESULT_COLUMNS
-    parts = [about, report.facts_list(facts), report.table(columns, [r.row for r in results if not is_detail(r)])]
-    parts += [verdict(results), "![The comparison](compare.png)", "## In detail"]
-    parts.append(report.table(columns, [r.row for r in results if is_detail(r)]))
-    parts += [f"* {remark}" for remark in remarks]
-    content = {"machine": facts, "remarks": remarks, "results": results}
+    columns, rows = report.RESULT_COLUMNS, run.rows
+    parts = [about, report.facts_list(run.facts), report.table(columns, [r.row for r in rows if not is_detail(r)])]
+    parts += [verdict(rows), "![The comparison](compare.png)", "## In detail"]
+    parts.append(report.table(columns, [r.row for r in rows if is_detail(r)]))
+    conditions = [(name, *run.conditions[name].values()) for name in SECTIONS if name in run.conditions]
+    parts.append(report.table(("section", "measured", "took", "used by other processes meanwhile"), conditions))
+    parts.append("\n".join(f"* {remark}" for remark in run.remarks))
+    content = {"machine": run.facts, "conditions": run.conditions, "remarks": run.remarks, "results": run.results}
     report.write(folder, "compare", "tinyconv and its peers", "\n\n".join(parts), content)
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -27,14 +27,22 @@ class Timing(NamedTuple):
 def seconds_per_call(function: Callable[[], object], at_least: float = 0.1, calls: int = 3, warm_up: int = 1) -> float:
     """The median time of a call, over as many calls as fill ``at_least`` seconds, but not fewer than ``calls``, after
     ``warm_up`` others."""
-    for _ in range(warm_up):
+    return alternate([function], at_least, calls, warm_up)[0]
+
+
+def alternate(
+    functions: Sequence[Callable[[], object]], at_least: float = 0.1, calls: int = 3, warm_up: int = 1
+) -> list[float]:
+    """:func:`seconds_per_call` of some functions that are called one after the other, again and again."""
+    for function in [*functions] * warm_up:
         function()
-    times: list[float] = []
-    while len(times) < calls or sum(times) < at_least:
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    times: list[list[float]] = [[] for _ in functions]
+    while len(times[0]) < calls or sum(map(sum, times)) < at_least:
+        for function, found in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            found.append(time.perf_counter() - start)
+    return [statistics.median(found) for found in times]
 
 
 def interleave(turns: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -66,8 +66,13 @@ def machine(packages: Sequence[str] = ("numpy", "numba")) -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         **{package: version(package) for package in packages},
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": now(),
     }
+
+
+def now() -> str:
+    """The date and time."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def processor() -> str:
@@ -82,21 +87,6 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-class LoadWatch:
-    """How much of the processors somebody else uses, from now on: a benchmark beside other work is worth little."""
-
-    def __init__(self) -> None:
-        self.ticks, self.own = cpu_ticks(), own_seconds()
-
-    def share(self) -> str:
-        """So far; this process's own children count only when they have ended."""
-        if self.ticks is None or (now := cpu_ticks()) is None:
-            return "unknown"
-        busy, total = now[0] - self.ticks[0], max(now[1] - self.ticks[1], 1)
-        own = (own_seconds() - self.own) * os.sysconf("SC_CLK_TCK")
-        return f"{100 * max(busy - own, 0) / total:.0f} % of the processors"
-
-
 def cpu_ticks() -> tuple[int, int] | None:
     """Busy and all clock ticks of all processors so far (Linux)."""
     try:
@@ -109,6 +99,21 @@ def cpu_ticks() -> tuple[int, int] | None:
 def own_seconds() -> float:
     """Processor time of this process and of its children that have ended."""
     return sum(os.times()[:4])
+
+
+class LoadWatch:
+    """How much of the processors somebody else uses, from now on: a benchmark beside other work is worth little."""
+
+    def __init__(self, own: Callable[[], float] = own_seconds) -> None:
+        self.own, self.before, self.ticks = own, own(), cpu_ticks()
+
+    def share(self) -> str:
+        """So far. ``own`` gives the processor time that is not somebody else's."""
+        if self.ticks is None or (later := cpu_ticks()) is None:
+            return "unknown"
+        busy, total = later[0] - self.ticks[0], max(later[1] - self.ticks[1], 1)
+        own = (self.own() - self.before) * os.sysconf("SC_CLK_TCK")
+        return f"{100 * max(busy - own, 0) / total:.0f} % of the processors"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()) -> str:

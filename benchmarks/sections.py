@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import network, peers
+from benchmarks import network, peers, report
 from benchmarks.measure import Timing, interleave
 from benchmarks.peers import Contender
 from benchmarks.report import Result
@@ -66,6 +66,10 @@ class Session:
         """A line for the report."""
         print(text, flush=True)
         self.remarks.append(text)
+
+    def processor_seconds(self) -> float:
+        """Processor time of this process and of all contenders so far."""
+        return report.own_seconds() + sum(worker.call("processor_seconds") for worker in self.workers.values())
 
     def samples(self, count: int, quick: int = 256) -> int:
         return quick if self.quick else count

@@ -71,8 +71,7 @@ def test_comparison_without_peers_writes_table_json_and_picture(tmp_path):
     )
     content = json.loads((tmp_path / "compare.json").read_text())
     assert {"processor", "cores", "threads", "numba", "date"} <= content["machine"].keys()
-    found = {result["section"] for result in content["results"]}
-    assert found == set(sections)
+    assert content["results"].keys() == content["conditions"].keys() == set(sections)
     assert "| import tinyconv, over numpy and numba" in (tmp_path / "compare.md").read_text()
     if find_spec("matplotlib"):
         assert (tmp_path / "compare.png").stat().st_size > 10_000
@@ -81,9 +80,10 @@ def test_comparison_without_peers_writes_table_json_and_picture(tmp_path):
 @pytest.mark.skipif(not find_spec("onnxruntime"), reason="ONNX Runtime is not installed")
 def test_comparison_with_a_peer_gives_a_ratio_of_two_runs(tmp_path):
     arguments = ("--quick", "--backend=reference", f"--out={tmp_path}", "--sections", "inference")
-    run("-m", "benchmarks.compare", *arguments, "--peers", "ONNX Runtime")
-    results = json.loads((tmp_path / "compare.json").read_text())["results"]
-    for result in results:
+    run("-m", "benchmarks.compare", *arguments[:-1], "import", "--peers")
+    run("-m", "benchmarks.compare", *arguments, "--peers", "ONNX Runtime", "--add")
+    assert json.loads((tmp_path / "compare.json").read_text())["conditions"].keys() == {"import", "inference"}
+    for result in json.loads((tmp_path / "compare.json").read_text())["results"]["inference"]:
         ours, theirs = (measure.Timing(tuple(result["seconds"][name])) for name in ("tinyconv", "ONNX Runtime"))
         assert result["value"] == pytest.approx(theirs.median / ours.median)
 

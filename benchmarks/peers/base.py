@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import network
+from benchmarks import network, report
 from benchmarks.measure import seconds_per_call
 
 
@@ -67,9 +67,13 @@ class Peer:
 
     def convolve(self, shape: network.Convolution, what: str, at_least: float = 0.1) -> float:
         """Seconds per pass."""
+        return seconds_per_call(self.passes(shape)[what], at_least)
+
+    def passes(self, shape: network.Convolution) -> dict[str, Callable[[], Any]]:
+        """:meth:`convolution`, kept for the next call."""
         if self.prepared is None or self.prepared[0] != shape:
             self.prepared = shape, self.convolution(shape)
-        return seconds_per_call(self.prepared[1][what], at_least)
+        return self.prepared[1]
 
     def convolved(self, shape: network.Convolution) -> dict[str, np.ndarray]:
         """The result of each pass: out (NHWC), dW (HWIO), dX (NHWC)."""
@@ -78,6 +82,10 @@ class Peer:
     def matrix_product(self, size: int, at_least: float = 0.2) -> float:
         """Seconds for a product of two square float32 matrices."""
         raise NotImplementedError
+
+    def processor_seconds(self) -> float:
+        """Processor time of this process, and of its children that have ended."""
+        return report.own_seconds()
 
     def peak_memory(self) -> int:
         """The most bytes of memory this process has had."""
