@@ -47,6 +47,7 @@ class Session:
         self.folder, self.threads, self.rounds, self.quick, self.backend = folder, threads, rounds, quick, backend
         self.contenders, self.remarks = list(contenders), list(remarks)
         self.facts: dict[str, str] = {}
+        self.finalists: list[Contender] = []
         self.trained: set[tuple[str, int]] = set()
         self.workers: dict[str, Worker] = {}
         self.expected = reference_outputs(folder)
@@ -151,7 +152,7 @@ def epoch(s: Session) -> list[Result]:
     everybody = [peers.TINYCONV, *s.trainers]
     qualifying = s.train(everybody, part, BATCH)
     fastest = min((t.median for name, t in qualifying.items() if name != peers.TINYCONV.name), default=0)
-    final = [c for c in everybody if c is peers.TINYCONV or qualifying[c.name].median < 1.3 * fastest]
+    final = s.finalists = [c for c in everybody if c is peers.TINYCONV or qualifying[c.name].median < 1.3 * fastest]
     results = []
     for contender in everybody:
         if contender not in final:
@@ -248,8 +249,9 @@ def inference(s: Session) -> list[Result]:
 
 
 def batches(s: Session) -> list[Result]:
-    """Training at other batch sizes. Keras on JAX, four times slower than the others, sits out."""
-    contenders = [peers.TINYCONV, *(c for c in s.trainers if c is not peers.KERAS_JAX)]
+    """Training at other batch sizes. Those who compile for each of them take part only if they led at the epoch."""
+    slow_starters = (peers.KERAS_JAX, peers.TORCH_COMPILED)
+    contenders = [peers.TINYCONV, *(c for c in s.trainers if c not in slow_starters or c in s.finalists)]
     samples = s.samples(8192)
     results = []
     for batch_size in (16, 32, 512, 4096):
