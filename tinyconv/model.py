@@ -9,27 +9,25 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tinyconv import inputs, kernels, losses, metrics, optimizers, random, saving, tables
-from tinyconv.arena import Arena, Shape
+from tinyconv import inputs, kernels, losses, metrics, optimizers, saving, tables
+from tinyconv.arena import Shape
+from tinyconv.arguments import count_of, load_backend, refuse_compile_arguments, refuse_fit_arguments, resolve_backend
 from tinyconv.callbacks import Callback, CallbackList, History
 from tinyconv.callbacks.base import Position, as_callbacks
-from tinyconv.kernels import memory
-from tinyconv.layers import InputLayer, Layer
-from tinyconv.messages import refuse, suggest
+from tinyconv.layers import Layer
 from tinyconv.plan import Plan
 from tinyconv.progress import Progress
+from tinyconv.stack import Stack
 from tinyconv.trainer import Data, Trainer
 
-BatchShape = tuple[int | None, ...]
 Moments = Mapping[str, Mapping[str, np.ndarray]]  # of an optimiser: by slot and by "layer/weight"
 
 
-class Sequential:
+class Sequential(Stack):
     """A stack of layers: each one's output is the next one's input.
 
     Args:
@@ -42,188 +40,24 @@ class Sequential:
     """
 
     def __init__(self, layers: Iterable[Layer] = (), name: str = "sequential") -> None:
-        self.name = name
-        self.seed = random.next_seed()
         self.stop_training = False
         self.history: History | None = None
         self.optimizer: optimizers.Optimizer | None = None
         self.loss: losses.Loss | None = None
         self.metrics: tuple[metrics.Metric, ...] = ()
-        self._input: InputLayer | None = None
-        self._layers: list[Layer] = []
-        self._arenas: tuple[Arena, Arena] | None = None
         self._compiled: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
         self._moments: Moments | None = None  # what the next trainer's optimiser starts from; None: zeros
-        for layer in layers:
-            self.add(layer)
+        super().__init__(layers, name)
 
-    # Structure
-
-    @property
-    def layers(self) -> list[Layer]:
-        """The layers, without the input."""
-        return list(self._layers)
-
-    def add(self, layer: Layer) -> None:
-        """Put one more layer on top. Its weights are drawn at once if the input shape is known."""
-        if not isinstance(layer, Layer):
-            raise TypeError(f"Model {self.name!r}: expected a tinyconv layer. Received: {layer!r}.")
-        if isinstance(layer, InputLayer):
-            if self._layers or self._input:
-                raise ValueError(f"Model {self.name!r}: Input must be the first entry, and there is one already.")
-            self._input = layer
-            return
-        if any(layer is other for other in self._layers):
-            raise ValueError(f"Model {self.name!r}: layer {layer.name!r} is in the model already. Fix: make a new one.")
-        self._name(layer)
-        if not self._layers and self._input is None and layer.first_input_shape is not None:
-            self._input = InputLayer(layer.first_input_shape)
-        layer.position = len(self._layers)
-        self._layers.append(layer)
-        if self._input is not None:
-            try:
-                self._assemble()
-            except Exception:
-                self._layers.pop()
-                raise
-
-    def pop(self) -> Layer:
-        """Take the topmost layer off."""
-        if not self._layers:
-            raise ValueError(f"Model {self.name!r} has no layers to pop.")
-        layer = self._layers.pop()
-        layer.arrays = {name: array.copy() for name, array in layer.arrays.items()}
-        if self.built or self._input is not None:
-            self._assemble()
-        return layer
-
-    def _name(self, layer: Layer) -> None:
-        """Number an automatic name that is taken: conv2d, conv2d_1, conv2d_2."""
-        taken = {other.name for other in self._layers}
-        if layer.name in taken and layer.named_by_user:
-            raise ValueError(f"Model {self.name!r} has a layer called {layer.name!r} already. Fix: another name.")
-        name, number = layer.name, 0
-        while layer.name in taken:
-            number += 1
-            layer.name = f"{name}_{number}"
-
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
-        """Make the weights for inputs of that shape, the batch axis (None) included: (None, 28, 28, 1)."""
-        if input_shape is not None and self._input is None:
-            self._input = InputLayer(tuple(input_shape)[1:])  # type: ignore[arg-type]
-        if self._input is None:
-            raise ValueError(
-                f"Model {self.name!r} does not know its input shape. "
-                "Fix: begin with Input(shape=...), or call build((None, ...)) with the shape of a batch."
-            )
-        self._assemble()
-
-    def _assemble(self) -> None:
-        """Draw the weights of new layers, and lay all weights out in the model's two arenas."""
-        assert self._input is not None
-        shape = self._input.shape
-        chain = [str(shape)]
-        specs = []
-        for layer in self._layers:
-            try:
-                if layer.input_shape != shape:
-                    if layer.built and layer.arrays:
-                        raise ValueError(
-                            f"Layer {layer.name!r} was built for samples of shape {layer.input_shape}. "
-                            f"Received: {shape}. Fix: make a new layer."
-                        )
-                    seed = [self.seed, layer.position]
-                    layer.initialize(shape, np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))))
-            except ValueError as error:
-                raise ValueError(f"{error} Shapes so far: {' → '.join(chain)}.") from None
-            specs += [(layer, spec) for spec in layer.weight_specs(shape)]
-            shape = layer.output_shape(shape)
-            chain.append(f"{layer.name} {shape}")
-        trainable = {f"{layer.name}/{spec.name}": spec.shape for layer, spec in specs if spec.trainable}
-        moving = {f"{layer.name}/{spec.name}": spec.shape for layer, spec in specs if not spec.trainable}
-        self._arenas = Arena(trainable, memory), Arena(moving, memory)  # type: ignore[arg-type]
-        for layer, spec in specs:
-            view = self._arenas[0 if spec.trainable else 1][f"{layer.name}/{spec.name}"]
-            view[...] = layer.arrays[spec.name]
-            layer.arrays[spec.name] = view
+    def _weights_moved(self) -> None:
         self._trainer = None
 
-    @property
-    def built(self) -> bool:
-        """Whether the model has its weights."""
-        return self._arenas is not None
-
-    @property
-    def input_shape(self) -> BatchShape:
-        """The shape of a batch of inputs, (None, ...)."""
-        self._need_built()
-        assert self._input is not None
-        return (None, *self._input.shape)
-
-    @property
-    def output_shape(self) -> BatchShape:
-        """The shape of a batch of outputs, (None, ...)."""
-        shape = self.input_shape[1:]
-        for layer in self._layers:
-            shape = layer.output_shape(shape)  # type: ignore[arg-type]
-        return (None, *shape)
-
-    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
-        """A layer by its name or its index."""
-        if index is not None:
-            return self._layers[index]
-        for layer in self._layers:
-            if layer.name == name:
-                return layer
-        raise ValueError(f"Unknown layer: {name!r}. {suggest(name, [layer.name for layer in self._layers])}")
-
-    def summary(self, print_fn: Any = print) -> None:
-        """Print the layers, their output shapes and numbers of parameters."""
-        print_fn(tables.summary(self))
-
-    # Weights
-
-    @property
-    def weights(self) -> list[np.ndarray]:
-        """All arrays of weights, in Keras' order (read-only; see :meth:`set_weights`)."""
-        return [array for layer in self._layers for array in layer.weights]
-
-    def _weights(self, trainable: bool) -> list[np.ndarray]:
-        found = []
-        for layer in self._layers:
-            specs = layer.weight_specs(layer.input_shape) if layer.input_shape else []
-            pairs = zip(specs, layer.weights, strict=True)
-            found += [array for spec, array in pairs if spec.trainable is trainable]
-        return found
-
-    @property
-    def trainable_weights(self) -> list[np.ndarray]:
-        """The arrays that training changes by their gradients."""
-        return self._weights(True)
-
-    @property
-    def non_trainable_weights(self) -> list[np.ndarray]:
-        """The others: moving statistics."""
-        return self._weights(False)
-
-    def get_weights(self) -> list[np.ndarray]:
-        """Copies of all arrays of weights, in Keras' order and layout."""
-        return [array.copy() for array in self.weights]
-
-    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Set all weights, in Keras' order and layout: ``keras_model.get_weights()`` fits."""
-        self._need_built()
-        named = [(f"{layer.name}/{name}", array) for layer in self._layers for name, array in layer.arrays.items()]
-        checked = inputs.checked_weights(self.name, named, weights)
-        for (_, array), values in zip(named, checked, strict=True):
-            array[...] = values
+    def _weights_changed(self) -> None:
         if self._trainer is not None:
             self._trainer.weights_changed()
 
-    def count_params(self) -> int:
-        """How many numbers the weights are."""
-        return sum(layer.count_params() for layer in self._layers)
+    # The optimiser's state
 
     def optimizer_state(self) -> Moments:
         """Copies of the optimiser's moments, by slot ("momentum", "velocity") and by "layer/weight"."""
@@ -327,9 +161,9 @@ class Sequential:
         """
         refuse_fit_arguments(unsupported)
         self._need_trainer("fit", x)
-        batch_size = _count("batch_size", batch_size, 32)
-        epochs, initial_epoch = _count("epochs", epochs, 1), _count("initial_epoch", initial_epoch, 0, at_least=0)
-        validation_freq = _count("validation_freq", validation_freq, 1)
+        batch_size = count_of("batch_size", batch_size, 32)
+        epochs, initial_epoch = count_of("epochs", epochs, 1), count_of("initial_epoch", initial_epoch, 0, at_least=0)
+        validation_freq = count_of("validation_freq", validation_freq, 1)
         training = self._checked(x, y)
         validation = None
         if validation_data is not None:
@@ -349,7 +183,7 @@ class Sequential:
             loop = trainer.pass_over(data, batch_size, training=True)
             val_loop = None
             if validation is not None:
-                size = _count("validation_batch_size", validation_batch_size, batch_size)
+                size = count_of("validation_batch_size", validation_batch_size, batch_size)
                 val_loop = trainer.pass_over(Data.load(trainer.state, *validation), size, training=False)
             self.history = history = History()
             steps = -(-samples // batch_size)
@@ -395,7 +229,7 @@ class Sequential:
         ``return_dict``) a dict by name."""
         trainer = self._need_trainer("evaluate", x)
         checked = self._checked(x, y)
-        batch_size = _count("batch_size", batch_size, 32)
+        batch_size = count_of("batch_size", batch_size, 32)
         with trainer.lock:
             loop = trainer.pass_over(Data.load(trainer.state, *checked), batch_size, training=False)
             progress = Progress(verbose, 0, len(checked[0]))
@@ -428,7 +262,7 @@ class Sequential:
         """
         trainer = self._need_trainer("predict", x, compiled=False)
         array = self._input_array(x)
-        batch_size = _count("batch_size", batch_size, 32)
+        batch_size = count_of("batch_size", batch_size, 32)
         shape: Shape = (len(array), *self.output_shape[1:])  # type: ignore[arg-type, assignment]
         with trainer.lock:
             width = math.prod(shape[1:])
@@ -450,7 +284,10 @@ class Sequential:
         trainer = self._need_trainer("a call", x, compiled=False)
         array = self._input_array(x)
         with trainer.lock:
-            return trainer.state.read(trainer.run_batch(array, None, training, update=False).out)
+            plan = trainer.run_batch(array, None, training, update=False)
+            if training:
+                trainer.sync_model()  # a batch normalisation has moved its statistics
+            return trainer.state.read(plan.out)
 
     def train_on_batch(self, x: Any, y: Any, return_dict: bool = False) -> Any:
         """One step on one batch. Returns the batch's own loss and metrics, as :meth:`evaluate` does."""
@@ -488,7 +325,9 @@ class Sequential:
         trainer = self._need_trainer("gradients", x)
         array, targets = self._checked(x, y)
         with trainer.lock:
+            moving = trainer.state.read(trainer.state.moving.flat)
             trainer.run_batch(array, targets, training=True, update=False)
+            trainer.kernels.upload(trainer.state.moving.flat, moving)  # asking changes nothing
             return {name: trainer.state.read(view) for name, view in trainer.state.grads.views.items()}
 
     @property
@@ -508,7 +347,7 @@ class Sequential:
         """
         trainer = self._need_trainer("profile", x)
         array, targets = self._checked(x, y)
-        size = min(_count("batch_size", batch_size, 32), len(array))
+        size = min(count_of("batch_size", batch_size, 32), len(array))
         rows = len(targets) // len(array)
         with trainer.lock:
             trainer.set_learning_rate()
@@ -524,10 +363,6 @@ class Sequential:
         print_fn(tables.profile_table(times, tables.matrix_peak() if state.on_host else None))
 
     # Checks
-
-    def _need_built(self) -> None:
-        if not self.built:
-            self.build()
 
     def _need_trainer(self, what: str, x: Any, compiled: bool = True) -> Trainer:
         """The trainer, made when first needed; the model is built from ``x`` if its input shape is not known yet."""
@@ -593,46 +428,3 @@ class Sequential:
 def trainer_step(model: Sequential) -> int:
     """How many steps the model has taken: with its seed, the key of the next epoch's order."""
     return model.optimizer.iterations if model.optimizer else 0
-
-
-def resolve_backend(backend: str | None) -> str:
-    """The backend asked for, by argument or environment; checked, but "auto" is not decided yet."""
-    source = "backend" if backend is not None else "TINYCONV_BACKEND"
-    backend = backend if backend is not None else os.environ.get("TINYCONV_BACKEND") or "auto"
-    if backend not in ("auto", *kernels.NAMES):
-        raise ValueError(f"Unknown {source}: {backend!r}. {suggest(backend, ['auto', *kernels.NAMES])}")
-    return backend
-
-
-def load_backend(backend: str) -> ModuleType:
-    """The kernel set of that name; "auto": CUDA where a GPU is usable, else the CPU's."""
-    if backend != "auto":
-        return kernels.load(backend)
-    return kernels.load("cuda" if kernels.cuda_usable() else "cpu")
-
-
-def refuse_compile_arguments(unsupported: dict[str, Any]) -> None:
-    """compile's further arguments in Keras: accepted where they change nothing."""
-    neutral: dict[str, tuple[Any, ...]] = {
-        "loss_weights": (None,),
-        "weighted_metrics": (None, []),
-        "run_eagerly": (False,),
-        "steps_per_execution": (1,),
-        "jit_compile": ("auto", True, False),
-        "auto_scale_loss": (True, False),
-    }
-    refuse("compile()", unsupported, neutral)
-
-
-def refuse_fit_arguments(unsupported: dict[str, Any]) -> None:
-    """fit's further arguments in Keras: accepted where they change nothing."""
-    names = ("class_weight", "sample_weight", "steps_per_epoch", "validation_steps")
-    refuse("fit()", unsupported, dict.fromkeys(names, (None,)))
-
-
-def _count(name: str, value: Any, default: int, at_least: int = 1) -> int:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
-        raise ValueError(f"Invalid {name}. Expected an integer of at least {at_least}. Received: {value!r}.")
-    return int(value)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from tinyconv.model import Sequential
     from tinyconv.plan import Plan, Step
+    from tinyconv.stack import Stack
 
 
 def render(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -30,7 +30,7 @@ def render(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], ri
     return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().splitlines())
 
 
-def summary(model: "Sequential") -> str:
+def summary(model: "Stack") -> str:
     """Layers, output shapes and numbers of parameters, as Keras' summary."""
     rows = []
     for layer in model.layers:
