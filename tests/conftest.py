@@ -22,6 +22,12 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
+@pytest.fixture
+def record_property(record_property):
+    """pytest's own, for values of any type: those of NumPy cannot travel between the processes of pytest-xdist."""
+    return lambda name, value: record_property(name, str(value))
+
+
 def pytest_terminal_summary(terminalreporter):
     """The properties that tests recorded: the largest error against Keras, and the like."""
     reports = [report for report in terminalreporter.getreports("passed") if report.user_properties]
