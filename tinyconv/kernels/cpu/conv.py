@@ -65,7 +65,7 @@ class Numbers(NamedTuple):
     relu: int
     images: int  # dw: images per unit
     rows: int  # rows of the result (dx: times the stride) per task; dw: rows of dout per unit, all if images > 1
-    group: int  # dw: panels per task
+    group: int  # panels whose filters stay in the cache while the tiles go by; dw: panels per task
     parts: int  # dw: how many partial sums
     filters: int
     scratch: int
@@ -104,6 +104,7 @@ def plan(out_shape, x_shape, w_shape, strides, padding, dilation, relu=False):
     rows = _cut(OH, N, window, -(-2 * R // OW))
     rows_T = _cut(-(-H // strides[0]), N, window_T, -(-2 * R_T * strides[1] // W))
     panels, sum_size = -(-F // columns), _sum_size(KH, KW * C, R, dilation[1] > 1) * columns
+    cached, cached_T = (max(1, CACHED // (KH * KW * size)) for size in (C * columns, F * columns_T))
     group = max(1, min(panels, CACHED // 2 // sum_size))
     groups = -(-panels // group)
     gradient = OW * group * columns  # floats of a row of dout
@@ -123,8 +124,10 @@ def plan(out_shape, x_shape, w_shape, strides, padding, dilation, relu=False):
     geometry = (KH, KW, *strides, *padding, *dilation)
     cut = {"images": images, "rows": unit_rows, "group": group, "parts": parts}
     return Plan(
-        _numbers(N, H, W, C, OH, OW, F, *geometry, relu=relu, rows=rows, **places),
-        _numbers(N, OH, OW, F, H, W, C, *geometry, transposed=True, rows=rows_T, filters=transposed, **places),
+        _numbers(N, H, W, C, OH, OW, F, *geometry, relu=relu, rows=rows, group=cached, **places),
+        _numbers(
+            N, OH, OW, F, H, W, C, *geometry, transposed=True, rows=rows_T, group=cached_T, filters=transposed, **places
+        ),
         (_numbers(N, H, W, C, OH, OW, F, *geometry, **cut, **places)[0], parts * groups),
         sums + parts * panels * sum_size,
     )
@@ -162,7 +165,7 @@ def conv2d_prepare(work, w):
 
 
 def conv2d_forward(out, x, w, b, work, strides, padding, dilation, relu):
-    """Parallel over images and bands of rows; in a task, panel by panel, tile by tile."""
+    """Parallel over images and bands of rows; in a task, tile by tile, and for each panel by panel."""
     numbers, tasks = plan(out.shape, x.shape, w.shape, strides, padding, dilation, bool(relu)).forward
     run(make_correlate(*tile_shape(w.shape[3])), tasks, out, x, b, work, numbers)
 
@@ -244,27 +247,29 @@ def make_correlate(R, V):
     """The kernel of forward and dx for tiles of R pixels times V vectors."""
 
     @helper
-    def correlate_panel(out, image, work, v, h, places, s, first, last):
-        """One panel of the rows first .. last - 1 of the result, tile by tile. v and h: the two axes."""
-        read, row_size, write, filters, bias, columns = places
+    def correlate_panels(out, image, work, v, h, places, s, first, last, begin, end):
+        """The columns begin .. end - 1 of the rows first .. last - 1 of the result, tile by tile. v and h: the axes."""
+        read, row_size, write, bias = places
         taps, run = h.taps, s.C
         if h.tap_step == 1 and h.k_step == 1:  # neighbouring taps are one run of numbers, in image and filters
             taps, run = 1, h.taps * s.C
+        tap_size = s.C * V * LANES
         pixels = last * h.count
         for pixel in range(first * h.count, pixels, R):
             start, stop = _taps_inside(v, pixel // h.count, (min(pixel + R, pixels) - 1) // h.count, s.H)
             reads = pixel_offsets(pixel, pixels - 1, h.count, v.read_step * row_size, h.read_step * s.C, R)
-            tile = tile_load(work, bias, 0, R, V)
-            for t in range(start, stop):
-                for u in range(taps):
-                    here = read + t * v.tap_step * row_size + u * h.tap_step * s.C
-                    tap = (v.k + t * v.k_step) * s.KW + h.k + u * h.k_step
-                    row = filters + tap * s.C * V * LANES
-                    tile = tile_add_products(tile, image, reads, here, 1, work, row, run)
-            if s.relu:
-                tile = tile_relu(tile)
             writes = pixel_offsets(pixel, pixels - 1, h.count, v.write_step * s.OW * s.F, h.write_step * s.F, R)
-            tile_store_at(tile, out, writes, write, columns)
+            for column in range(begin, end, V * LANES):
+                tile = tile_load(work, bias + column, 0, R, V)
+                filters = s.filters + column * s.KH * s.KW * s.C
+                for t in range(start, stop):
+                    here, tap = read + t * v.tap_step * row_size, (v.k + t * v.k_step) * s.KW + h.k
+                    for u in range(taps):
+                        place = filters + (tap + u * h.k_step) * tap_size
+                        tile = tile_add_products(tile, image, reads, here + u * h.tap_step * s.C, 1, work, place, run)
+                if s.relu:
+                    tile = tile_relu(tile)
+                tile_store_at(tile, out, writes, write + column, s.F - column)
 
     @kernel
     def correlate(task, out, image, b, work, numbers):
@@ -291,10 +296,10 @@ def make_correlate(R, V):
             h = _axis(s.transposed, residues % step_w, s.OW, s.KW, s.stride_w, s.dilation_w, s.left)
             read = origin + v.read * row_size + h.read * s.C
             write = ((n * s.OH + residues // step_w) * s.OW + residues % step_w) * s.F
-            for column in range(0, s.F, V * LANES):
-                filters = s.filters + column * s.KH * s.KW * s.C
-                places = (read, row_size, write + column, filters, bias + column, s.F - column)
-                correlate_panel(out, source, work, v, h, places, s, first, min(first + s.rows, v.count))
+            places = read, row_size, write, bias
+            for column in range(0, s.F, s.group * V * LANES):
+                end = min(s.F, column + s.group * V * LANES)
+                correlate_panels(out, source, work, v, h, places, s, first, min(first + s.rows, v.count), column, end)
 
     return correlate
 
