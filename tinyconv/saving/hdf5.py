@@ -172,12 +172,15 @@ class Reader:
             raise self.damaged("a group has no names")
         names = bytes(self._block(segment, size))
         members: dict[str, int] = {}
+        last = ""
         for offset, address in self._entries(tree):
             end = names.find(b"\0", offset, offset + LINK_NAMES + 1)
             name = names[offset : max(end, 0)].decode("utf-8", "replace")
             if not name or "/" in name or name in (".", "..") or not name.isprintable() or name in members:
                 raise self.damaged(f"a group has a member called {name!r}, or two")
-            members[name] = address
+            if name.encode() < last.encode():  # a tree is sorted, so names cannot have changed places
+                raise self.damaged("a group's members are out of order")
+            members[name], last = address, name
         return members
 
     def _entries(self, tree: int, level: int = 8) -> Iterator[tuple[int, int]]:

@@ -51,10 +51,13 @@ def loads(content: bytes, where: str, compile: bool = True, backend: str | None 
     name, input_shape, layers = keras_config.to_layers(config, where)
     arrays = hdf5.loads(parts[WEIGHTS], f"{WEIGHTS} of {where}")
     weights = keras_weights.fitting_weights(layers, input_shape, arrays, where)  # before anything is allocated
-    model = Sequential(layers, name=name)
     seed = _seed(parts[METADATA], where)
-    model.seed = model.seed if seed is None else seed
-    model.build((None, *input_shape))
+    try:
+        model = Sequential(layers, name=name)
+        model.seed = model.seed if seed is None else seed
+        model.build((None, *input_shape))
+    except (ValueError, TypeError, OverflowError) as error:  # two layers of one name, an impossible initialiser, ...
+        raise ValueError(f"{where}: {error}") from None
     model.set_weights(weights)
     if compile and config.get("compile_config"):
         if not isinstance(config["compile_config"], dict):

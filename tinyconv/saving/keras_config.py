@@ -165,6 +165,8 @@ def to_object(entry: Any, module: str, where: str) -> Any:
     if kind is None or entry.get("registered_name") or not _belongs(found, module):
         raise ValueError(f"{where}: {class_name!r} of {found!r} is not supported by tinyconv.")
     arguments = {key: to_value(value, f"{where} ({class_name}), {key}") for key, value in config.items()}
+    if not isinstance(arguments.get("name", ""), str):
+        raise ValueError(f"{where}: expected a text as name. Received: {arguments['name']!r}.")
     neutral = NEUTRAL.get(found, {})
     for key in [key for key in arguments if key in neutral]:
         value = arguments.pop(key)
