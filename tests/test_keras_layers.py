@@ -96,6 +96,23 @@ def fused(draw):
     return stack, window.x_shape
 
 
+@st.composite
+def wide(draw):
+    """As many channels as fill several vector registers, and some more or fewer; a network's usual 3 x 3 among them."""
+    channels, filters = (draw(st.sampled_from([1, 3, 16, 17, 31, 32, 48, 64, 65])) for _ in range(2))
+    kernel_size = draw(st.sampled_from([(3, 3), (3, 3), (1, 1), (5, 4)]))
+    strides, dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2)]))
+    conv = {"filters": filters, "kernel_size": kernel_size, "strides": strides, "dilation_rate": dilation}
+    conv["padding"] = draw(st.sampled_from(["valid", "same"]))
+    pooled = draw(st.booleans())
+    conv["activation"] = "relu" if pooled else draw(st.sampled_from(["relu", "tanh"]))
+    stack = [("Conv2D", conv), ("MaxPooling2D", {})] if pooled else [("Conv2D", conv)]
+    stack += [("Flatten", {}), ("Dense", {"units": draw(st.sampled_from([1, 10, 70]))})]
+    least = [(k - 1) * dilation + 1 + strides for k in kernel_size]  # so that there are two outputs to pool
+    size = tuple(draw(st.integers(low, max(low, 13))) for low in least)
+    return stack, (draw(batches), *size, channels)
+
+
 def sensible(configuration):
     """Not a softmax of one column: it is 1, its gradient 0, and that is all one could compare."""
     [(name, arguments), *_], shape = configuration
@@ -118,6 +135,7 @@ KINDS = {
     "ELU": (simple("ELU", st.fixed_dictionaries({"alpha": st.sampled_from([1.0, 0.3])})), 15),
     "BatchNormalization": (batch_normalization(), 50),
     "fused": (fused(), 80),
+    "wide": (wide(), 40),
 }
 
 
@@ -187,7 +205,7 @@ def test_layer(kind, record_property):
         x = draw_array(rng, shape, exact)
         weights, dout, (out, dx, gradients, statistics) = with_keras(stack, x, rng, exact)
         for backend in BACKENDS:
-            for fuse in (True, False) if kind == "fused" else (True,):
+            for fuse in (True, False) if kind in ("fused", "wide") else (True,):
                 mine = run(stack, weights, x, dout, backend, fuse=fuse)
                 forward = relative_error([mine[0], *mine[3]], [out, *statistics])
                 backward = relative_error([mine[1], *mine[2]], [dx, *gradients])
