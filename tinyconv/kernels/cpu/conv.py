@@ -329,18 +329,18 @@ def make_correlate_gradient(R, V):
     """The kernel of the partial sums of dw and db, for tiles of R numbers of a window times V vectors of filters."""
 
     @helper
-    def add_products(work, total, gradient, image, reads, here, steps, counts):
+    def add_products(work, total, gradient, image, reads, here, steps, counts, start, stop):
         """Add to the tile at ``work[total:]`` the numbers of the windows times dout, pixel after pixel.
 
         dout is the panel at ``work[gradient:]``; the windows begin at ``image[here:]`` and lie ``steps`` apart, as many
-        as ``counts`` says: along images, rows and columns. ``reads`` says where in a window the tile's numbers are.
+        as ``counts`` says: along images, rows and columns. Of the rows only start .. stop - 1 are used: the others meet
+        nothing but the border. ``reads`` says where in a window the tile's numbers are.
         """
         tile = tile_load(work, total, V * LANES, R, V)
         for n in range(counts[0]):
-            for i in range(counts[1]):
-                row = here + n * steps[0] + i * steps[1]
-                tile = tile_add_products(tile, image, reads, row, steps[2], work, gradient, counts[2])
-                gradient += counts[2] * V * LANES
+            for i in range(start, stop):
+                row, dout = here + n * steps[0] + i * steps[1], gradient + (n * counts[1] + i) * counts[2] * V * LANES
+                tile = tile_add_products(tile, image, reads, row, steps[2], work, dout, counts[2])
         tile_store(tile, work, total, V * LANES)
 
     @helper
@@ -383,7 +383,12 @@ def make_correlate_gradient(R, V):
                 here = origin + slice_ * s.dilation * row_size
                 for row in range(0, rows, R):
                     reads = pixel_offsets(row, rows - 1, run, distance, 1, R)
-                    add_products(work, total + row * V * LANES, at, source, reads, here, steps, counts)
+                    low = high = slice_  # the rows of the filter that the tile belongs to
+                    if s.dilation_w == 1:
+                        low, high = row // run, min(row + R - 1, rows - 1) // run
+                    start = max(0, -((top + high * s.dilation) // s.stride))
+                    stop = min(counts[1], -((top + low * s.dilation - s.H) // s.stride))
+                    add_products(work, total + row * V * LANES, at, source, reads, here, steps, counts, start, stop)
                 total += sum_rows * V * LANES
             add_bias(work, total, at, pixels)
             total += BIAS_ROWS * V * LANES
