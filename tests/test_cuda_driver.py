@@ -130,6 +130,35 @@ def test_without_graphs_every_kernel_is_launched_and_one_line_says_so(on_driver)
     assert len([line for line in rest if "CUDA graphs cannot be used here" in line]) == 1
 
 
+def test_what_other_threads_launch_is_not_recorded(on_driver):
+    code = """
+import threading
+import numpy as np
+from tinyconv.kernels import cuda
+
+array = cuda.allocate((4,), np.float32)
+cuda.relu_forward(array, array)
+
+
+def beside():
+    other = threading.Thread(target=cuda.relu_forward, args=(array, array))
+    other.start()
+    other.join()
+
+
+run = cuda.record([(cuda.relu_forward, (array, array)), (beside, ())])
+for _ in range(3):
+    run()
+"""
+    _, log, rest = on_driver(code)
+    assert rest == []
+    assert [line.split(" _Z")[0] for line in log[2:]] == [
+        *("launch", "launch", "launch"),  # outside, and the first run
+        *("capture", "launch", "graph of 1 launches", "replay 1 launches"),
+        "replay 1 launches",
+    ]
+
+
 def test_the_benchmark_runs_to_its_end(on_driver, tmp_path):
     code = f"""
 import importlib.util, sys

@@ -36,7 +36,7 @@ def test_conv2d(case):
 
 def test_products_with_ragged_tiles_and_a_depth_cut_into_parts():
     random = np.random.default_rng(2)
-    N, H, C, F = 1, 9, 2, 66  # forward, 81 rows and 66 columns: tiles of 64 with a rest; dw: a depth of 81, in parts
+    N, H, C, F = 1, 9, 1, 66  # forward, 81 rows and 66 columns: tiles of 64 with a rest; dw: a depth of 81, in parts
     x, w, b, dout = (
         floats(random, N, H, H, C),
         floats(random, 3, 3, C, F),

@@ -19,7 +19,8 @@ enum { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76, MULTIPROCESSORS = 16, WARP_
 typedef uint64_t Pointer;
 typedef struct { unsigned grid[3], block[3], shared; void *stream; } Launch;
 
-static int capturing, captured;
+static void *capturing; /* the stream, if any */
+static int captured;
 static size_t used;
 static void *current;
 static char context;
@@ -86,23 +87,26 @@ int cuPointerGetAttribute(void *out, int which, Pointer p) { *(void **)out = &co
 /* Streams and graphs */
 int cuStreamCreate(void **s, unsigned flags) { *s = handle(); return SUCCESS; }
 int cuStreamDestroy_v2(void *s) { return SUCCESS; }
-int cuStreamSynchronize(void *s) { if (capturing) SAY("wait while capturing"); return SUCCESS; }
+int cuStreamSynchronize(void *s) { if (s == capturing) SAY("wait while capturing"); return SUCCESS; }
 int cuStreamGetCtx(void *s, void **c) { *c = &context; return SUCCESS; }
-int cuStreamIsCapturing(void *s, int *answer) { *answer = capturing; return SUCCESS; }
+int cuStreamIsCapturing(void *s, int *answer) { *answer = s == capturing; return SUCCESS; }
 int cuStreamBeginCapture_v2(void *s, int mode) {
     if (getenv("FAKE_NO_GRAPHS")) return NOT_SUPPORTED;
-    capturing = 1;
+    capturing = s;
     captured = 0;
     return SUCCESS;
 }
-int cuStreamEndCapture(void *s, void **graph) { capturing = 0; *graph = handle(); return SUCCESS; }
+int cuStreamEndCapture(void *s, void **graph) { capturing = NULL; *graph = handle(); return SUCCESS; }
 int cuGraphInstantiateWithFlags(void **executable, void *graph, uint64_t flags) {
     *executable = handle();
     *(int *)*executable = captured;
     SAY("graph of %d launches", captured);
     return SUCCESS;
 }
-int cuGraphLaunch(void *executable, void *s) { SAY("replay %d launches", *(int *)executable); return SUCCESS; }
+int cuGraphLaunch(void *executable, void *s) {
+    SAY("replay %d launches", *(int *)executable);
+    return SUCCESS;
+}
 int cuGraphDestroy(void *graph) { return SUCCESS; }
 int cuGraphExecDestroy(void *executable) { return SUCCESS; }
 
@@ -118,8 +122,9 @@ int cuKernelGetFunction(void **f, void *k) { *f = k; return SUCCESS; }
 int cuKernelGetAttribute(int *v, int which, void *k, int d) { *v = which ? 0 : 1024; return SUCCESS; }
 int cuFuncGetAttribute(int *v, int which, void *k) { *v = which ? 0 : 1024; return SUCCESS; }
 int cuLaunchKernelEx(Launch *l, void *f, void **arguments, void **extra) {
-    captured += capturing;
-    SAY("%s %s on %u x %u x %u blocks of %u x %u x %u%s", capturing ? "capture" : "launch", (char *)f, l->grid[0],
+    int recorded = capturing && l->stream == capturing;
+    captured += recorded;
+    SAY("%s %s on %u x %u x %u blocks of %u x %u x %u%s", recorded ? "capture" : "launch", (char *)f, l->grid[0],
         l->grid[1], l->grid[2], l->block[0], l->block[1], l->block[2], l->stream ? "" : " on the default stream");
     return SUCCESS;
 }

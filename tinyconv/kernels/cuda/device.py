@@ -19,10 +19,10 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -128,13 +128,30 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-@cache
-def stream() -> Any:
-    """The stream, a queue of work, on which everything of tinyconv happens in order.
+_queue: list[Any] = []
+_queue_lock = threading.Lock()
+_thread = threading.local()
 
-    Not CUDA's default stream: that one cannot be recorded into a graph.
-    """
-    return cuda.stream()
+
+def stream() -> Any:
+    """The stream, a queue of work, on which everything of tinyconv happens in order, whichever thread asks for it."""
+    recording = getattr(_thread, "stream", None)
+    if recording is not None:
+        return recording
+    with _queue_lock:
+        if not _queue:
+            _queue.append(cuda.stream())
+        return _queue[0]
+
+
+@contextlib.contextmanager
+def recording_stream() -> Iterator[Any]:
+    """A stream of its own for what this thread launches meanwhile, so that no other thread's work gets recorded."""
+    _thread.stream = cuda.stream()
+    try:
+        yield _thread.stream
+    finally:
+        _thread.stream = None
 
 
 def launch(kernel: Any, blocks: int | tuple[int, ...], threads: int | tuple[int, ...], *arguments: Any) -> None:

@@ -8,13 +8,12 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from tinyconv.kernels.cuda import dlpack
-from tinyconv.kernels.cuda.device import SIMULATED, cuda, name, require, stream
+from tinyconv.kernels.cuda.device import SIMULATED, cuda, name, recording_stream, require, stream
 
 logger = logging.getLogger("tinyconv")
 
@@ -133,8 +132,8 @@ def _captured(launch_all: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("the simulator has none")
     from cuda.bindings import driver
 
-    queue = driver.CUstream(int(stream().handle))
-    with cuda.defer_cleanup() if cuda else nullcontext():  # memory must not be freed during a capture
+    with recording_stream() as recording, cuda.defer_cleanup():  # memory must not be freed during a capture
+        queue = driver.CUstream(int(recording.handle))
         relaxed = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         _checked(driver, driver.cuStreamBeginCapture(queue, relaxed))
         try:
@@ -144,6 +143,8 @@ def _captured(launch_all: Callable[[], None]) -> Callable[[], None]:
     graph = _checked(driver, ended)
     executable = _checked(driver, driver.cuGraphInstantiate(graph, 0))
     _checked(driver, driver.cuGraphDestroy(graph))
+
+    queue = driver.CUstream(int(stream().handle))
 
     def replay() -> None:
         _checked(driver, driver.cuGraphLaunch(executable, queue))
