@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tinyconv import report
+from tinyconv import datasets, report
 
 ROOT = Path(__file__).parent.parent
 MNIST = [sys.executable, str(ROOT / "examples" / "mnist.py")]
@@ -107,6 +107,26 @@ def test_a_report_that_cannot_be_drawn_is_said(monkeypatch, capsys, tmp_path, mi
     write_report(str(path), {}, np.zeros((2, 5, 5)), np.array([0, 1]), np.eye(2))
     says = "Pictures need matplotlib: pip install 'tinyconv[plot]'" if missing == "matplotlib" else "No such file"
     assert re.search(rf"^Report:        not drawn\. .*{re.escape(says)}", capsys.readouterr().out)
+
+
+# --- the chapters after it, on made images: what they would reach on real ones is not tested
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+def test_the_later_chapters_run(name, monkeypatch, capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    shape = (28, 28, 1) if name == "fashion_mnist" else (32, 32, 3)
+    x, y = rng.integers(0, 256, (96, *shape), np.uint8), rng.integers(0, 10, 96)
+    made = datasets.Dataset(name, ("train", "test"), (x, y), (x[:32], y[:32]), tuple(f"thing {k}" for k in range(10)))
+    asked = {}
+    monkeypatch.setattr(datasets, "load", lambda *arguments, **options: asked.update(options) or made)
+    monkeypatch.setattr(sys, "argv", [name, "--epochs", "2", "--data-dir", "here", "--report", str(tmp_path / "r.png")])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert asked == {"data_dir": "here", "manual_dir": None}
+    assert re.search(r"^ +2/2 +", printed, re.MULTILINE)
+    assert re.search(r"^Test accuracy: [01]\.\d{4}$", printed, re.MULTILINE)
+    assert (tmp_path / "r.png").exists()
 
 
 # --- the picture
