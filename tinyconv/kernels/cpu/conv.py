@@ -28,6 +28,7 @@ from tinyconv.kernels.cpu.tasks import helper, kernel, run
 from tinyconv.kernels.cpu.tile import (
     LANES,
     pixel_offsets,
+    prefetch,
     tile_add_products,
     tile_add_scaled,
     tile_load,
@@ -242,14 +243,24 @@ def _taps_inside(axis, first, last, size):
     return start, stop
 
 
+@helper
+def _prefetch_part(array, start, size, part, count, parts):
+    """Prefetch, of ``array[start : start + size]``, cut into ``parts`` parts, ``count`` of them from ``part`` on."""
+    for line in range(start + part * size // parts, start + min(part + count, parts) * size // parts, 16):
+        prefetch(array, line)
+
+
 @functools.cache
 def make_correlate(R, V):
     """The kernel of forward and dx for tiles of R pixels times V vectors."""
 
     @helper
-    def correlate_panels(out, image, work, v, h, places, s, first, last, begin, end):
-        """The columns begin .. end - 1 of the rows first .. last - 1 of the result, tile by tile. v and h: the axes."""
-        read, row_size, write, bias = places
+    def correlate_panels(out, source, image, work, v, h, places, s, first, last, begin, end):
+        """The columns begin .. end - 1 of the rows first .. last - 1 of the result, tile by tile. v and h: the axes.
+
+        ``source`` is the image or its copy. What the next task will read is prefetched, a piece with each tile.
+        """
+        read, row_size, write, bias, coming, size = places
         taps, run = h.taps, s.C
         if h.tap_step == 1 and h.k_step == 1:  # neighbouring taps are one run of numbers, in image and filters
             taps, run = 1, h.taps * s.C
@@ -258,6 +269,7 @@ def make_correlate(R, V):
         for pixel in range(first * h.count, pixels, R):
             start, stop = _taps_inside(v, pixel // h.count, (min(pixel + R, pixels) - 1) // h.count, s.H)
             reads = pixel_offsets(pixel, pixels - 1, h.count, v.read_step * row_size, h.read_step * s.C, R)
+            _prefetch_part(image, coming, size, pixel - first * h.count, R, (last - first) * h.count)
             writes = pixel_offsets(pixel, pixels - 1, h.count, v.write_step * s.OW * s.F, h.write_step * s.F, R)
             for column in range(begin, end, V * LANES):
                 tile = tile_load(work, bias + column, 0, R, V)
@@ -266,7 +278,7 @@ def make_correlate(R, V):
                     here, tap = read + t * v.tap_step * row_size, (v.k + t * v.k_step) * s.KW + h.k
                     for u in range(taps):
                         place = filters + (tap + u * h.k_step) * tap_size
-                        tile = tile_add_products(tile, image, reads, here + u * h.tap_step * s.C, 1, work, place, run)
+                        tile = tile_add_products(tile, source, reads, here + u * h.tap_step * s.C, 1, work, place, run)
                 if s.relu:
                     tile = tile_relu(tile)
                 tile_store_at(tile, out, writes, write + column, s.F - column)
@@ -296,10 +308,12 @@ def make_correlate(R, V):
             h = _axis(s.transposed, residues % step_w, s.OW, s.KW, s.stride_w, s.dilation_w, s.left)
             read = origin + v.read * row_size + h.read * s.C
             write = ((n * s.OH + residues // step_w) * s.OW + residues % step_w) * s.F
-            places = read, row_size, write, bias
+            last = min(first + s.rows, v.count)
             for column in range(0, s.F, s.group * V * LANES):
                 end = min(s.F, column + s.group * V * LANES)
-                correlate_panels(out, source, work, v, h, places, s, first, min(first + s.rows, v.count), column, end)
+                size = s.H * s.W * s.C // bands if residues == column == 0 else 0
+                places = read, row_size, write, bias, (task + 1) * size, size
+                correlate_panels(out, source, image, work, v, h, places, s, first, last, column, end)
 
     return correlate
 

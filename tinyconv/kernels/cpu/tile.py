@@ -421,6 +421,20 @@ def pixel_offsets(typing_context, first, last, width, row_stride, column_stride,
     return types.UniTuple(types.intp, R)(*[types.intp] * 5, types.literal(R)), write
 
 
+@intrinsic(prefer_literal=True)
+def prefetch(typing_context, array, offset):
+    """Ask for the cache line of an element to be brought to the L2 cache meanwhile. The element need not exist."""
+
+    def write(context, builder, signature, arguments):
+        place = builder.bitcast(_pointer(context, builder, array, *arguments), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [place.type, _INT32, _INT32, _INT32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, _INT32(0), _INT32(2), _INT32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), write
+
+
 # Vectors --------------------------------------------------------------------------------------------------------------
 
 
