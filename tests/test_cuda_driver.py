@@ -152,7 +152,7 @@ for _ in range(3):
 """
     _, log, rest = on_driver(code)
     assert rest == []
-    assert [line.split(" _Z")[0] for line in log[2:]] == [
+    assert [line.split(" _Z")[0] for line in log[1:]] == [
         *("launch", "launch", "launch"),  # outside, and the first run
         *("capture", "launch", "graph of 1 launches", "replay 1 launches"),
         "replay 1 launches",

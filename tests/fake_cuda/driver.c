@@ -82,6 +82,10 @@ int cuMemcpyDtoD_v2(Pointer to, Pointer from, size_t n) { return copy((void *)to
 int cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t n, void *s) { return copy((void *)to, from, n, "upload"); }
 int cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t n, void *s) { return copy(to, (void *)from, n, "download"); }
 int cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t n, void *s) { return copy((void *)to, (void *)from, n, "copy"); }
+int cuMemsetD8Async(Pointer p, unsigned char value, size_t n, void *s) {
+    memset((void *)p, value, n);
+    return SUCCESS;
+}
 int cuPointerGetAttribute(void *out, int which, Pointer p) { *(void **)out = &context; return SUCCESS; }
 
 /* Streams and graphs */

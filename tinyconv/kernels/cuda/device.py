@@ -52,6 +52,9 @@ INSTALL = "Fix: pip install 'tinyconv[cuda]', or use backend=\"cpu\"."
 OLDEST = (7, 5)  # the compute capability below which a CUDA 13 toolkit does not compile
 
 
+_found_well: list[bool] = []
+
+
 def available() -> tuple[bool, str]:
     """Whether the kernels can run here, and the device's name; or why not and what to do about it. Never raises."""
     try:
@@ -62,10 +65,13 @@ def available() -> tuple[bool, str]:
 
 
 def require() -> None:
-    """Raise RuntimeError, with what to do about it, if the kernels cannot run here."""
+    """Raise RuntimeError, with what to do about it, if the kernels cannot run here. What was well once stays so."""
+    if _found_well:
+        return
     usable, reason = available()
     if not usable:
         raise RuntimeError(f'backend="cuda" cannot be used here: {reason}')
+    _found_well.append(True)
 
 
 def name() -> str:

@@ -24,19 +24,22 @@ _warned: set[str] = set()
 def allocate(shape: tuple[int, ...], dtype: Any) -> Any:
     """A new array of zeros on the device. RuntimeError if there is no device, or not enough memory on it."""
     require()
-    size = math.prod(shape)
-    host = np.zeros(max(size, 1), dtype)  # Numba cannot slice what has no elements, so even those get one
+    size, dtype = math.prod(shape), np.dtype(dtype)
+    numbers = max(size, 1)  # Numba cannot slice what has no elements, so even those get one
     try:
-        array = cuda.to_device(host, stream=stream())
+        array = cuda.device_array(numbers, dtype)
     except Exception as error:
         if getattr(error, "code", None) != _OUT_OF_MEMORY:
             raise
+        needed = f"an array of shape {tuple(shape)} needs {numbers * dtype.itemsize / 2**20:,.0f} MiB"
         raise RuntimeError(
-            f"Not enough memory on {name()}: an array of shape {tuple(shape)} needs {host.nbytes / 2**20:,.0f} MiB, "
-            f"and {_free()} are free. Fix: use a smaller batch_size, end other programs on the GPU, or use "
-            'backend="cpu".'
+            f"Not enough memory on {name()}: {needed}, and {_free()} are free. "
+            'Fix: use a smaller batch_size, end other programs on the GPU, or use backend="cpu".'
         ) from None
-    synchronize()  # host may go
+    if SIMULATED:
+        array.copy_to_device(np.zeros(numbers, dtype))
+    else:
+        cuda.cudadrv.driver.device_memset(array, 0, numbers * dtype.itemsize, stream=stream())
     return array[:size].reshape(shape)
 
 
