@@ -93,11 +93,15 @@ def _pack(task, w, _, __, work, numbers):
     start = (tap * C + first) * F
     transposed = -(-F // columns) * taps * C * columns
     place = transposed + (block * taps + tap) * F * columns_T
-    turned = work[place : place + F * columns_T]
     for panel in range(-(-F // columns)):
         at = ((panel * taps + tap) * C + first) * columns
         copy_panel(work, at, w, start, F, count, panel * columns, columns)
-        for c in range(columns_T):
-            row = w[start + c * F : start + (c + 1) * F]
-            for f in range(panel * columns, min(F, (panel + 1) * columns)):
-                turned[f * columns_T + c] = row[f] if c < count else np.float32(0)
+        width = min(columns, F - panel * columns)
+        block = work[place + panel * columns * columns_T : place + (panel * columns + width) * columns_T]
+        for c in range(count):
+            row = w[start + c * F + panel * columns : start + c * F + panel * columns + width]
+            for f in range(width):
+                block[f * columns_T + c] = row[f]
+        if count < columns_T:
+            for f in range(width):
+                fill(block, f * columns_T + count, columns_T - count, np.float32(0))
