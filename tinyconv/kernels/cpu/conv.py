@@ -460,10 +460,3 @@ def make_add_parts(R, V):
                 add_row(dw, row * s.F, work, at, s, size, 1)
 
     return add_parts
-
-
-@helper
-def _copy_window(target, at, image, n, top, left, height, width):
-    """``copy_window`` of image n of images (N, H, W, C)."""
-    N, H, W, C = image.shape
-    copy_window(target, at, image.reshape(-1), n * H * W * C, (H, W, C), top, left, height, width)

@@ -9,7 +9,8 @@ Written as plain loops, this reads two numbers from memory for each multiplicati
 The cure is to keep the whole block, the *tile*, in the processor's registers while k runs. A vector register holds
 LANES numbers, so the tile is R x V registers: R rows (samples or pixels), V * LANES columns (units or filters). One
 step of k then loads V vectors of w and R single numbers of x, and does R * V fused multiply-adds of LANES numbers
-each: with R = 12 and V = 2 that is 14 loads for 384 multiply-adds. The tile is written to memory once, at the end.
+each: with R = 8, V = 2 and 16 lanes that is 10 loads for 256 multiply-adds, and the processor, which can do one such
+multiply-add and two loads in a cycle, is busy multiplying. The tile is written to memory once, at the end.
 
 A compiler does not find this by itself, so this file hands Numba two new types:
 
@@ -21,8 +22,8 @@ The functions below are *intrinsics*: each writes the few LLVM instructions that
 calls it. Like NumPy's functions they take arrays, and a place in an array is given as ``offset``: the number of
 elements before it in C order. Arrays must be C-contiguous. There are no bounds tests. R and V must be constants.
 
-A tile is as large as the registers allow (see ``tile_shape``): more multiply-adds per load, and enough of them
-independent of each other to hide that each takes four cycles. The order in which a number of the result is added up
+A tile must be large enough that there are more multiply-adds than loads, and that enough of them are independent of
+each other: each takes four cycles, and the next of the same vector must wait for it (see ``tile_shape``). The order in which a number of the result is added up
 is the order of k, whatever the shape of the tile; so the result has the same bits for every shape.
 
 Source: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008); Georganas et al., "Anatomy
@@ -163,16 +164,6 @@ def tile_zeros(typing_context, R, V):
     return tile_type(R, V), write
 
 
-@intrinsic(prefer_literal=True)
-def tile_columns(typing_context, tile):
-    """V * LANES of the tile, as a constant."""
-
-    def write(context, builder, signature, arguments):
-        return ir.Constant(ir.IntType(64), tile.vectors * LANES)
-
-    return types.int64(tile), write
-
-
 @intrinsic
 def stay_apart(typing_context):
     """Forbid LLVM to inline the function that calls this: an inner loop that has all registers to itself."""
@@ -247,22 +238,6 @@ def tile_multiply_add(typing_context, tile, x, offsets, k, w, w_offset):
         return _outer_product(builder, tile, value, numbers, _pointer(context, builder, w, weights, w_offset))
 
     return tile(tile, x, types.UniTuple(types.intp, R), types.intp, w, types.intp), write
-
-
-@intrinsic(prefer_literal=True)
-def tile_multiply_add_strided(typing_context, tile, x, offset, stride, w, w_offset):
-    """``tile[i, :] += x[offset + i * stride] * w[w_offset : w_offset + V * LANES]``."""
-
-    def write(context, builder, signature, arguments):
-        value, image, offset, stride, weights, w_offset = arguments
-        first = _pointer(context, builder, x, image, offset)
-        numbers = (
-            builder.load(builder.gep(first, [builder.mul(stride, ir.Constant(stride.type, i))]))
-            for i in range(tile.rows)
-        )
-        return _outer_product(builder, tile, value, numbers, _pointer(context, builder, w, weights, w_offset))
-
-    return tile(tile, x, types.intp, types.intp, w, types.intp), write
 
 
 @intrinsic(prefer_literal=True)
@@ -379,17 +354,6 @@ def tile_relu(typing_context, tile):
         return _build(builder, tile, rectified)
 
     return tile(tile), write
-
-
-@intrinsic(prefer_literal=True)
-def tile_get(typing_context, tile, i, j):
-    """Vector j of row i of the tile; i and j must be constants."""
-    position = i.literal_value * tile.vectors + j.literal_value
-
-    def write(context, builder, signature, arguments):
-        return builder.extract_value(arguments[0], position)
-
-    return FLOATS(tile, i, j), write
 
 
 @intrinsic(prefer_literal=True)
