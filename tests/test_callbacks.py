@@ -4,6 +4,7 @@ import csv
 import json
 import os
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from test_saving import data, digest, make, train
 
 import tinyconv
 from tinyconv import callbacks
-from tinyconv.saving import load_model
+from tinyconv.saving import load_model, safetensors
 
 
 class Interrupt(callbacks.Callback):
@@ -327,6 +328,27 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
     other.compile("adam", "mse", backend="reference")
     with pytest.raises(ValueError, match="does not fit the model: 'batch_normalization/beta' is no weight"):
         train(other, 2, callbacks=callbacks.BackupAndRestore(tmp_path))
+
+
+def test_a_backup_whose_content_is_not_as_written_is_refused(tmp_path):
+    """The seal is right: somebody, or another version, has written something else."""
+    train(make(), 1, callbacks=callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False))
+    path = tmp_path / "latest.safetensors"
+    arrays, _ = safetensors.loads(path.read_bytes(), "it")
+    state = json.loads(arrays["state"].tobytes())
+
+    def refused(message, arrays, **changed):
+        text = json.dumps({key: value for key, value in {**state, **changed}.items() if value != "gone"}).encode()
+        path.write_bytes(safetensors.dumps({**arrays, "state": np.frombuffer(text, np.uint8)}))
+        with pytest.raises(ValueError, match=message):
+            train(make(), 2, callbacks=callbacks.BackupAndRestore(tmp_path))
+
+    refused("is no backup of this version: KeyError\\('seed'\\)", arrays, seed="gone")
+    refused("is no backup of this version: TypeError", arrays, epoch=[])
+    refused("is no backup of this version: KeyError\\('callbacks/0/x/0'\\)", arrays, callbacks=[{"x": {"arrays": 1}}])
+    refused(
+        "does not fit the model: 'conv2d/bias' is missing", {k: v for k, v in arrays.items() if "conv2d/bias" not in k}
+    )
 
 
 def test_only_the_backup_s_own_files_are_deleted(tmp_path):

@@ -163,15 +163,19 @@ class BackupAndRestore(Callback):
             self.states = None
             return None
         arrays, state, where = found
-        if state["run"] != self.run:
-            raise ValueError(
-                f"{where} is the backup of another run: Expected {self.run}. Received: {state['run']}. "
-                "Fix: the same data and batch size, or another backup_dir."
-            )
-        self._restore(model, arrays, state, where)
-        self.states = [_with_arrays(each, arrays, f"callbacks/{i}") for i, each in enumerate(state["callbacks"])]
-        epoch = self.NEVER if state["stopped"] else state["epoch"]
-        return Position(epoch, state["batch"], arrays["totals"].tolist())
+        try:
+            if state["run"] != self.run:
+                raise ValueError(
+                    f"{where} is the backup of another run: Expected {self.run}. Received: {state['run']}. "
+                    "Fix: the same data and batch size, or another backup_dir."
+                )
+            self.states = [_with_arrays(each, arrays, f"callbacks/{i}") for i, each in enumerate(state["callbacks"])]
+            epoch = self.NEVER if state["stopped"] else int(state["epoch"])
+            position = Position(epoch, int(state["batch"]), arrays["totals"].tolist())
+            self._restore(model, arrays, state, where)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{where} is no backup of this version: {error!r}. Fix: another backup_dir.") from None
+        return position
 
     NEVER = 1 << 62  # the epoch at which a run goes on that had stopped itself
 
