@@ -10,6 +10,7 @@ and the layer's work, all flat, and an int64 array of whatever else it must know
 
 import functools
 
+import numba
 import numpy as np
 from numba import prange, types
 from numba.extending import intrinsic
@@ -62,5 +63,8 @@ def _call(typing_context, address, task, a, b, c, work, numbers):
 
 @jit(parallel=True)
 def _run(address, tasks, a, b, c, work, numbers):
-    for index in prange(tasks):
-        _call(address, np.int64(index), a, b, c, work, numbers)  # Numba takes the index for unsigned
+    if tasks == 1:
+        _call(address, 0, a, b, c, work, numbers)  # and wake no other thread
+    else:
+        for index in prange(tasks):
+            _call(address, np.int64(index), a, b, c, work, numbers)  # Numba takes the index for unsigned

@@ -23,8 +23,9 @@ calls it. Like NumPy's functions they take arrays, and a place in an array is gi
 elements before it in C order. Arrays must be C-contiguous. There are no bounds tests. R and V must be constants.
 
 A tile must be large enough that there are more multiply-adds than loads, and that enough of them are independent of
-each other: each takes four cycles, and the next of the same vector must wait for it (see ``tile_shape``). The order in which a number of the result is added up
-is the order of k, whatever the shape of the tile; so the result has the same bits for every shape.
+each other: each takes four cycles, and the next of the same vector must wait for it (see ``tile_shape``). The order in
+which a number of the result is added up is the order of k, whatever the shape of the tile; so the result has the same
+bits for every shape.
 
 Source: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008); Georganas et al., "Anatomy
 of high-performance deep learning convolutions on SIMD architectures" (2018).
