@@ -40,6 +40,7 @@ def run(function, tasks: int, a, b, c, work, numbers) -> None:
 def _address(function, char) -> int:
     """Where a kernel's machine code is; compiles it, or finds it in the cache."""
     signature = _SIGNATURES[char]
+    numba.get_num_threads()  # starts the threads, whose number a kernel may ask for
     function.compile(signature)
     compiled = function.overloads[signature.args]
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
