@@ -14,6 +14,11 @@ BLOCK = 4096  # elements: 16 KB of each array, so that a few arrays' blocks fit 
 SERIAL = 16384  # elements: below this, waking other threads (2 us, 20 on a busy machine) costs more than it gains
 
 
+def pieces(size, cost=1):
+    """Into how many tasks to cut a job of so many elements, each ``cost`` times as dear as a simple one."""
+    return 1 if size * cost <= SERIAL else max(2, -(-size * cost // BLOCK))
+
+
 @jit
 def blocks(size):
     """How many blocks ``size`` elements make."""

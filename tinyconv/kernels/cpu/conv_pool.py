@@ -45,7 +45,8 @@ def plan(out_shape, x_shape, w_shape, padding):
     N, H, W, C = x_shape
     KH, KW, C, F = w_shape
     columns, single, bias, scale, scratch = _filters(w_shape)
-    needs = [(2 * PH + KH - 1) * (2 * PW + KW - 1) * C + sparse.scratch_size(PH * PW)]
+    image = (2 * PH + KH - 1) * (2 * PW + KW - 1) * C
+    needs = [sparse.IMAGES * image + sparse.list_size.py_func(sparse.IMAGES * PH * PW)]
     pieces = min(PH, -(-TASKS // N))
     if winograd.applies(w_shape):
         needs.append(winograd.scratch_size(out_shape, C))
@@ -168,7 +169,7 @@ def _make_correlate_pool(windows, V):
         first, last = band * s.PH // s.pieces, (band + 1) * s.PH // s.pieces
         own = s.scratch + numba.get_thread_id() * s.scratch_size
         height = 2 * (last - first) + s.KH - 1
-        copied, origin, row_size = read_image(s, x, n, 2 * first - s.top, height, work, own)
+        copied, origin, row_size, _ = read_image(s, x, n, 1, 2 * first - s.top, height, work, own)
         source = work if copied else x
         count, write = (last - first) * s.PW, (n * s.PH + first) * s.PW * s.F
         for column in range(0, s.F, columns):

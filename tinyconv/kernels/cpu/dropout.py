@@ -4,12 +4,15 @@ The counters of one row are drawn several to a vector register: as each number i
 nothing has to wait for anything. The masks are the reference's, bit for bit.
 """
 
-import numpy as np
-from numba import prange
+import functools
+from typing import NamedTuple
 
-from tinyconv.kernels.cpu.blocks import by_size
-from tinyconv.kernels.cpu.jit import jit
+import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from tinyconv.kernels.cpu.blocks import pieces
 from tinyconv.kernels.cpu.stack import stack_array
+from tinyconv.kernels.cpu.tasks import helper, kernel, run
 from tinyconv.kernels.reference.dropout import FIRST_SAMPLE, STEP, keep_threshold
 
 MASK, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -17,9 +20,11 @@ MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 ZERO = np.float32(0)
 CHUNK = 256  # units whose mask is drawn, and then used, before the next
+COST = 4  # of a unit, as a multiple of a simple element-wise operation
+_NOTHING = np.zeros(0, np.float32)
 
 
-@jit
+@helper
 def philox(c0, c1, c2, c3, k0, k1):
     """The reference's ten rounds, for one counter. All arguments are uint64 below 2**32."""
     for _ in range(10):
@@ -29,7 +34,7 @@ def philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-@jit
+@helper(forceinline=True)
 def draw(keep, first, stop, sample, step, layer, seed, threshold):
     """keep[u] = whether unit ``first`` + u of the sample lives, for the units before ``stop``."""
     k0, k1 = seed & MASK, seed >> HALF
@@ -42,51 +47,92 @@ def draw(keep, first, stop, sample, step, layer, seed, threshold):
         keep[4 * i + 3] = w3 >= threshold
 
 
-@by_size(cost=4)
-def _dropout(out, x, counters, seed, layer, threshold, scale):
-    N, units = x.shape
-    chunks = (units + CHUNK - 1) // CHUNK
-    for task in prange(N * chunks):
-        n, first = np.int64(task) // chunks, np.int64(task) % chunks * CHUNK
-        stop = min(units, first + CHUNK)
-        keep = stack_array(CHUNK, np.bool_)
-        draw(keep, first, stop, counters[FIRST_SAMPLE] + n, counters[STEP], layer, seed, threshold)
-        o, v = out[n, first:stop], x[n, first:stop]
-        for u in range(o.size):
+class Numbers(NamedTuple):
+    """What a kernel must know."""
+
+    N: int
+    units: int
+    tasks: int
+    first: int  # the number of the first sample
+    step: int
+    layer: int
+    seed: int  # the same bits as the unsigned seed
+    threshold: int
+    scale: int  # the bits of a float64
+
+
+COUNT = len(Numbers._fields)
+
+
+@helper(forceinline=True)
+def _draw_chunk(keep, s, chunk):
+    """Draw chunk number ``chunk`` of the batch's masks; returns where it begins in the batch, and its size."""
+    chunks = (s.units + CHUNK - 1) // CHUNK
+    n, first = chunk // chunks, chunk % chunks * CHUNK
+    stop = min(s.units, first + CHUNK)
+    draw(keep, first, stop, s.first + n, s.step, s.layer, np.uint64(s.seed), np.uint64(s.threshold))
+    return n * s.units + first, stop - first
+
+
+@helper
+def _share(s, task):
+    """A task's chunks, from and to."""
+    chunks = s.N * ((s.units + CHUNK - 1) // CHUNK)
+    return task * chunks // s.tasks, (task + 1) * chunks // s.tasks
+
+
+@kernel
+def _dropout(task, out, x, _, __, numbers):
+    s, scale = Numbers(*to_fixed_tuple(numbers, COUNT)), np.float32(numbers.view(np.float64)[COUNT - 1])
+    keep = stack_array(CHUNK, np.bool_)
+    first, last = _share(s, task)
+    for chunk in range(first, last):
+        start, size = _draw_chunk(keep, s, chunk)
+        o, v = out[start : start + size], x[start : start + size]
+        for u in range(size):
             o[u] = v[u] * scale if keep[u] else ZERO
 
 
-@by_size(cost=4)
-def _dropout_pooled(out, argmax, counters, seed, layer, threshold, scale):
-    N, units = out.shape
-    chunks = (units + CHUNK - 1) // CHUNK
-    for task in prange(N * chunks):
-        n, first = np.int64(task) // chunks, np.int64(task) % chunks * CHUNK
-        stop = min(units, first + CHUNK)
-        keep = stack_array(CHUNK, np.bool_)
-        draw(keep, first, stop, counters[FIRST_SAMPLE] + n, counters[STEP], layer, seed, threshold)
-        o, winner = out[n, first:stop], argmax[n, first:stop]
-        for u in range(o.size):
+@kernel
+def _dropout_pooled(task, out, _, argmax, __, numbers):
+    s, scale = Numbers(*to_fixed_tuple(numbers, COUNT)), np.float32(numbers.view(np.float64)[COUNT - 1])
+    keep = stack_array(CHUNK, np.bool_)
+    first, last = _share(s, task)
+    for chunk in range(first, last):
+        start, size = _draw_chunk(keep, s, chunk)
+        o, winner = out[start : start + size], argmax[start : start + size]
+        for u in range(size):
             o[u] = o[u] * scale if keep[u] else ZERO
-        for u in range(o.size):
+        for u in range(size):
             winner[u] = winner[u] if keep[u] else np.int8(-1)
 
 
-def _numbers(seed, layer, rate):
-    """The kernels' last four arguments, always of the same types, so that Numba compiles once."""
-    return np.uint64(seed), np.uint64(layer), np.uint64(keep_threshold(rate)), np.float32(1 / (1 - rate))
+def _numbers(shape, counters, seed, layer, rate):
+    """The number of tasks, and what they must know."""
+    N, units = shape
+    tasks = pieces(N * units, COST)
+    now = counters.tolist()
+    return tasks, np.array((N, units, tasks, now[FIRST_SAMPLE], now[STEP], layer, *_constants(seed, rate)))
+
+
+@functools.lru_cache(64)
+def _constants(seed, rate):
+    """The last three numbers."""
+    return int(np.uint64(seed).view(np.int64)), keep_threshold(rate), int(np.float64(1 / (1 - rate)).view(np.int64))
 
 
 def dropout_forward(out, x, counters, seed, layer, rate):
     """Parallel over pieces of rows."""
-    _dropout(out, x, counters, *_numbers(seed, layer, rate))
+    tasks, numbers = _numbers(out.shape, counters, seed, layer, rate)
+    run(_dropout, tasks, out, x, _NOTHING, _NOTHING, numbers)
 
 
 def dropout_backward(dx, dout, counters, seed, layer, rate):
     """The same mask again."""
-    _dropout(dx, dout, counters, *_numbers(seed, layer, rate))
+    dropout_forward(dx, dout, counters, seed, layer, rate)
 
 
 def dropout_pooled_forward(out, argmax, counters, seed, layer, rate):
     """Parallel over pieces of rows."""
-    _dropout_pooled(out, argmax, counters, *_numbers(seed, layer, rate))
+    tasks, numbers = _numbers(out.shape, counters, seed, layer, rate)
+    run(_dropout_pooled, tasks, out, _NOTHING, argmax, _NOTHING, numbers)

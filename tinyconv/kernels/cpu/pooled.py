@@ -36,11 +36,17 @@ COUNT = len(Step._fields)
 
 
 @helper
-def read_image(s, x, n, top, height, work, at):
-    """Whether the pixels that ``height`` rows of image n need, from row ``top`` on, had to be copied to ``work[at:]``,
-    since windows reach over the edge; where they begin, there or in x; and how far apart their rows lie."""
+def read_image(s, x, n, images, top, height, work, at):
+    """Where the pixels begin that ``height`` rows of image n need, from row ``top`` on.
+
+    Whether they had to be copied to ``work[at:]``, since windows reach over the edge; where they begin, there or in x;
+    how far apart their rows lie; and how far apart ``images`` such images.
+    """
     width = 2 * s.PW + s.KW - 1
     if top >= 0 and s.left == 0 and top + height <= s.H and width <= s.W:
-        return False, (n * s.H + top) * s.W * s.C, s.W * s.C
-    copy_window(work, at, x, n * s.H * s.W * s.C, (s.H, s.W, s.C), top, -s.left, height, width)
-    return True, at, width * s.C
+        return False, (n * s.H + top) * s.W * s.C, s.W * s.C, s.H * s.W * s.C
+    size = height * width * s.C
+    for i in range(images):
+        start = (n + i) * s.H * s.W * s.C
+        copy_window(work, at + i * size, x, start, (s.H, s.W, s.C), top, -s.left, height, width)
+    return True, at, width * s.C, size

@@ -2,13 +2,13 @@
 
 Behind a 2 x 2 pooling at most one of four convolution outputs has a gradient, and where ReLU or a dropout gave zero
 none has: early in training about a third of the pooled gradients are not zero, later a tenth. So the kernels here turn
-"has a gradient" into the bits of an integer, up to 64 filters at once, and walk the bits that are set into short lists.
+"has a gradient" into the bits of an integer, and walk the bits that are set.
 
-* ``make_pixels`` (dx): a winner adds its filter, times its gradient, to the pixels that it saw. The winners of one
-  window at one position saw the same pixels: they are a list, during which these pixels' gradient is in registers.
+* ``make_pixels`` (dx): a winner adds its filter, times its gradient, to the pixels that it saw. (To list the winners
+  of each pixel first, and keep the pixels in registers, is no faster: the lists are as short as a mispredicted branch.)
 * ``make_filters_sparse`` (dw, where rows of a filter are whole vectors): a winner adds the pixels that it saw, times
-  its gradient, to its filter. The winners of a filter in an image are a list, during which the filter's gradient is in
-  registers, and the image in the first-level cache.
+  its gradient, to its filter's. The winners of a few images are first listed filter by filter; while a list is walked,
+  the filter's gradient stays in registers.
 * ``filters_patch`` (dw, 3 x 3 filters of one channel, where a vector has 16 lanes): the 4 x 4 pixels that a window sees
   are one register, from which each lane picks the pixel that its winner saw.
 * ``make_filters_dense`` (dw, any shape): for each of the four positions the gradient, with the other positions' winners
@@ -27,6 +27,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from tinyconv.kernels.cpu.copying import fill
 from tinyconv.kernels.cpu.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image
+from tinyconv.kernels.cpu.stack import stack_array
 from tinyconv.kernels.cpu.tasks import helper, kernel
 from tinyconv.kernels.cpu.tile import (
     pixel_offsets,
@@ -45,6 +46,7 @@ from tinyconv.kernels.cpu.tile import (
 from tinyconv.kernels.cpu.window import patch_load, tile_add_chosen, tile_multiply_add_vector
 
 GROUP = 64  # filters whose winners are the bits of one integer
+IMAGES = 4  # whose winners are listed together for dw: longer lists, but more that does not fit the cache
 TASKS = 16  # of dw, where the batch allows: parts of the batch times blocks of filters
 
 
@@ -90,9 +92,10 @@ def dense_rows(K):
     return -(-K // -(-K // most))
 
 
-def scratch_size(windows):
-    """Floats that one thread needs beside the image: for its lists, or for the gradient and its winners."""
-    return max(4 + 8 * GROUP, LANES + 2 * windows * LANES)
+@helper
+def list_size(windows):
+    """Floats that the lists of the winners of so many windows need; the dense kernel's gradient needs no more."""
+    return 2 * LANES + 2 * windows * LANES
 
 
 @helper
@@ -110,20 +113,34 @@ def _alive(dout, argmax, place, count):
 
 
 @helper
-def _list_by_position(work, at, dout, argmax, place, bits, filter_size, scale):
-    """Four lists, one for each position in the window, of the filters that won there: of where a filter begins, and
-    4 * GROUP behind, of its gradient. The lists' lengths stand at ``at``, and the lists behind them."""
-    integers = work.view(np.int32)
-    for position in range(4):
-        integers[at + position] = np.int32(0)
-    while bits:
-        f = trailing_zeros(bits)
-        bits &= bits - 1
-        winner = np.int64(argmax[place + f])
-        entry = at + 4 + winner * GROUP + np.int64(integers[at + winner])
-        integers[at + winner] += np.int32(1)
-        integers[entry] = np.int32(f * filter_size)
-        work[entry + 4 * GROUP] = dout[place + f] * scale
+def _list_winners(work, at, dout, argmax, s, first, images, f, row_size, image_size):
+    """The winners of up to LANES filters, from f on, in ``images`` images, from ``first`` on: for each filter a list of
+    the first pixels that they saw, relative to the first image, and a list of their gradients.
+
+    At ``at`` are the lengths of the lists, then the sums of their gradients, then all pixels, and ``gap`` behind each
+    pixel its gradient. Returns where the first list of pixels begins, how far apart lists are, and the gap.
+    """
+    integers, scale = work.view(np.int32), work[s.scale]
+    windows, count = s.PH * s.PW, min(LANES, s.F - f)
+    sums, lists, room = at + LANES, at + 2 * LANES, images * windows
+    fill(work, at, 2 * LANES, np.float32(0))  # the bits of the float 0 are those of the integer 0
+    place = first * windows * s.F + f
+    for image in range(images):
+        for i in range(s.PH):
+            for j in range(s.PW):
+                pixel = image * image_size + 2 * i * row_size + 2 * j * s.C
+                bits = _alive(dout, argmax, place, count)
+                while bits:
+                    lane = trailing_zeros(bits)
+                    bits &= bits - 1
+                    winner, gradient = np.int64(argmax[place + lane]), dout[place + lane] * scale
+                    entry = lists + lane * room + np.int64(integers[at + lane])
+                    integers[at + lane] += np.int32(1)
+                    integers[entry] = np.int32(pixel + (winner >> 1) * row_size + (winner & 1) * s.C)
+                    work[entry + room * LANES] = gradient
+                    work[sums + lane] += gradient
+                place += s.F
+    return lists, room, room * LANES
 
 
 @helper
@@ -140,55 +157,45 @@ def _add_scaled(target, to, factor, source, at, size):
 
 @functools.cache
 def make_pixels(R, V, whole):
-    """The kernel of dx with R x V vectors of a window's pixels in registers; ``whole``: these are all of its rows."""
+    """The kernel of dx with R x V vectors of a filter at once; ``whole``: its rows are whole vectors."""
 
-    @helper
-    def add_filters(canvas, pixel, row_size, work, filters, KH, run, first, count):
-        """Add the filters of a list of ``count`` entries to the pixels that they saw."""
-        integers = work.view(np.int32)
+    @helper(forceinline=True)
+    def add_filter(canvas, pixel, row_size, gradient, work, filter_, KH, run):
+        """Add a filter, times the gradient of its winner, to the pixels that it saw."""
         for k in range(0, KH, R):
             for i in range(0, run, V * LANES if whole else run):
-                to = pixel + k * row_size + i
-                weights = filters + k * run + i
+                to, weights = pixel + k * row_size + i, filter_ + k * run + i
                 if whole:
                     tile = tile_load(canvas, to, row_size, R, V)
-                    for entry in range(first, first + count):
-                        place = weights + np.int64(integers[entry])
-                        tile = tile_add_scaled(tile, work[entry + 4 * GROUP], work, place, run)
-                    tile_store(tile, canvas, to, row_size)
+                    tile_store(tile_add_scaled(tile, gradient, work, weights, run), canvas, to, row_size)
                 else:
-                    for entry in range(first, first + count):
-                        place = weights + np.int64(integers[entry])
-                        _add_scaled(canvas, to, work[entry + 4 * GROUP], work, place, run)
+                    _add_scaled(canvas, to, gradient, work, weights, run)
 
     @kernel
     def gradient_of_pixels(task, dx, dout, argmax, work, numbers):
         """dx (N, H, W, C) of one image."""
         s = Step(*to_fixed_tuple(numbers, COUNT))
         n, run, scale = task, s.KW * s.C, work[s.scale]
-        integers = work.view(np.int32)
-        lists = s.scratch + numba.get_thread_id() * s.scratch_size
         height, width = 2 * s.PH + s.KH - 1, 2 * s.PW + s.KW - 1
         padded = s.top > 0 or s.left > 0 or height > s.H or width > s.W
         canvas, origin, row_size = dx, n * s.H * s.W * s.C, s.W * s.C
         fill(dx, origin, s.H * s.W * s.C, np.float32(0))
         if padded:
-            canvas, origin, row_size = work, lists + 4 + 8 * GROUP, width * s.C
+            canvas, origin, row_size = work, s.scratch + numba.get_thread_id() * s.scratch_size, width * s.C
             fill(work, origin, height * row_size, np.float32(0))
         place = n * s.PH * s.PW * s.F
         for i in range(s.PH):
             for j in range(s.PW):
                 window = origin + 2 * i * row_size + 2 * j * s.C
                 for f in range(0, s.F, GROUP):
-                    filters = s.single + f * s.KH * run
                     bits = _alive(dout, argmax, place + f, min(GROUP, s.F - f))
-                    _list_by_position(work, lists, dout, argmax, place + f, bits, s.KH * run, scale)
-                    for position in range(4):
-                        pixel = window + position // 2 * row_size + position % 2 * s.C
-                        count = np.int64(integers[lists + position])
-                        if count:
-                            first = lists + 4 + position * GROUP
-                            add_filters(canvas, pixel, row_size, work, filters, s.KH, run, first, count)
+                    while bits:
+                        filter_ = f + trailing_zeros(bits)
+                        bits &= bits - 1
+                        winner = np.int64(argmax[place + filter_])
+                        pixel = window + (winner >> 1) * row_size + (winner & 1) * s.C
+                        gradient = dout[place + filter_] * scale
+                        add_filter(canvas, pixel, row_size, gradient, work, s.single + filter_ * s.KH * run, s.KH, run)
                 place += s.F
         if padded:
             _take_inside(dx, s, n, work, origin, height, width)
@@ -203,32 +210,6 @@ def _take_inside(dx, s, n, work, canvas, height, width):
         for x in range(max(0, -s.left), min(s.W, width - s.left)):
             for c in range(s.C):
                 dx[((n * s.H + y) * s.W + x) * s.C + c] = work[canvas + ((y + s.top) * width + x + s.left) * s.C + c]
-
-
-@helper
-def _list_by_filter(work, at, dout, argmax, s, n, f, row_size, bias):
-    """Image n's winners of up to LANES filters from f on, one list for each filter: of their first pixels, relative to
-    the image, and behind all of these, of their gradients, which are also added to ``work[bias:]``. The lists' lengths
-    stand at ``at``, and the lists behind them."""
-    integers = work.view(np.int32)
-    windows, count, scale = s.PH * s.PW, min(LANES, s.F - f), work[s.scale]
-    for lane in range(LANES):
-        integers[at + lane] = np.int32(0)
-    place = n * windows * s.F + f
-    for i in range(s.PH):
-        for j in range(s.PW):
-            pixel = 2 * i * row_size + 2 * j * s.C
-            bits = _alive(dout, argmax, place, count)
-            while bits:
-                lane = trailing_zeros(bits)
-                bits &= bits - 1
-                winner, gradient = np.int64(argmax[place + lane]), dout[place + lane] * scale
-                entry = at + LANES + lane * windows + np.int64(integers[at + lane])
-                integers[at + lane] += np.int32(1)
-                integers[entry] = np.int32(pixel + winner // 2 * row_size + winner % 2 * s.C)
-                work[entry + windows * LANES] = gradient
-                work[bias + lane] += gradient
-            place += s.F
 
 
 @functools.cache
@@ -252,23 +233,25 @@ def make_filters_sparse(R, V):
     def filters_sparse(task, dout, x, argmax, work, numbers):
         """A partial sum of dw and db: one part of the batch, one block of LANES filters."""
         s = Step(*to_fixed_tuple(numbers, COUNT))
-        blocks, windows, run = -(-s.F // LANES), s.PH * s.PW, s.KW * s.C
-        part, block = task // blocks, task % blocks
+        blocks, windows, run, height = -(-s.F // LANES), s.PH * s.PW, s.KW * s.C, 2 * s.PH + s.KH - 1
+        part, f = task // blocks, task % blocks * LANES
         total = s.sums + task * s.sum_size
         fill(work, total, s.sum_size, np.float32(0))
         integers = work.view(np.int32)
-        lists = s.scratch + numba.get_thread_id() * s.scratch_size
-        copy = lists + LANES + 2 * windows * LANES
-        bias = total + s.KH * run * LANES
-        for n in range(part * s.N // s.parts, (part + 1) * s.N // s.parts):
-            copied, origin, row_size = read_image(s, x, n, -s.top, 2 * s.PH + s.KH - 1, work, copy)
+        own = s.scratch + numba.get_thread_id() * s.scratch_size
+        copy, bias = own + list_size(IMAGES * windows), total + s.KH * run * LANES
+        last = (part + 1) * s.N // s.parts
+        for n in range(part * s.N // s.parts, last, IMAGES):
+            images = min(IMAGES, last - n)
+            copied, origin, row_size, image_size = read_image(s, x, n, images, -s.top, height, work, copy)
             source = work if copied else x
-            _list_by_filter(work, lists, dout, argmax, s, n, block * LANES, row_size, bias)
+            lists, room, gap = _list_winners(work, own, dout, argmax, s, n, images, f, row_size, image_size)
+            vector_store(vector_load(work, bias) + vector_load(work, own + LANES), work, bias)
             for lane in range(LANES):
-                count, first = np.int64(integers[lists + lane]), lists + LANES + lane * windows
+                count, first = np.int64(integers[own + lane]), lists + lane * room
                 if count:
                     place = total + lane * s.KH * run
-                    add_pixels(work, place, source, origin, row_size, s.KH, run, first, count, windows * LANES)
+                    add_pixels(work, place, source, origin, row_size, s.KH, run, first, count, gap)
 
     return filters_sparse
 
@@ -284,7 +267,7 @@ def filters_patch(task, dout, x, argmax, work, numbers):
     zero, scale, nobody = vector_fill(np.float32(0)), vector_fill(work[s.scale]), vector_fill(np.int32(-1))
     tile, bias = tile_zeros(9, 1), zero
     for n in range(part * s.N // s.parts, (part + 1) * s.N // s.parts):
-        copied, origin, row_size = read_image(s, x, n, -s.top, 2 * s.PH + 2, work, copy)
+        copied, origin, row_size, _ = read_image(s, x, n, 1, -s.top, 2 * s.PH + 2, work, copy)
         source = work if copied else x
         place = n * s.PH * s.PW * s.F + block * LANES
         for i in range(s.PH):
@@ -307,7 +290,7 @@ def _stage(work, at, dout, argmax, s, n, f, bias):
     integers = work.view(np.int32)
     windows, count, scale = s.PH * s.PW, min(LANES, s.F - f), work[s.scale]
     place, winners = n * windows * s.F + f, at + windows * LANES
-    for window in range(windows):
+    for _ in range(windows):
         for lane in range(LANES):
             winner = np.int32(argmax[place + lane] if lane < count else -1)
             gradient = dout[place + lane] * scale if winner >= 0 else np.float32(0)
@@ -333,7 +316,7 @@ def make_filters_dense(R):
         at = s.scratch + numba.get_thread_id() * s.scratch_size
         for n in range(part * s.N // s.parts, (part + 1) * s.N // s.parts):
             copy = at + 2 * windows * LANES
-            copied, origin, row_size = read_image(s, x, n, -s.top, 2 * s.PH + s.KH - 1, work, copy)
+            copied, origin, row_size, _ = read_image(s, x, n, 1, -s.top, 2 * s.PH + s.KH - 1, work, copy)
             source = work if copied else x
             _stage(work, at, dout, argmax, s, n, block * LANES, total + s.sum_size - LANES)
             for row in range(0, K, R):
@@ -362,15 +345,21 @@ def add_parts(task, dw, db, _, work, numbers):
     K, F, parts, sums, part_size, sum_size, filter_step, number_step, bias = to_fixed_tuple(numbers, 9)
     first = task * LANES
     count = min(LANES, K - first)
+    total = stack_array(LANES, np.float32)
     for f in range(F):
-        place = sums + f // LANES * sum_size + f % LANES * filter_step + first * number_step
+        block = sums + f // LANES * sum_size
+        place = block + f % LANES * filter_step + first * number_step
+        fill(total, 0, LANES, np.float32(0))
+        for _ in range(parts):
+            if number_step == 1 and count == LANES:
+                vector_store(vector_load(total, 0) + vector_load(work, place), total, 0)
+            else:
+                for k in range(count):
+                    total[k] += work[place + k * number_step]
+            place += part_size
         for k in range(count):
-            total = np.float32(0)
-            for part in range(parts):
-                total += work[place + part * part_size + k * number_step]
-            dw[(first + k) * F + f] = total
+            dw[(first + k) * F + f] = total[k]
         if task == 0:
-            total = np.float32(0)
+            db[f] = np.float32(0)
             for part in range(parts):
-                total += work[sums + f // LANES * sum_size + bias + f % LANES + part * part_size]
-            db[f] = total
+                db[f] += work[block + bias + f % LANES + part * part_size]

@@ -2,17 +2,21 @@
 
 import numpy as np
 from numba import prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.blocks import blocks, by_size, span
+from tinyconv.kernels.cpu.blocks import blocks, by_size, pieces, span
 from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.tasks import kernel, run
 from tinyconv.kernels.reference.dropout import STEP
 
 TWO = np.float32(2)
 
 
-@by_size()
-def _adam(params, m, v, grads, rate, step_size, rest_1, rest_2, epsilon, weight_decay):
-    for block in prange(blocks(params.size)):
+@kernel
+def _adam(task, params, m, v, grads, numbers):
+    rate, step_size, rest_1, rest_2, epsilon, weight_decay, tasks, _ = to_fixed_tuple(numbers.view(np.float32), 8)
+    count = blocks(params.size)
+    for block in range(task * count // int(tasks), (task + 1) * count // int(tasks)):
         start, stop = span(block, params.size)
         theta, first, second, gradient = params[start:stop], m[start:stop], v[start:stop], grads[start:stop]
         for i in range(theta.size):
@@ -24,12 +28,13 @@ def _adam(params, m, v, grads, rate, step_size, rest_1, rest_2, epsilon, weight_
 
 
 def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, epsilon, weight_decay):
-    """The few numbers that all parameters share are computed once, here."""
+    """The few numbers that all parameters share are computed once, here. Parallel over blocks."""
     t = int(counters[STEP]) + 1
     rate = learning_rate[0]
     step_size = rate * np.float32((1 - beta_2**t) ** 0.5 / (1 - beta_1**t))
-    numbers = (np.float32(number) for number in (rate, step_size, 1 - beta_1, 1 - beta_2, epsilon, weight_decay))
-    _adam(params, m, v, grads, *numbers)
+    tasks = pieces(params.size)
+    numbers = rate, step_size, 1 - beta_1, 1 - beta_2, epsilon, weight_decay, tasks, 0
+    run(_adam, tasks, params, m, v, grads, np.array(numbers, np.float32).view(np.int64))
 
 
 @by_size()

@@ -56,12 +56,15 @@ def _store_pooled(context, builder, corners, out, argmax, types_, offset, column
         with some_lanes:
             _store_masked(builder, best, place, _lanes_below(builder, columns))
             with builder.if_then(wanted):
-                for lane in range(LANES):
-                    here = builder.icmp_signed(">", columns, ir.Constant(columns.type, lane))
-                    with builder.if_then(here):
-                        at = builder.add(offset, ir.Constant(offset.type, lane))
-                        value = builder.extract_element(winner, ir.Constant(ir.IntType(32), lane))
-                        builder.store(value, _pointer(context, builder, argmax_type, argmax, at))
+                winners = _pointer(context, builder, argmax_type, argmax, offset, _BYTES)
+                _store_bytes_masked(builder, winner, winners, _lanes_below(builder, columns))
+
+
+def _store_bytes_masked(builder, value, pointer, mask):
+    """Store the bytes of ``value`` for which ``mask`` is true; the memory of the others is not touched."""
+    kind = ir.FunctionType(ir.VoidType(), [_BYTES, pointer.type, ir.IntType(32), mask.type])
+    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}i8.p0")
+    builder.call(store, [value, pointer, ir.IntType(32)(1), mask])
 
 
 @intrinsic(prefer_literal=True)

@@ -200,11 +200,13 @@ def make_winograd(R, V):
         panels, rows, size = s.F // columns, -(-tiles // R) * R, tiles * s.C
         pixels = s.scratch + numba.get_thread_id() * s.scratch_size
         products = pixels + 16 * size
-        copied, origin, row_size = read_image(s, x, n, -s.top, 2 * s.PH + 2, work, products + 16 * rows * columns)
+        copy = products + 16 * rows * columns
+        copied, origin, row_size, _ = read_image(s, x, n, 1, -s.top, 2 * s.PH + 2, work, copy)
         image = work if copied else x
-        for t in range(tiles):
-            place = origin + 2 * (t // s.PW) * row_size + 2 * (t % s.PW) * s.C
-            _transform_pixels(work, pixels + t * s.C, size, image, place, row_size, s.C)
+        for i in range(s.PH):
+            for j in range(s.PW):
+                place, at = origin + 2 * i * row_size + 2 * j * s.C, pixels + (i * s.PW + j) * s.C
+                _transform_pixels(work, at, size, image, place, row_size, s.C)
         for panel in range(share * panels // s.pieces, (share + 1) * panels // s.pieces):
             for k in range(16):
                 weights = (panel * 16 + k) * s.C * columns
