@@ -273,6 +273,11 @@ STRUCTURE = {
     "not a layer": (lambda: tinyconv.Sequential([3]), TypeError, ["expected a tinyconv layer", "Received: 3"]),
     "a class": (lambda: tinyconv.Sequential([layers.Flatten]), TypeError, ["expected a tinyconv layer", "Flatten"]),
     "twice": (lambda: tinyconv.Sequential([a := layers.Dense(2), a]), ValueError, ["'dense' is in the model already"]),
+    "in another model": (
+        lambda: tinyconv.Sequential(network().layers[:2], name="features"),
+        ValueError,
+        ["Model 'features': layer 'conv2d' is in model 'small' already", "Fix: make a new one", "set_weights"],
+    ),
     "two inputs": (
         lambda: tinyconv.Sequential([tinyconv.Input((3,)), tinyconv.Input((3,))]),
         ValueError,
@@ -503,6 +508,26 @@ def test_a_layer_that_does_not_fit_is_not_added():
         model.add(layers.Conv2D(1, 20))
     assert [layer.name for layer in model.layers] == ["conv2d", "max_pooling2d", "conv2d_1"]
     assert model.predict(np.zeros((1, 28, 28, 1))).shape == (1, 11, 11, 4)
+
+
+def test_layers_of_a_model_that_failed_are_free():
+    stack = [layers.Conv2D(2, 3), layers.Conv2D(2, 9)]
+    with pytest.raises(ValueError, match="does not fit"):
+        tinyconv.Sequential([tinyconv.Input((8, 8, 1)), *stack])
+    assert tinyconv.Sequential([tinyconv.Input((11, 11, 1)), layers.Flatten()]).pop().owner is None
+    assert tinyconv.Sequential([tinyconv.Input((8, 8, 1)), stack[0]]).output_shape == (None, 6, 6, 2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_layers_weights_are_the_models(backend):
+    """What is set through a layer counts at once, also where a plan had prepared itself for the weights before."""
+    model, other, x = network(backend), network(backend), images()
+    model.predict(x)
+    kernel, bias = model.layers[0].get_weights()
+    model.layers[0].set_weights([kernel + 1, bias - 1])
+    other.set_weights(model.get_weights())
+    np.testing.assert_array_equal(model.predict(x), other.predict(x))
+    np.testing.assert_array_equal(model(x), other(x))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

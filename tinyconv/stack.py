@@ -24,8 +24,13 @@ class Stack:
         self._input: InputLayer | None = None
         self._layers: list[Layer] = []
         self._arenas: tuple[Arena, Arena] | None = None
-        for layer in layers:
-            self.add(layer)
+        try:
+            for layer in layers:
+                self.add(layer)
+        except Exception:
+            for layer in self._layers:  # there will be no such model: its layers are free for another
+                layer.owner = None
+            raise
 
     def _weights_moved(self) -> None:
         """The weights are other arrays now."""
@@ -49,18 +54,22 @@ class Stack:
                 raise ValueError(f"Model {self.name!r}: Input must be the first entry, and there is one already.")
             self._input = layer
             return
-        if any(layer is other for other in self._layers):
-            raise ValueError(f"Model {self.name!r}: layer {layer.name!r} is in the model already. Fix: make a new one.")
+        if layer.owner is not None:
+            whose = "the model" if layer.owner is self else f"model {layer.owner.name!r}"
+            raise ValueError(
+                f"Model {self.name!r}: layer {layer.name!r} is in {whose} already. "
+                "Fix: make a new one; set_weights can give it the weights of this one."
+            )
         self._name(layer)
         if not self._layers and self._input is None and layer.first_input_shape is not None:
             self._input = InputLayer(layer.first_input_shape)
-        layer.position = len(self._layers)
+        layer.position, layer.owner = len(self._layers), self
         self._layers.append(layer)
         if self._input is not None:
             try:
                 self._assemble()
             except Exception:
-                self._layers.pop()
+                self._layers.pop().owner = None
                 raise
 
     def pop(self) -> Layer:
@@ -68,6 +77,7 @@ class Stack:
         if not self._layers:
             raise ValueError(f"Model {self.name!r} has no layers to pop.")
         layer = self._layers.pop()
+        layer.owner = None
         layer.arrays = {name: array.copy() for name, array in layer.arrays.items()}
         if self.built or self._input is not None:
             self._assemble()

@@ -76,6 +76,7 @@ class Layer:
         self.first_input_shape = None if input_shape is None else shape_of(self, input_shape)
         self.input_shape: Shape | None = None
         self.arrays: dict[str, np.ndarray] = {}  # the weights, once built
+        self.owner: Any = None  # the model that holds them, and has to hear of changes
 
     # What a layer is
 
@@ -150,6 +151,11 @@ class Layer:
         checked = inputs.checked_weights(self.name, list(self.arrays.items()), weights)
         for array, values in zip(self.arrays.values(), checked, strict=True):
             array[...] = values
+        self._weights_changed()
+
+    def _weights_changed(self) -> None:
+        if self.owner is not None:
+            self.owner._weights_changed()
 
     def count_params(self) -> int:
         """How many numbers the layer's weights are."""
@@ -179,6 +185,7 @@ class Layer:
         plan.program("prepare", "forward")()
         for key in moving.shapes:  # training may have moved the statistics
             kernel_set.download(self.arrays[key.split("/")[-1]], moving[key])
+            self._weights_changed()
         return state.read(plan.out)
 
     def __repr__(self) -> str:
