@@ -1,5 +1,6 @@
 """Callbacks against Keras' own, and runs that are interrupted."""
 
+import contextlib
 import csv
 import json
 import os
@@ -281,6 +282,20 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, save_freq, interru
     assert digest(resumed) == digest(whole)
     assert (history.epoch, history.history) == (expected.epoch, expected.history)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("save_freq", ["epoch", 2])
+def test_an_interrupted_run_ends_with_the_same_bits_on_the_fast_kernels(tmp_path, save_freq):
+    def run(seed, folder, batches):
+        model = make(seed=seed)
+        model.compile("adam", "categorical_crossentropy", ["accuracy"], backend="cpu")
+        with contextlib.suppress(KeyboardInterrupt):
+            train(model, 4, callbacks=[*everything(tmp_path / folder, save_freq=save_freq), Interrupt(batches)])
+        return digest(model)
+
+    whole = run(0, "a", 100)
+    assert run(0, "b", 7) != whole
+    assert run(6, "b", 100) == whole
 
 
 def test_a_run_that_stopped_itself_does_not_go_on_after_a_restart(tmp_path):

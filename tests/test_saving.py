@@ -224,6 +224,12 @@ def test_unknown_suffixes_name_the_known_ones():
         load_model("m.pt")
 
 
+def test_custom_objects_and_unsafe_loading_do_not_exist(tmp_path):
+    for options in ({"custom_objects": {"Mine": object}}, {"safe_mode": False}):
+        with pytest.raises(ValueError, match=r"supports neither custom_objects nor safe_mode=False"):
+            load_model(tmp_path / "m.keras", **options)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere"):
         make().save(tmp_path / "nowhere" / "m.keras")
@@ -332,6 +338,8 @@ def test_checked_json_refuses_what_could_hurt():
         (b"\xff\xfe", "is no valid JSON"),
         (b" " * (2 << 20), "is too large"),
         (b"1" * 5000, "is no valid JSON"),
+        (b'"' + rb"\"" * 500_000, "is no valid JSON"),  # a string that never ends must not be searched for again
+        (b'"' + b"\\" * 999_999, "is no valid JSON"),
     ):
         with pytest.raises(ValueError, match=message):
             checked_json.loads(text, "It")

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from typing import IO, Any
 
+import numpy as np
+
 from tinyconv.callbacks.base import BATCH_HOOKS, Callback, Logs
 from tinyconv.callbacks.monitors import settable_rate
 from tinyconv.messages import suggest
@@ -72,12 +74,12 @@ class LearningRateScheduler(Callback):
             rate = self.schedule(epoch, current)
         except TypeError:
             rate = self.schedule(epoch)
-        if not isinstance(rate, float):
+        if not isinstance(rate, float | np.floating):
             raise ValueError(
                 f"The schedule of LearningRateScheduler gave no learning rate. Expected a float. Received: {rate!r}."
             )
         assert self.model.optimizer is not None
-        self.model.optimizer.learning_rate = rate
+        self.model.optimizer.learning_rate = float(rate)
         if self.verbose:
             print(f"Epoch {epoch + 1}: learning rate {rate:g}.")
 

@@ -56,14 +56,25 @@ def save_model(model: "Sequential", path: AnyPath, overwrite: bool = True) -> No
     atomic.write(path, keras_archive.dumps(model))
 
 
-def load_model(path: AnyPath, compile: bool = True, backend: str | None = None) -> "Sequential":
+def load_model(
+    path: AnyPath,
+    custom_objects: None = None,
+    compile: bool = True,
+    safe_mode: bool = True,
+    *,
+    backend: str | None = None,
+) -> "Sequential":
     """The model of a ".keras" archive that tinyconv or Keras saved, ready to predict, and to train where it stopped.
 
     Args:
         path: the file.
+        custom_objects: must be None: a file can hold tinyconv's own layers only.
         compile: whether to compile it too, with the loss, metrics and optimiser it was saved with.
+        safe_mode: must be True: no file is read in any other way.
         backend: which kernels compute, as in :meth:`tinyconv.Sequential.compile`.
     """
+    if custom_objects or not safe_mode:
+        raise ValueError("load_model supports neither custom_objects nor safe_mode=False. Fix: leave them out.")
     kind_of(path, KERAS_ARCHIVE)
     return keras_archive.loads(Path(path).read_bytes(), repr(os.fspath(path)), compile, backend)
 

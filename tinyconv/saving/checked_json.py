@@ -8,7 +8,8 @@ from typing import Any
 MOST_BYTES = 1 << 20
 DEEPEST = 40
 
-STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# A string, or what is left of the text where it does not end: so that no text is searched twice.
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 
 def loads(data: bytes, where: str, most_bytes: int = MOST_BYTES) -> Any:
