@@ -3,7 +3,6 @@
 from typing import Any
 
 from tinyconv.arena import Shape
-from tinyconv.losses import Loss
 from tinyconv.messages import suggest
 
 
@@ -71,7 +70,7 @@ NAMES: dict[str, type[Metric]] = {
 ACCURACY = ("accuracy", "acc")
 
 
-def get(identifier: "str | Metric", loss: Loss, output_shape: Shape) -> Metric:
+def get(identifier: "str | Metric", output_shape: Shape) -> Metric:
     """The metric of that name, or the given one.
 
     "accuracy" is the kind of accuracy that fits, chosen as Keras does: binary for one output column, else categorical.

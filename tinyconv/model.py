@@ -386,7 +386,7 @@ class Sequential(Stack):
         assert self._arenas is not None
         out_shape = self.output_shape[1:]
         if self.loss is not None:
-            found = [metrics.get(m, self.loss, out_shape) for m in settings["metrics"]]  # type: ignore[arg-type]
+            found = [metrics.get(m, out_shape) for m in settings["metrics"]]  # type: ignore[arg-type]
             self.metrics = tuple(found)
         kernel_set = load_backend(settings["backend"])
         work = (self.optimizer, self.loss, self.metrics, settings["fuse"])
