@@ -160,10 +160,13 @@ def epoch(s: Session) -> list[Result]:
             work = f"an epoch of {contender.name}, from {part:,} images"
             times = {contender.name: scaled.seconds}
             results.append(Result("epoch", work, scaled.median, "s", theirs=str(scaled), seconds=times))
+    before = {c.name: s.worker(c).call("processor_seconds") for c in final}
     times = s.train(final, whole, BATCH)
     for contender in final:
         timing = times[contender.name]
-        where = {"ours" if contender is peers.TINYCONV else "theirs": str(timing)}
+        used = (s.worker(contender).call("processor_seconds") - before[contender.name]) / s.rounds
+        text = f"{timing}, {used:.1f} s of processor time"
+        where = {"ours" if contender is peers.TINYCONV else "theirs": text}
         runs = {contender.name: timing.seconds}
         results.append(Result("epoch", f"an epoch of {contender.name}", timing.median, "s", **where, seconds=runs))
     return [against_fastest("epoch", f"training epoch, {whole:,} images, batch {BATCH}", times, 5.0), *results]
