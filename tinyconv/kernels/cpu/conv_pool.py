@@ -35,7 +35,7 @@ def _filters(w_shape):
     single = panels * columns * taps * C
     bias = single + _lines(F * KH * KW * C)
     scale = bias + _lines(panels * columns)
-    return columns, single, bias, scale, scale + LANES
+    return columns, single, bias, scale, scale + _lines(1)
 
 
 @functools.lru_cache(1024)

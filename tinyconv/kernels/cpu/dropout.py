@@ -11,7 +11,7 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.blocks import pieces
-from tinyconv.kernels.cpu.stack import stack_array
+from tinyconv.kernels.cpu.stack import same_memory, stack_array
 from tinyconv.kernels.cpu.tasks import helper, kernel, run
 from tinyconv.kernels.reference.dropout import FIRST_SAMPLE, STEP, keep_threshold
 
@@ -83,7 +83,7 @@ def _share(s, task):
 
 @kernel
 def _dropout(task, out, x, _, __, numbers):
-    s, scale = Numbers(*to_fixed_tuple(numbers, COUNT)), np.float32(numbers.view(np.float64)[COUNT - 1])
+    s, scale = Numbers(*to_fixed_tuple(numbers, COUNT)), np.float32(same_memory(numbers, np.float64)[COUNT - 1])
     keep = stack_array(CHUNK, np.bool_)
     first, last = _share(s, task)
     for chunk in range(first, last):
@@ -95,7 +95,7 @@ def _dropout(task, out, x, _, __, numbers):
 
 @kernel
 def _dropout_pooled(task, out, _, argmax, __, numbers):
-    s, scale = Numbers(*to_fixed_tuple(numbers, COUNT)), np.float32(numbers.view(np.float64)[COUNT - 1])
+    s, scale = Numbers(*to_fixed_tuple(numbers, COUNT)), np.float32(same_memory(numbers, np.float64)[COUNT - 1])
     keep = stack_array(CHUNK, np.bool_)
     first, last = _share(s, task)
     for chunk in range(first, last):

@@ -27,7 +27,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from tinyconv.kernels.cpu.copying import fill
 from tinyconv.kernels.cpu.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image
-from tinyconv.kernels.cpu.stack import stack_array
+from tinyconv.kernels.cpu.stack import same_memory, stack_array
 from tinyconv.kernels.cpu.tasks import helper, kernel
 from tinyconv.kernels.cpu.tile import (
     pixel_offsets,
@@ -120,7 +120,7 @@ def _list_winners(work, at, dout, argmax, s, first, images, f, row_size, image_s
     At ``at`` are the lengths of the lists, then the sums of their gradients, then all pixels, and ``gap`` behind each
     pixel its gradient. Returns where the first list of pixels begins, how far apart lists are, and the gap.
     """
-    integers, scale = work.view(np.int32), work[s.scale]
+    integers, scale = same_memory(work, np.int32), work[s.scale]
     windows, count = s.PH * s.PW, min(LANES, s.F - f)
     sums, lists, room = at + LANES, at + 2 * LANES, images * windows
     fill(work, at, 2 * LANES, np.float32(0))  # the bits of the float 0 are those of the integer 0
@@ -219,7 +219,7 @@ def make_filters_sparse(R, V):
     @helper
     def add_pixels(work, total, source, origin, row_size, KH, run, first, count, gap):
         """Add to a filter's gradient the pixels of a list of ``count`` entries."""
-        integers = work.view(np.int32)
+        integers = same_memory(work, np.int32)
         for k in range(0, KH, R):
             for i in range(0, run, V * LANES):
                 pixels = origin + k * row_size + i
@@ -237,7 +237,7 @@ def make_filters_sparse(R, V):
         part, f = task // blocks, task % blocks * LANES
         total = s.sums + task * s.sum_size
         fill(work, total, s.sum_size, np.float32(0))
-        integers = work.view(np.int32)
+        integers = same_memory(work, np.int32)
         own = s.scratch + numba.get_thread_id() * s.scratch_size
         copy, bias = own + list_size(IMAGES * windows), total + s.KH * run * LANES
         last = (part + 1) * s.N // s.parts
@@ -287,7 +287,7 @@ def filters_patch(task, dout, x, argmax, work, numbers):
 def _stage(work, at, dout, argmax, s, n, f, bias):
     """Image n's gradient of LANES filters from f on, scaled and 0 where nothing won, to ``work[at:]``, (windows,
     LANES), and behind it the winners, as integers. The gradients are also added to ``work[bias:]``."""
-    integers = work.view(np.int32)
+    integers = same_memory(work, np.int32)
     windows, count, scale = s.PH * s.PW, min(LANES, s.F - f), work[s.scale]
     place, winners = n * windows * s.F + f, at + windows * LANES
     for _ in range(windows):
@@ -312,7 +312,7 @@ def make_filters_dense(R):
         part, block, K = task // blocks, task % blocks, s.KH * run
         total = s.sums + task * s.sum_size
         fill(work, total, s.sum_size, np.float32(0))
-        integers, zero = work.view(np.int32), vector_fill(np.float32(0))
+        integers, zero = same_memory(work, np.int32), vector_fill(np.float32(0))
         at = s.scratch + numba.get_thread_id() * s.scratch_size
         for n in range(part * s.N // s.parts, (part + 1) * s.N // s.parts):
             copy = at + 2 * windows * LANES

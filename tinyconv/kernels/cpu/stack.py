@@ -1,4 +1,5 @@
-"""Small arrays that live on the stack of the running thread: scratch that costs nothing to get and is never shared."""
+"""Memory seen in other ways than as the arrays of the caller: small arrays on the stack of the running thread, scratch
+that costs nothing to get and is never shared; and the same memory as numbers of another type."""
 
 from typing import Any
 
@@ -32,3 +33,20 @@ def _stack_array(typingctx, size, dtype):
 
 
 stack_array: Any = intrinsic(prefer_literal=True)(_stack_array)
+
+
+@intrinsic
+def same_memory(typing_context, array, dtype):
+    """A 1-D array's memory as numbers of another type of the same size: ``array.view(dtype)``, but quick to compile."""
+    array_type = types.Array(dtype.dtype, 1, "C")
+
+    def write(context, builder, signature, arguments):
+        from numba.np.arrayobj import make_array, populate_array
+
+        given = context.make_array(array)(context, builder, arguments[0])
+        seen = make_array(array_type)(context, builder)
+        data = builder.bitcast(given.data, seen.data.type)
+        populate_array(seen, data, given.shape, given.strides, given.itemsize, given.meminfo)
+        return seen._getvalue()
+
+    return array_type(array, dtype), write

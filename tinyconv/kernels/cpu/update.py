@@ -6,6 +6,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.blocks import blocks, by_size, pieces, span
 from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.stack import same_memory
 from tinyconv.kernels.cpu.tasks import kernel, run
 from tinyconv.kernels.reference.dropout import STEP
 
@@ -14,9 +15,12 @@ TWO = np.float32(2)
 
 @kernel
 def _adam(task, params, m, v, grads, numbers):
-    rate, step_size, rest_1, rest_2, epsilon, weight_decay, tasks, _ = to_fixed_tuple(numbers.view(np.float32), 8)
+    values = to_fixed_tuple(same_memory(numbers, np.float64), 7)
+    rate, step_size, rest_1 = np.float32(values[0]), np.float32(values[1]), np.float32(values[2])
+    rest_2, epsilon, weight_decay = np.float32(values[3]), np.float32(values[4]), np.float32(values[5])
+    tasks = int(values[6])
     count = blocks(params.size)
-    for block in range(task * count // int(tasks), (task + 1) * count // int(tasks)):
+    for block in range(task * count // tasks, (task + 1) * count // tasks):
         start, stop = span(block, params.size)
         theta, first, second, gradient = params[start:stop], m[start:stop], v[start:stop], grads[start:stop]
         for i in range(theta.size):
@@ -33,8 +37,8 @@ def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, ep
     rate = learning_rate[0]
     step_size = rate * np.float32((1 - beta_2**t) ** 0.5 / (1 - beta_1**t))
     tasks = pieces(params.size)
-    numbers = rate, step_size, 1 - beta_1, 1 - beta_2, epsilon, weight_decay, tasks, 0
-    run(_adam, tasks, params, m, v, grads, np.array(numbers, np.float32).view(np.int64))
+    numbers = rate, step_size, 1 - beta_1, 1 - beta_2, epsilon, weight_decay, tasks
+    run(_adam, tasks, params, m, v, grads, np.array(numbers, np.float64).view(np.int64))
 
 
 @by_size()
