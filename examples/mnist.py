@@ -19,10 +19,13 @@ from tinyconv import layers
 def main() -> None:
     options = parse_options()
     started = time.perf_counter()
-    if options.seed is not None:
-        keras.utils.set_random_seed(options.seed)
-    if options.threads is not None:
-        keras.set_threads(options.threads)
+    try:
+        if options.seed is not None:
+            keras.utils.set_random_seed(options.seed)
+        if options.threads is not None:
+            keras.set_threads(options.threads)
+    except ValueError as error:  # the message says what is possible
+        raise SystemExit(str(error)) from None
 
     # The data: images as numbers from 0 (paper) to 1 (ink), with one channel (three if they have colours), and for each
     # image a row with a 1 at its class: label 3 of 10 classes is [0, 0, 0, 1, 0, 0, 0, 0, 0, 0].
@@ -123,3 +126,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         raise SystemExit("Stopped.") from None
+    except RuntimeError as error:  # this backend cannot run here; the message says why
+        raise SystemExit(str(error)) from None
