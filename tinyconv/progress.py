@@ -36,6 +36,11 @@ class Progress:
         self._began = time.perf_counter()
         self._columns: tuple[str, ...] = ()
 
+    @property
+    def is_live(self) -> bool:
+        """Whether :meth:`update` shows anything. If not, nobody need look up the values to hand it."""
+        return self._bar is not None
+
     def announce(self, text: str) -> None:
         """Say something that is not part of an epoch, for example that kernels are being compiled."""
         if self.silent:

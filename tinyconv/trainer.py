@@ -265,7 +265,7 @@ class Trainer:
                 if after:
                     self.sync_model()
                     self.batch_hook(callbacks, "on_train_batch_end", batch, self.logs(done))
-                if time.perf_counter() - drawn > REDRAW:
+                if progress.is_live and time.perf_counter() - drawn > REDRAW:
                     drawn = time.perf_counter()
                     progress.update(done, self.logs(done))
                 if self.model.stop_training:
