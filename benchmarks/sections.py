@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from benchmarks.report import Result
 from benchmarks.worker import ROOT, Worker
 
 BATCH = 128
+LEARNT = 0.3  # a loss from which chance may lead upwards again
 PART = 6_000  # a ninth of the training images, with the same ragged last batch: 54,000 and 6,000 are both 112 mod 128
 
 
@@ -75,10 +78,10 @@ class Session:
     def samples(self, count: int, quick: int = 256) -> int:
         return quick if self.quick else count
 
-    def start(self, contender: Contender) -> Worker:
+    def start(self, contender: Contender, keep_memory: bool = True) -> Worker:
         """A new process for a contender, with the data."""
         ours = {"backend": self.backend} if contender is peers.TINYCONV else {}
-        worker = contender.start(self.threads, **ours)
+        worker = contender.start(self.threads, keep_memory, **ours)
         worker.call("load", folder=str(self.folder))
         return worker
 
@@ -101,7 +104,7 @@ class Session:
         (first_time, first), (second_time, second) = (
             worker.call("train", samples=some, batch_size=batch_size) for _ in range(2)
         )
-        if not second < first:
+        if not (second < first or second < LEARNT):
             raise AssertionError(f"{contender.name} does not learn: its loss went from {first} to {second}.")
         if first_time - second_time > 1:
             compiling = first_time - second_time
@@ -177,18 +180,27 @@ def conv(s: Session) -> list[Result]:
     torch = [c for c in s.contenders if c in (peers.TORCH, peers.TORCH_CHANNELS_LAST)]
     contenders = [peers.TINYCONV, *torch]
     peak = sgemm_peak(s, contenders)
+    raced: dict[tuple[network.Convolution, str], dict[str, Timing]] = {}
     shapes = [c._replace(N=2) for c in network.CONVOLUTIONS[:2]] if s.quick else network.CONVOLUTIONS
-    results = []
     for shape in shapes:
         check_convolution(s, shape, contenders)
         for what in network.PASSES:
             at_least = s.samples(100, 1) / 1000
-            times = s.race(contenders, lambda w: w.call("convolve", shape=shape, what=what, at_least=at_least))  # noqa: B023
-            speed = shape.flops / times[peers.TINYCONV.name].median
-            result = against_fastest("conv", f"{what}, {shape.name}", times, 0.8)
-            share = f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of sgemm's peak"
-            results.append(Result(**{**result.__dict__, "ours": f"{result.ours}, {share}"}))
+            turn = functools.partial(convolve, shape=shape, what=what, at_least=at_least)
+            raced[shape, what] = s.race(contenders, turn)
+    peak = max(peak, sgemm_peak(s, contenders))  # before and after: processors change their clock
+    results = []
+    for (shape, what), times in raced.items():
+        speed = shape.flops / times[peers.TINYCONV.name].median
+        result = against_fastest("conv", f"{what}, {shape.name}", times, 0.8)
+        share = f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of sgemm's peak"
+        results.append(replace(result, ours=f"{result.ours}, {share}"))
     return conv_summary(s, results, shapes, peak) + results
+
+
+def convolve(worker: Worker, **arguments: Any) -> float:
+    """A turn of one pass of a convolution."""
+    return worker.call("convolve", **arguments)
 
 
 def conv_summary(s: Session, results: list[Result], shapes: Sequence[network.Convolution], peak: float) -> list[Result]:
@@ -217,7 +229,7 @@ def sgemm_peak(s: Session, contenders: Sequence[Contender]) -> float:
     """The machine's speed in FLOP/s: the fastest large product of matrices that anybody achieves."""
     size = s.samples(2048, 128)
     times = s.race(contenders, lambda w: w.call("matrix_product", size=size))
-    best = min(min(timing.seconds) for timing in times.values())
+    best = min(min(timing.seconds) for timing in times.values())  # the peak is the best, not the usual
     return 2 * size**3 / best
 
 
@@ -320,7 +332,7 @@ def memory(s: Session) -> list[Result]:
         found["tinyconv"] = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / mib
     for contender in (peers.TINYCONV, peers.KERAS_TENSORFLOW):
         if contender.name not in found and contender in [peers.TINYCONV, *s.contenders]:
-            with s.start(contender) as worker:
+            with s.start(contender, keep_memory=False) as worker:
                 samples = s.samples(network.TRAINING_SAMPLES)
                 worker.call("train", samples=samples, batch_size=BATCH)
                 worker.call("outputs", samples=min(samples, 10_000))

@@ -27,8 +27,8 @@ class Contender:
     def missing(self) -> list[str]:
         return [package for package in self.needs if importlib.util.find_spec(package) is None]
 
-    def start(self, threads: int, **arguments: Any) -> Worker:
-        return Worker(self.peer, threads, {}, {**self.arguments, **arguments})
+    def start(self, threads: int, keep_memory: bool = True, **arguments: Any) -> Worker:
+        return Worker(self.peer, threads, keep_memory, {**self.arguments, **arguments})
 
 
 TINYCONV = Contender("tinyconv", "tiny:Tinyconv", ("tinyconv",))

@@ -29,7 +29,10 @@ class PyTorch(Peer):
 
     def build(self) -> None:
         torch.manual_seed(0)
-        self.images = torch.from_numpy(self.x).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
+        images = torch.from_numpy(self.x).reshape(
+            -1, 1, 28, 28
+        )  # one channel: permute would leave its stride ambiguous
+        self.images = images.contiguous(memory_format=self.format)
         self.labels = torch.from_numpy(self.y)
         module = nn.Sequential(
             nn.Conv2d(1, 32, 3),
