@@ -182,7 +182,9 @@ def draw_targets(axes, held: list[Result]) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     ticks = [
-        t for t in (0.25, 0.5, 1, 2, 4, 8, 16) if min(r.margin for r in held) / 2 < t < 2 * max(r.margin for r in held)
+        t
+        for t in (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20)
+        if min(r.margin for r in held) / 1.5 < t < 1.5 * max(r.margin for r in held)
     ]
     axes.set_xticks(ticks, [f"{t:g}x" for t in ticks])
     axes.minorticks_off()
