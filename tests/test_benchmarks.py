@@ -17,7 +17,8 @@ from benchmarks.worker import ROOT
 
 def run(*command):
     """A command in the repository's root; its output."""
-    environment = {**os.environ, "MPLBACKEND": "Agg"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # not xdist's
+    environment = {**inherited, "MPLBACKEND": "Agg"}
     done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

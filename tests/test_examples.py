@@ -1,5 +1,6 @@
 """The examples, run as a user runs them."""
 
+import functools
 import os
 import re
 import runpy
@@ -80,7 +81,9 @@ def test_mnist_refuses(arguments, message):
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_ctrl_c_keeps_what_there_is(tmp_path):
     arguments = [*MNIST, "--epochs", "1000", "--report", str(tmp_path / "report.png")]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores Ctrl-C
+    process = subprocess.Popen(arguments, preexec_fn=heed, **pipes)
     try:
         printed = []
         for line in process.stdout:

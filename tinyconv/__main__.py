@@ -176,9 +176,9 @@ def warmup(options: argparse.Namespace) -> Result:
 def _train_every_layer(backend: str) -> None:
     """Train, evaluate and predict with everything there is, for a step or two."""
     x, y = made_up(20)
-    stacks = [
-        network((28, 28, 1), 10).layers,
+    everything_else = tinyconv.Sequential(
         [
+            tinyconv.Input(x.shape[1:]),
             layers.Conv2D(8, 3, strides=2, padding="same", kernel_regularizer="l2"),
             layers.BatchNormalization(),
             layers.LeakyReLU(),
@@ -190,10 +190,9 @@ def _train_every_layer(backend: str) -> None:
             layers.Dense(10, activation="tanh"),
             layers.Dropout(0.5),
             layers.Dense(10, activation="softmax"),
-        ],
-    ]
-    for stack, optimizer in zip(stacks, ("adam", "sgd"), strict=True):
-        model = tinyconv.Sequential([tinyconv.Input(x.shape[1:]), *stack])
+        ]
+    )
+    for model, optimizer in ((network(x.shape[1:], 10), "adam"), (everything_else, "sgd")):
         top = tinyconv.metrics.SparseTopKCategoricalAccuracy(3)
         model.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy", top], backend=backend)
         model.fit(x, y, batch_size=16, epochs=1, verbose=0, validation_data=(x, y))
