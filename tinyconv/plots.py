@@ -129,7 +129,7 @@ def saliency(model: "Sequential", image: np.ndarray, label: int | None = None) -
     gradient = np.abs(explain.input_gradient(model, image[None], [label])[0]).max(axis=-1)
     figure = report.need_matplotlib()(figsize=(7, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.imshow(report._displayable(image), cmap="gray_r")
+    left.imshow(report.displayable(image), cmap="gray_r")
     left.set_title(f"the network says {predicted}", fontsize=10)
     right.imshow(gradient, cmap="magma")
     right.set_title(f"which pixels matter to {label}", fontsize=10)

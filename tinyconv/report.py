@@ -136,11 +136,11 @@ def draw_mistakes(
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, i in zip(axes.flat, worst, strict=False):
-        ax.imshow(_displayable(x[i]), cmap="gray_r")
+        ax.imshow(displayable(x[i]), cmap="gray_r")
         ax.set_title(f"is {names[y[i]]}\nsaid {names[said[i]]} ({sure[i]:.0%})", fontsize=9, color=WRONG, pad=3)
 
 
-def _displayable(image: np.ndarray) -> np.ndarray:
+def displayable(image: np.ndarray) -> np.ndarray:
     """One channel as (height, width), three as they are; others show their first."""
     if image.ndim == 3 and image.shape[-1] != 3:
         image = image[..., 0]

@@ -9,8 +9,6 @@ import numpy as np
 from tinyconv.arena import Arena
 from tinyconv.kernels import memory
 
-STEP, CURSOR, FIRST_SAMPLE = 0, 1, 2  # what stands where in ``counters``
-
 
 class State:
     """Parameters, gradients, moments, moving statistics, counters and totals.

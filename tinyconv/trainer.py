@@ -18,12 +18,13 @@ import numpy as np
 from tinyconv.arena import Arena, Shape, Storage
 from tinyconv.callbacks import CallbackList
 from tinyconv.callbacks.base import Position
+from tinyconv.kernels.reference.dropout import CURSOR, FIRST_SAMPLE, STEP
 from tinyconv.losses import Loss
 from tinyconv.metrics import Metric
 from tinyconv.optimizers import Optimizer
 from tinyconv.plan import PHASES, Plan, lower
 from tinyconv.progress import Progress
-from tinyconv.state import CURSOR, FIRST_SAMPLE, STEP, State
+from tinyconv.state import State
 
 if TYPE_CHECKING:
     from tinyconv.model import Sequential
