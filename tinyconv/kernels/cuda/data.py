@@ -1,7 +1,7 @@
 """Moving samples between the data set and the batch, all of it on the device."""
 
 from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, divided, float32, launch
-from tinyconv.kernels.cuda.dropout import CURSOR, STEP
+from tinyconv.kernels.reference.dropout import CURSOR, STEP
 
 
 def gather_rows(out, x, order, counters):

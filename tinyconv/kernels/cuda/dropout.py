@@ -3,8 +3,7 @@
 import numpy as np
 
 from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, float32, inlined, launch
-
-STEP, CURSOR, FIRST_SAMPLE = 0, 1, 2  # what stands where in ``counters``
+from tinyconv.kernels.reference.dropout import FIRST_SAMPLE, STEP
 
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
