@@ -53,8 +53,8 @@ def plan(out_shape, x_shape, w_shape, padding):
         pieces = winograd.shares(N, F)
     scratch_size = _lines(max(needs) + LANES)
     sums = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
-    parts, sum_size = sparse.parts_of(N, F), _lines(sparse.sum_size(w_shape))
-    end = sums + parts * -(-F // LANES) * sum_size
+    parts, sum_size = sparse.parts_of(N, w_shape), _lines(sparse.sum_size(w_shape))
+    end = sums + parts * -(-F // sparse.block_of(w_shape)) * sum_size
     places = (single, bias, scale, scratch, scratch_size, sums, sum_size, end)
     return Step(N, PH, PW, F, H, W, C, KH, KW, *padding, pieces, parts, *places)
 
@@ -120,7 +120,7 @@ def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, paddin
     step = plan(*shapes)
     work[step.scale] = scale
     sum_filters, adding = _gradient_of_filters(*shapes)
-    run(sum_filters, step.parts * -(-step.F // LANES), dout, x, argmax, work, numbers(*shapes))
+    run(sum_filters, step.parts * -(-step.F // sparse.block_of(w.shape)), dout, x, argmax, work, numbers(*shapes))
     run(sparse.add_parts, -(-step.KH * step.KW * step.C // LANES), dw, db, _NOTHING, work, adding)
     if dx.size:
         kernel = sparse.make_pixels(*sparse.pixel_tile(w.shape))
@@ -134,13 +134,14 @@ def _gradient_of_filters(out_shape, x_shape, w_shape, padding):
     KH, KW, C, F = w_shape
     K = KH * KW * C
     if sparse.is_sparse(w_shape):
-        kernel, strides = sparse.make_filters_sparse(*sparse.sparse_tile(KH, KW * C)), (K, 1, K * LANES)
+        kernel, strides = sparse.make_filters_sparse(*sparse.sparse_tile(KH, KW * C)), (K, 1, K * sparse.GROUP)
     elif sparse.is_patch(w_shape):
         kernel, strides = sparse.filters_patch, (1, LANES, K * LANES)
     else:
         kernel, strides = sparse.make_filters_dense(sparse.dense_rows(K)), (1, LANES, step.sum_size - LANES)
-    part_size = -(-F // LANES) * step.sum_size
-    return kernel, np.array([K, F, step.parts, step.sums, part_size, step.sum_size, *strides])
+    width = sparse.block_of(w_shape)
+    part_size = -(-F // width) * step.sum_size
+    return kernel, np.array([K, F, width, step.parts, step.sums, part_size, step.sum_size, *strides])
 
 
 @functools.cache

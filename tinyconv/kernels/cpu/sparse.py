@@ -4,11 +4,12 @@ Behind a 2 x 2 pooling at most one of four convolution outputs has a gradient, a
 none has: early in training about a third of the pooled gradients are not zero, later a tenth. So the kernels here turn
 "has a gradient" into the bits of an integer, and walk the bits that are set.
 
-* ``make_pixels`` (dx): a winner adds its filter, times its gradient, to the pixels that it saw. (To list the winners
-  of each pixel first, and keep the pixels in registers, is no faster: the lists are as short as a mispredicted branch.)
+* ``make_pixels`` (dx): the winners at one of the four positions of a window all saw the same pixels. These are kept in
+  registers while every such winner adds its filter, times its gradient, to them.
 * ``make_filters_sparse`` (dw, where rows of a filter are whole vectors): a winner adds the pixels that it saw, times
   its gradient, to its filter's. The winners of a few images are first listed filter by filter; while a list is walked,
-  the filter's gradient stays in registers.
+  the filter's gradient stays in registers. All filters of a block take their turn on the same few images, which are
+  so read once from memory.
 * ``filters_patch`` (dw, 3 x 3 filters of one channel, where a vector has 16 lanes): the 4 x 4 pixels that a window sees
   are one register, from which each lane picks the pixel that its winner saw.
 * ``make_filters_dense`` (dw, any shape): for each of the four positions the gradient, with the other positions' winners
@@ -24,7 +25,7 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.copying import fill
+from tinyconv.kernels.cpu.copying import add, fill
 from tinyconv.kernels.cpu.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image
 from tinyconv.kernels.cpu.stack import same_memory, stack_array
@@ -47,12 +48,17 @@ from tinyconv.kernels.cpu.window import patch_load, tile_add_chosen, tile_multip
 
 GROUP = 64  # filters whose winners are the bits of one integer
 IMAGES = 4  # whose winners are listed together for dw: longer lists, but more that does not fit the cache
-TASKS = 16  # of dw, where the batch allows: parts of the batch times blocks of filters
+TASKS = 16  # of dw, where the batch allows: parts of the batch times blocks of filters (see block_of)
 
 
-def parts_of(N, F):
+def parts_of(N, w_shape):
     """In how many parts of the batch dw is summed."""
-    return min(N, -(-TASKS // -(-F // LANES)))
+    return min(N, -(-TASKS // -(-w_shape[3] // block_of(w_shape))))
+
+
+def block_of(w_shape):
+    """Filters of a block: as many as have a bit in an integer, or a vector's lanes."""
+    return GROUP if is_sparse(w_shape) else LANES
 
 
 def sparse_tile(KH, run):
@@ -79,11 +85,11 @@ def is_patch(w_shape):
 
 
 def sum_size(w_shape):
-    """Floats of one partial sum of a block of LANES filters: their gradients, and those of their biases."""
+    """Floats of one partial sum of a block of filters: their gradients, and those of their biases."""
     KH, KW, C, F = w_shape
     K = KH * KW * C
-    R = dense_rows(K)
-    return (-(-K // R) * R + 1) * LANES
+    R = 1 if is_sparse(w_shape) else dense_rows(K)
+    return (-(-K // R) * R + 1) * block_of(w_shape)
 
 
 def dense_rows(K):
@@ -95,7 +101,7 @@ def dense_rows(K):
 @helper
 def list_size(windows):
     """Floats that the lists of the winners of so many windows need; the dense kernel's gradient needs no more."""
-    return 2 * LANES + 2 * windows * LANES
+    return 2 * GROUP + 2 * windows * GROUP
 
 
 @helper
@@ -113,17 +119,35 @@ def _alive(dout, argmax, place, count):
 
 
 @helper
+def _alive_by_position(dout, argmax, place, count):
+    """The same, apart for each of the four positions of a winner."""
+    alive, whole = _alive(dout, argmax, place, count), count // LANES * LANES
+    first, second, third = np.int64(0), np.int64(0), np.int64(0)
+    for i in range(0, whole, LANES):
+        winner = vector_load(argmax, place + i)
+        first |= vector_bits(winner == vector_fill(np.int32(0))) << i
+        second |= vector_bits(winner == vector_fill(np.int32(1))) << i
+        third |= vector_bits(winner == vector_fill(np.int32(2))) << i
+    for i in range(whole, count):
+        winner = argmax[place + i]
+        first |= np.int64(winner == 0) << i
+        second |= np.int64(winner == 1) << i
+        third |= np.int64(winner == 2) << i
+    return alive & first, alive & second, alive & third, alive & ~(first | second | third)
+
+
+@helper
 def _list_winners(work, at, dout, argmax, s, first, images, f, row_size, image_size):
-    """The winners of up to LANES filters, from f on, in ``images`` images, from ``first`` on: for each filter a list of
+    """The winners of up to GROUP filters, from f on, in ``images`` images, from ``first`` on: for each filter a list of
     the first pixels that they saw, relative to the first image, and a list of their gradients.
 
     At ``at`` are the lengths of the lists, then the sums of their gradients, then all pixels, and ``gap`` behind each
     pixel its gradient. Returns where the first list of pixels begins, how far apart lists are, and the gap.
     """
     integers, scale = same_memory(work, np.int32), work[s.scale]
-    windows, count = s.PH * s.PW, min(LANES, s.F - f)
-    sums, lists, room = at + LANES, at + 2 * LANES, images * windows
-    fill(work, at, 2 * LANES, np.float32(0))  # the bits of the float 0 are those of the integer 0
+    windows, count = s.PH * s.PW, min(GROUP, s.F - f)
+    sums, lists, room = at + GROUP, at + 2 * GROUP, images * windows
+    fill(work, at, 2 * GROUP, np.float32(0))  # the bits of the float 0 are those of the integer 0
     place = first * windows * s.F + f
     for image in range(images):
         for i in range(s.PH):
@@ -137,10 +161,10 @@ def _list_winners(work, at, dout, argmax, s, first, images, f, row_size, image_s
                     entry = lists + lane * room + np.int64(integers[at + lane])
                     integers[at + lane] += np.int32(1)
                     integers[entry] = np.int32(pixel + (winner >> 1) * row_size + (winner & 1) * s.C)
-                    work[entry + room * LANES] = gradient
+                    work[entry + room * GROUP] = gradient
                     work[sums + lane] += gradient
                 place += s.F
-    return lists, room, room * LANES
+    return lists, room, room * GROUP
 
 
 @helper
@@ -160,16 +184,24 @@ def make_pixels(R, V, whole):
     """The kernel of dx with R x V vectors of a filter at once; ``whole``: its rows are whole vectors."""
 
     @helper(forceinline=True)
-    def add_filter(canvas, pixel, row_size, gradient, work, filter_, KH, run):
-        """Add a filter, times the gradient of its winner, to the pixels that it saw."""
+    def add_filters(canvas, pixel, row_size, bits, dout, place, scale, work, filters, KH, run):
+        """Add filters, those whose bits are set, times their gradients to the pixels that they saw."""
+        size = KH * run
         for k in range(0, KH, R):
             for i in range(0, run, V * LANES if whole else run):
-                to, weights = pixel + k * row_size + i, filter_ + k * run + i
+                to, weights, left = pixel + k * row_size + i, filters + k * run + i, bits
                 if whole:
                     tile = tile_load(canvas, to, row_size, R, V)
-                    tile_store(tile_add_scaled(tile, gradient, work, weights, run), canvas, to, row_size)
+                    while left:
+                        f = trailing_zeros(left)
+                        left &= left - 1
+                        tile = tile_add_scaled(tile, dout[place + f] * scale, work, weights + f * size, run)
+                    tile_store(tile, canvas, to, row_size)
                 else:
-                    _add_scaled(canvas, to, gradient, work, weights, run)
+                    while left:
+                        f = trailing_zeros(left)
+                        left &= left - 1
+                        _add_scaled(canvas, to, dout[place + f] * scale, work, weights + f * size, run)
 
     @kernel
     def gradient_of_pixels(task, dx, dout, argmax, work, numbers):
@@ -188,14 +220,13 @@ def make_pixels(R, V, whole):
             for j in range(s.PW):
                 window = origin + 2 * i * row_size + 2 * j * s.C
                 for f in range(0, s.F, GROUP):
-                    bits = _alive(dout, argmax, place + f, min(GROUP, s.F - f))
-                    while bits:
-                        filter_ = f + trailing_zeros(bits)
-                        bits &= bits - 1
-                        winner = np.int64(argmax[place + filter_])
-                        pixel = window + (winner >> 1) * row_size + (winner & 1) * s.C
-                        gradient = dout[place + filter_] * scale
-                        add_filter(canvas, pixel, row_size, gradient, work, s.single + filter_ * s.KH * run, s.KH, run)
+                    winners = _alive_by_position(dout, argmax, place + f, min(GROUP, s.F - f))
+                    for position in range(4):
+                        bits = winners[position]
+                        if bits:
+                            pixel = window + (position >> 1) * row_size + (position & 1) * s.C
+                            filters = s.single + f * s.KH * run
+                            add_filters(canvas, pixel, row_size, bits, dout, place + f, scale, work, filters, s.KH, run)
                 place += s.F
         if padded:
             _take_inside(dx, s, n, work, origin, height, width)
@@ -231,23 +262,23 @@ def make_filters_sparse(R, V):
 
     @kernel
     def filters_sparse(task, dout, x, argmax, work, numbers):
-        """A partial sum of dw and db: one part of the batch, one block of LANES filters."""
+        """A partial sum of dw and db: one part of the batch, one block of GROUP filters."""
         s = Step(*to_fixed_tuple(numbers, COUNT))
-        blocks, windows, run, height = -(-s.F // LANES), s.PH * s.PW, s.KW * s.C, 2 * s.PH + s.KH - 1
-        part, f = task // blocks, task % blocks * LANES
+        blocks, windows, run, height = -(-s.F // GROUP), s.PH * s.PW, s.KW * s.C, 2 * s.PH + s.KH - 1
+        part, f = task // blocks, task % blocks * GROUP
         total = s.sums + task * s.sum_size
         fill(work, total, s.sum_size, np.float32(0))
         integers = same_memory(work, np.int32)
         own = s.scratch + numba.get_thread_id() * s.scratch_size
-        copy, bias = own + list_size(IMAGES * windows), total + s.KH * run * LANES
+        copy, bias = own + list_size(IMAGES * windows), total + s.KH * run * GROUP
         last = (part + 1) * s.N // s.parts
         for n in range(part * s.N // s.parts, last, IMAGES):
             images = min(IMAGES, last - n)
             copied, origin, row_size, image_size = read_image(s, x, n, images, -s.top, height, work, copy)
             source = work if copied else x
             lists, room, gap = _list_winners(work, own, dout, argmax, s, n, images, f, row_size, image_size)
-            vector_store(vector_load(work, bias) + vector_load(work, own + LANES), work, bias)
-            for lane in range(LANES):
+            add(work, bias, work, own + GROUP, GROUP)
+            for lane in range(GROUP):
                 count, first = np.int64(integers[own + lane]), lists + lane * room
                 if count:
                     place = total + lane * s.KH * run
@@ -342,13 +373,13 @@ def add_parts(task, dw, db, _, work, numbers):
     In a partial sum, number k of filter ``lane`` stands at ``lane * filter_step + k * number_step``, and its bias at
     ``bias + lane``.
     """
-    K, F, parts, sums, part_size, sum_size, filter_step, number_step, bias = to_fixed_tuple(numbers, 9)
+    K, F, width, parts, sums, part_size, sum_size, filter_step, number_step, bias = to_fixed_tuple(numbers, 10)
     first = task * LANES
     count = min(LANES, K - first)
     total = stack_array(LANES, np.float32)
     for f in range(F):
-        block = sums + f // LANES * sum_size
-        place = block + f % LANES * filter_step + first * number_step
+        block = sums + f // width * sum_size
+        place = block + f % width * filter_step + first * number_step
         fill(total, 0, LANES, np.float32(0))
         for _ in range(parts):
             if number_step == 1 and count == LANES:
@@ -362,4 +393,4 @@ def add_parts(task, dw, db, _, work, numbers):
         if task == 0:
             db[f] = np.float32(0)
             for part in range(parts):
-                db[f] += work[block + bias + f % LANES + part * part_size]
+                db[f] += work[block + bias + f % width + part * part_size]
