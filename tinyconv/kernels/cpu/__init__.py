@@ -58,9 +58,10 @@ from tinyconv.kernels.cpu.pool import (
     max_pool2d_backward,
     max_pool2d_forward,
 )
+from tinyconv.kernels.cpu.tasks import record  # noqa: F401
 from tinyconv.kernels.cpu.threads import get_threads, threading_layer
 from tinyconv.kernels.cpu.update import adam_update, l2_backward, l2_forward, sgd_update
-from tinyconv.kernels.memory import allocate, download, record, synchronize, upload  # noqa: F401  (the set's memory)
+from tinyconv.kernels.memory import allocate, download, synchronize, upload  # noqa: F401  (the set's memory)
 
 
 def describe() -> str:

@@ -7,8 +7,9 @@ multiplications and additions they run on whole vectors of numbers.
 import numpy as np
 from numba import prange
 
-from tinyconv.kernels.cpu.blocks import blocks, by_size, span
+from tinyconv.kernels.cpu.blocks import blocks, by_size, pieces, share, span
 from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
 
 LOG2_E = np.float32(1.44269504)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # ln 2 in two parts: the first has few bits
@@ -172,12 +173,19 @@ def softmax_row(out, x):
     return largest, total
 
 
-@by_size(cost=4)
+@kernel
+def _softmax(task, out, x, _, __, numbers):
+    C = numbers[2]
+    first, last = share(task, numbers[0], numbers[1])
+    for m in range(first, last):
+        softmax_row(out[m * C : (m + 1) * C], x[m * C : (m + 1) * C])
+
+
+@in_tasks
 def softmax_forward(out, x):
     """The rows in parallel."""
-    M, C = x.shape
-    for m in prange(M):
-        softmax_row(out[m], x[m])
+    tasks = pieces(x.size, cost=4)
+    run(_softmax, tasks, out, x, NOTHING, NOTHING, np.array([tasks, *x.shape]))
 
 
 @by_size(cost=4)

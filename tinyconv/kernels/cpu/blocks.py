@@ -16,7 +16,13 @@ SERIAL = 16384  # elements: below this, waking other threads (2 us, 20 on a busy
 
 def pieces(size, cost=1):
     """Into how many tasks to cut a job of so many elements, each ``cost`` times as dear as a simple one."""
-    return 1 if size * cost <= SERIAL else max(2, -(-size * cost // BLOCK))
+    return max(1, -(-size * cost // BLOCK))
+
+
+@jit
+def share(task, tasks, size):
+    """Where a task's part of ``size`` things begins, and where it ends."""
+    return task * size // tasks, (task + 1) * size // tasks
 
 
 @jit

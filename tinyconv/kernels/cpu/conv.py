@@ -24,7 +24,7 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.copying import add, copy, copy_panel, copy_window, fill, pack
-from tinyconv.kernels.cpu.tasks import helper, kernel, run
+from tinyconv.kernels.cpu.tasks import NOTHING, helper, in_tasks, kernel, run
 from tinyconv.kernels.cpu.tile import (
     LANES,
     pixel_offsets,
@@ -41,7 +41,6 @@ from tinyconv.kernels.cpu.tile import (
 CACHED = 96 * 1024  # floats that a task should read again and again, with a panel of filters beside: 3/8 of 1 MiB of L2
 TASKS = 16  # into how many tasks a kernel is cut where the shapes allow: enough for some cores, few enough to be cheap
 BIAS_ROWS = 4  # db is added up in four sums, pixel by pixel in turn: additions that need not wait for each other
-_NOTHING = np.zeros(0, np.float32)
 
 
 class Numbers(NamedTuple):
@@ -159,27 +158,30 @@ def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
     return plan(out_shape, x_shape, w_shape, strides, padding, dilation).size
 
 
+@in_tasks
 def conv2d_prepare(work, w):
     """Pack the filters, and the transposed filters behind them."""
     KH, KW, C, F = w.shape
     pack(work, w, KH * KW, tile_shape(F)[1] * LANES, tile_shape(C)[1] * LANES)
 
 
+@in_tasks
 def conv2d_forward(out, x, w, b, work, strides, padding, dilation, relu):
     """Parallel over images and bands of rows; in a task, tile by tile, and for each panel by panel."""
     numbers, tasks = plan(out.shape, x.shape, w.shape, strides, padding, dilation, bool(relu)).forward
     run(make_correlate(*tile_shape(w.shape[3])), tasks, out, x, b, work, numbers)
 
 
+@in_tasks
 def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
     """dw and db, parallel over panels and partial sums; then dx, as the forward."""
     KH, KW, C, F = w.shape
     cut = plan(dout.shape, x.shape, w.shape, strides, padding, dilation)
     R, V = tile_shape(F)
-    run(make_correlate_gradient(R, V), cut.dw[1], dout, x, _NOTHING, work, cut.dw[0])
-    run(make_add_parts(R, V), KH * KW + 1, dw, db, _NOTHING, work, cut.dw[0])
+    run(make_correlate_gradient(R, V), cut.dw[1], dout, x, NOTHING, work, cut.dw[0])
+    run(make_add_parts(R, V), KH * KW + 1, dw, db, NOTHING, work, cut.dw[0])
     if dx.size:
-        run(make_correlate(*tile_shape(C)), cut.dx[1], dx, dout, _NOTHING, work, cut.dx[0])
+        run(make_correlate(*tile_shape(C)), cut.dx[1], dx, dout, NOTHING, work, cut.dx[0])
 
 
 # Forward and dx -------------------------------------------------------------------------------------------------------

@@ -15,27 +15,25 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu import sparse, winograd
-from tinyconv.kernels.cpu.copying import copy_panel, fill
+from tinyconv.kernels.cpu.copying import copy, copy_panel, fill
 from tinyconv.kernels.cpu.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image
-from tinyconv.kernels.cpu.tasks import kernel, run
+from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
 from tinyconv.kernels.cpu.tile import pixel_offsets, tile_load, tile_multiply_add, tile_shape
 from tinyconv.kernels.cpu.window import tile_store_pooled, window_corners
 
 TASKS = 16  # forward: images times bands of pooled rows, where the shapes allow
-_NOTHING = np.zeros(0, np.float32)
 
 
 @functools.lru_cache(1024)
 def _filters(w_shape):
-    """Columns of a panel; and where in ``work`` the single filters, the bias, the scale and the rest begin."""
+    """Columns of a panel; and where in ``work`` the single filters, the bias and the rest begin."""
     KH, KW, C, F = w_shape
     columns = tile_shape(F)[1] * LANES
     panels, taps = -(-F // columns), 16 if winograd.applies(w_shape) else KH * KW
     single = panels * columns * taps * C
     bias = single + _lines(F * KH * KW * C)
-    scale = bias + _lines(panels * columns)
-    return columns, single, bias, scale, scale + _lines(1)
+    return columns, single, bias, bias + _lines(panels * columns)
 
 
 @functools.lru_cache(1024)
@@ -44,7 +42,7 @@ def plan(out_shape, x_shape, w_shape, padding):
     N, PH, PW, F = out_shape
     N, H, W, C = x_shape
     KH, KW, C, F = w_shape
-    columns, single, bias, scale, scratch = _filters(w_shape)
+    columns, single, bias, scratch = _filters(w_shape)
     image = (2 * PH + KH - 1) * (2 * PW + KW - 1) * C
     needs = [sparse.IMAGES * image + sparse.list_size.py_func(sparse.IMAGES * PH * PW)]
     pieces = min(PH, -(-TASKS // N))
@@ -55,14 +53,15 @@ def plan(out_shape, x_shape, w_shape, padding):
     sums = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
     parts, sum_size = sparse.parts_of(N, w_shape), _lines(sparse.sum_size(w_shape))
     end = sums + parts * -(-F // sparse.block_of(w_shape)) * sum_size
-    places = (single, bias, scale, scratch, scratch_size, sums, sum_size, end)
-    return Step(N, PH, PW, F, H, W, C, KH, KW, *padding, pieces, parts, *places)
+    places = (single, bias, scratch, scratch_size, sums, sum_size, end)
+    return Step(N, PH, PW, F, H, W, C, KH, KW, *padding, pieces, parts, *places, scale=0)
 
 
 @functools.lru_cache(1024)
-def numbers(out_shape, x_shape, w_shape, padding):
+def numbers(out_shape, x_shape, w_shape, padding, scale=1.0):
     """The ``Step`` of these shapes as the kernels read it."""
-    return np.array(plan(out_shape, x_shape, w_shape, padding))
+    step = plan(out_shape, x_shape, w_shape, padding)
+    return np.array(step._replace(scale=np.float64(scale).view(np.int64)))
 
 
 def _lines(size):
@@ -75,17 +74,18 @@ def conv2d_relu_max_pool2d_workspace(out_shape, x_shape, w_shape, padding):
     return plan(out_shape, x_shape, w_shape, padding).end
 
 
+@in_tasks
 def conv2d_relu_max_pool2d_prepare(work, w):
     """Pack or transform the filters, and put them one by one behind. Parallel over panels and blocks of channels."""
     prepare, tasks, sizes = _preparation(w.shape)
-    run(prepare, tasks, w, _NOTHING, _NOTHING, work, sizes)
+    run(prepare, tasks, w, NOTHING, NOTHING, work, sizes)
 
 
 @functools.lru_cache(1024)
 def _preparation(w_shape):
     """The kernel that prepares such filters, its number of tasks, and its numbers."""
     KH, KW, C, F = w_shape
-    columns, single, bias, _, _ = _filters(w_shape)
+    columns, single, bias, _ = _filters(w_shape)
     panels = -(-F // columns)
     if winograd.applies(w_shape):
         return winograd.prepare, panels * C // LANES, np.array([C, F, columns, single])
@@ -105,26 +105,34 @@ def _prepare(task, w, _, __, work, numbers):
             work[single + f * K + k] = w[k * F + f]
 
 
+@in_tasks
 def conv2d_relu_max_pool2d_forward(out, argmax, x, w, b, work, padding):
     """Winograd's products, or plain ones. Parallel over images, or pieces of them."""
     N, PH, PW, F = out.shape
     step = plan(out.shape, x.shape, w.shape, padding)
-    work[step.bias : step.bias + F] = b
+    settings = numbers(out.shape, x.shape, w.shape, padding)
+    run(_set_bias, 1, b, NOTHING, NOTHING, work, settings)
     make, shape = (make_winograd, (PH * PW, F)) if winograd.applies(w.shape) else (make_correlate_pool, (F,))
-    run(make(*shape), N * step.pieces, out, x, argmax, work, numbers(out.shape, x.shape, w.shape, padding))
+    run(make(*shape), N * step.pieces, out, x, argmax, work, settings)
 
 
+@kernel
+def _set_bias(task, b, _, __, work, numbers):
+    """The bias to where it is filled up with zeros."""
+    copy(work, Step(*to_fixed_tuple(numbers, COUNT)).bias, b, 0, b.size)
+
+
+@in_tasks
 def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, padding, scale):
     """dw and db, parallel over parts of the batch and blocks of filters; then dx, parallel over images."""
     shapes = dout.shape, x.shape, w.shape, padding
-    step = plan(*shapes)
-    work[step.scale] = scale
+    step, settings = plan(*shapes), numbers(*shapes, scale)
     sum_filters, adding = _gradient_of_filters(*shapes)
-    run(sum_filters, step.parts * -(-step.F // sparse.block_of(w.shape)), dout, x, argmax, work, numbers(*shapes))
-    run(sparse.add_parts, -(-step.KH * step.KW * step.C // LANES), dw, db, _NOTHING, work, adding)
+    run(sum_filters, step.parts * -(-step.F // sparse.block_of(w.shape)), dout, x, argmax, work, settings)
+    run(sparse.add_parts, -(-step.KH * step.KW * step.C // LANES), dw, db, NOTHING, work, adding)
     if dx.size:
         kernel = sparse.make_pixels(*sparse.pixel_tile(w.shape))
-        run(kernel, step.N, dx, dout, argmax, work, numbers(*shapes))
+        run(kernel, step.N, dx, dout, argmax, work, settings)
 
 
 @functools.lru_cache(1024)

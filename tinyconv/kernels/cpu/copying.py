@@ -8,10 +8,8 @@ import functools
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.tasks import helper, kernel, run
+from tinyconv.kernels.cpu.tasks import NOTHING, helper, kernel, run
 from tinyconv.kernels.cpu.tile import LANES, vector_load, vector_store
-
-_NOTHING = np.zeros(0, np.float32)
 
 
 @helper
@@ -75,7 +73,7 @@ def pack(work, w, taps, columns, columns_T):
     [panel][tap][f][columns of c]. Parallel over taps and blocks of channels."""
     C, F = w.shape[-2:]
     numbers = _numbers(taps, C, F, columns, columns_T)
-    run(_pack, taps * -(-C // columns_T), w, _NOTHING, _NOTHING, work, numbers)
+    run(_pack, taps * -(-C // columns_T), w, NOTHING, NOTHING, work, numbers)
 
 
 @functools.lru_cache(1024)

@@ -1,44 +1,71 @@
-"""Moving samples between the data set and the batch: parallel copies of rows."""
+"""Moving samples between the data set and the batch: copies of rows, in tasks."""
 
 import numpy as np
-from numba import prange
 
-from tinyconv.kernels.cpu.blocks import by_size, copy
-from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.blocks import copy, pieces, share
+from tinyconv.kernels.cpu.stack import same_memory
+from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
 from tinyconv.kernels.reference.dropout import CURSOR, STEP
 
 
-@by_size()
+@kernel
+def _gather_rows(task, out, x, order, counters, numbers):
+    tasks, N, D = numbers[0], numbers[1], numbers[2]
+    samples, cursor = same_memory(order, np.int64), same_memory(counters, np.int64)[CURSOR]
+    first, last = share(task, tasks, N)
+    for n in range(first, last):
+        place = samples[cursor + n] * D
+        copy(out[n * D : (n + 1) * D], x[place : place + D])
+
+
+@in_tasks
 def gather_rows(out, x, order, counters):
-    N, D = out.shape
-    cursor = counters[CURSOR]
-    for row in prange(N):
-        i = np.int64(row)
-        copy(out[i], x[order[cursor + i]])
+    tasks = pieces(out.size)
+    run(_gather_rows, tasks, out, x, order, counters, np.array([tasks, *out.shape]))
 
 
-@by_size()
+@kernel
+def _gather_one_hot(task, out, labels, order, counters, numbers):
+    tasks, N, C, per_sample = numbers[0], numbers[1], numbers[2], numbers[3]
+    samples, cursor = same_memory(order, np.int64), same_memory(counters, np.int64)[CURSOR]
+    classes = same_memory(labels, np.int64)
+    first, last = share(task, tasks, N)
+    for n in range(first, last):
+        row = out[n * C : (n + 1) * C]
+        for c in range(C):
+            row[c] = 0
+        row[classes[samples[cursor + n // per_sample] * per_sample + n % per_sample]] = 1
+
+
+@in_tasks
 def gather_one_hot(out, labels, order, counters):
-    N, C = out.shape
-    per_sample = labels.size // order.size
-    cursor = counters[CURSOR]
-    for row in prange(N):
-        i = np.int64(row)
-        sample = order[cursor + i // per_sample]
-        out[i] = 0
-        out[i, labels[sample * per_sample + i % per_sample]] = 1
+    tasks = pieces(out.size)
+    numbers = np.array([tasks, *out.shape, labels.size // order.size])
+    run(_gather_one_hot, tasks, out, labels, order, counters, numbers)
 
 
-@by_size(1)
+@kernel
+def _scatter_rows(task, result, x, counters, _, numbers):
+    tasks, N, D = numbers[0], numbers[1], numbers[2]
+    cursor = same_memory(counters, np.int64)[CURSOR]
+    first, last = share(task, tasks, N)
+    for n in range(first, last):
+        copy(result[(cursor + n) * D : (cursor + n + 1) * D], x[n * D : (n + 1) * D])
+
+
+@in_tasks
 def scatter_rows(result, x, counters):
-    N, D = x.shape
-    cursor = counters[CURSOR]
-    for row in prange(N):
-        i = np.int64(row)
-        copy(result[cursor + i], x[i])
+    tasks = pieces(x.size)
+    run(_scatter_rows, tasks, result, x, counters, NOTHING, np.array([tasks, *x.shape]))
 
 
-@jit
+@kernel
+def _advance(task, counters, _, __, ___, numbers):
+    now = same_memory(counters, np.int64)
+    now[STEP] += numbers[0]
+    now[CURSOR] += numbers[1]
+
+
+@in_tasks
 def advance(counters, steps, samples):
-    counters[STEP] += steps
-    counters[CURSOR] += samples
+    run(_advance, 1, counters, NOTHING, NOTHING, NOTHING, np.array([steps, samples]))

@@ -17,7 +17,7 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.copying import add, copy, copy_panel, fill, pack
-from tinyconv.kernels.cpu.tasks import kernel, run
+from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
 from tinyconv.kernels.cpu.tile import (
     LANES,
     REGISTERS,
@@ -31,7 +31,6 @@ from tinyconv.kernels.cpu.tile import (
 
 CACHED = 64 * 1024  # floats of packed weights that a task goes through for each tile: a quarter of 1 MiB of L2 cache
 TASKS = 16  # into how many tasks a kernel is cut where the shapes allow: enough for some cores, few enough to be cheap
-_NOTHING = np.zeros(0, np.float32)
 
 
 class Numbers(NamedTuple):
@@ -93,26 +92,29 @@ def dense_workspace(out_shape, x_shape, w_shape):
     return plan(*x_shape, out_shape[1])[-1]
 
 
+@in_tasks
 def dense_prepare(work, w):
     """Pack the weights, and the transposed weights behind them."""
     columns = tile_of(1, w.shape[1])[1] * LANES
     pack(work, w, 1, columns, columns)
 
 
+@in_tasks
 def dense_forward(out, x, w, b, work, relu):
     """Parallel over tiles of samples and groups of panels."""
     numbers, tasks = plan(*x.shape, out.shape[1], bool(relu))[0]
     run(make_product(*tile_of(*out.shape)), tasks, out, x, b, work, numbers)
 
 
+@in_tasks
 def dense_backward(dx, dw, db, dout, x, w, work):
     """dout into panels, and db: parallel over panels; dw: parallel over blocks of rows; dx: as the forward."""
     R, V = tile_of(*dout.shape)
     _, product, gradient, _ = plan(*x.shape, dout.shape[1])
-    run(make_panels(V), -(-dout.shape[1] // (V * LANES)), db, dout, _NOTHING, work, gradient[0])
-    run(make_product_gradient(R, V), gradient[1], dw, x, _NOTHING, work, gradient[0])
+    run(make_panels(V), -(-dout.shape[1] // (V * LANES)), db, dout, NOTHING, work, gradient[0])
+    run(make_product_gradient(R, V), gradient[1], dw, x, NOTHING, work, gradient[0])
     if dx.size:
-        run(make_product(R, V), product[1], dx, dout, _NOTHING, work, product[0])
+        run(make_product(R, V), product[1], dx, dout, NOTHING, work, product[0])
 
 
 @functools.cache

@@ -4,15 +4,14 @@ The counters of one row are drawn several to a vector register: as each number i
 nothing has to wait for anything. The masks are the reference's, bit for bit.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.blocks import pieces
+from tinyconv.kernels.cpu.blocks import pieces, share
 from tinyconv.kernels.cpu.stack import same_memory, stack_array
-from tinyconv.kernels.cpu.tasks import helper, kernel, run
+from tinyconv.kernels.cpu.tasks import NOTHING, helper, in_tasks, kernel, run
 from tinyconv.kernels.reference.dropout import FIRST_SAMPLE, STEP, keep_threshold
 
 MASK, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -21,7 +20,6 @@ WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 ZERO = np.float32(0)
 CHUNK = 256  # units whose mask is drawn, and then used, before the next
 COST = 4  # of a unit, as a multiple of a simple element-wise operation
-_NOTHING = np.zeros(0, np.float32)
 
 
 @helper
@@ -53,8 +51,6 @@ class Numbers(NamedTuple):
     N: int
     units: int
     tasks: int
-    first: int  # the number of the first sample
-    step: int
     layer: int
     seed: int  # the same bits as the unsigned seed
     threshold: int
@@ -65,41 +61,40 @@ COUNT = len(Numbers._fields)
 
 
 @helper(forceinline=True)
-def _draw_chunk(keep, s, chunk):
+def _draw_chunk(keep, s, counters, chunk):
     """Draw chunk number ``chunk`` of the batch's masks; returns where it begins in the batch, and its size."""
     chunks = (s.units + CHUNK - 1) // CHUNK
     n, first = chunk // chunks, chunk % chunks * CHUNK
-    stop = min(s.units, first + CHUNK)
-    draw(keep, first, stop, s.first + n, s.step, s.layer, np.uint64(s.seed), np.uint64(s.threshold))
+    stop, sample = min(s.units, first + CHUNK), counters[FIRST_SAMPLE] + n
+    draw(keep, first, stop, sample, counters[STEP], s.layer, np.uint64(s.seed), np.uint64(s.threshold))
     return n * s.units + first, stop - first
 
 
 @helper
 def _share(s, task):
     """A task's chunks, from and to."""
-    chunks = s.N * ((s.units + CHUNK - 1) // CHUNK)
-    return task * chunks // s.tasks, (task + 1) * chunks // s.tasks
+    return share(task, s.tasks, s.N * ((s.units + CHUNK - 1) // CHUNK))
 
 
 @kernel
-def _dropout(task, out, x, _, __, numbers):
+def _dropout(task, out, x, _, counters, numbers):
     s, scale = Numbers(*to_fixed_tuple(numbers, COUNT)), np.float32(same_memory(numbers, np.float64)[COUNT - 1])
-    keep = stack_array(CHUNK, np.bool_)
+    keep, now = stack_array(CHUNK, np.bool_), same_memory(counters, np.int64)
     first, last = _share(s, task)
     for chunk in range(first, last):
-        start, size = _draw_chunk(keep, s, chunk)
+        start, size = _draw_chunk(keep, s, now, chunk)
         o, v = out[start : start + size], x[start : start + size]
         for u in range(size):
             o[u] = v[u] * scale if keep[u] else ZERO
 
 
 @kernel
-def _dropout_pooled(task, out, _, argmax, __, numbers):
+def _dropout_pooled(task, out, _, argmax, counters, numbers):
     s, scale = Numbers(*to_fixed_tuple(numbers, COUNT)), np.float32(same_memory(numbers, np.float64)[COUNT - 1])
-    keep = stack_array(CHUNK, np.bool_)
+    keep, now = stack_array(CHUNK, np.bool_), same_memory(counters, np.int64)
     first, last = _share(s, task)
     for chunk in range(first, last):
-        start, size = _draw_chunk(keep, s, chunk)
+        start, size = _draw_chunk(keep, s, now, chunk)
         o, winner = out[start : start + size], argmax[start : start + size]
         for u in range(size):
             o[u] = o[u] * scale if keep[u] else ZERO
@@ -107,32 +102,29 @@ def _dropout_pooled(task, out, _, argmax, __, numbers):
             winner[u] = winner[u] if keep[u] else np.int8(-1)
 
 
-def _numbers(shape, counters, seed, layer, rate):
+def _numbers(shape, seed, layer, rate):
     """The number of tasks, and what they must know."""
     N, units = shape
     tasks = pieces(N * units, COST)
-    now = counters.tolist()
-    return tasks, np.array((N, units, tasks, now[FIRST_SAMPLE], now[STEP], layer, *_constants(seed, rate)))
+    scale = np.float64(1 / (1 - rate)).view(np.int64)
+    return tasks, np.array([N, units, tasks, layer, np.uint64(seed).view(np.int64), keep_threshold(rate), scale])
 
 
-@functools.lru_cache(64)
-def _constants(seed, rate):
-    """The last three numbers."""
-    return int(np.uint64(seed).view(np.int64)), keep_threshold(rate), int(np.float64(1 / (1 - rate)).view(np.int64))
-
-
+@in_tasks
 def dropout_forward(out, x, counters, seed, layer, rate):
     """Parallel over pieces of rows."""
-    tasks, numbers = _numbers(out.shape, counters, seed, layer, rate)
-    run(_dropout, tasks, out, x, _NOTHING, _NOTHING, numbers)
+    tasks, numbers = _numbers(out.shape, seed, layer, rate)
+    run(_dropout, tasks, out, x, NOTHING, counters, numbers)
 
 
+@in_tasks
 def dropout_backward(dx, dout, counters, seed, layer, rate):
     """The same mask again."""
     dropout_forward(dx, dout, counters, seed, layer, rate)
 
 
+@in_tasks
 def dropout_pooled_forward(out, argmax, counters, seed, layer, rate):
     """Parallel over pieces of rows."""
-    tasks, numbers = _numbers(out.shape, counters, seed, layer, rate)
-    run(_dropout_pooled, tasks, out, _NOTHING, argmax, _NOTHING, numbers)
+    tasks, numbers = _numbers(out.shape, seed, layer, rate)
+    run(_dropout_pooled, tasks, out, NOTHING, argmax, counters, numbers)

@@ -4,24 +4,14 @@ import numpy as np
 from numba import prange
 
 from tinyconv.kernels.cpu.activation import exp, softmax_row
-from tinyconv.kernels.cpu.blocks import by_size
+from tinyconv.kernels.cpu.blocks import by_size, pieces, share
 from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.stack import same_memory
+from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
 from tinyconv.kernels.reference.loss import EPSILON
 
 ZERO, ONE, TWO, HALF = (np.float32(value) for value in (0, 1, 2, 0.5))
 LOWEST, HIGHEST = np.float32(EPSILON), np.float32(1 - EPSILON)  # of a probability
-
-
-@by_size(1, cost=4)
-def softmax_cross_entropy_forward(losses, probs, logits, targets):
-    M, C = logits.shape
-    for m in prange(M):
-        largest, total = softmax_row(probs[m], logits[m])
-        log_total = np.log(total)
-        loss = ZERO
-        for c in range(C):
-            loss -= targets[m, c] * (logits[m, c] - largest - log_total)
-        losses[m] = loss
 
 
 @jit
@@ -32,13 +22,41 @@ def _sum(row):
     return total
 
 
-@by_size()
-def softmax_cross_entropy_backward(dlogits, probs, targets):
-    M, C = probs.shape
-    for m in prange(M):
-        total = _sum(targets[m])
+@kernel
+def _softmax_cross_entropy(task, losses, probs, logits, targets, numbers):
+    C = numbers[1]
+    first, last = share(task, numbers[0], losses.size)
+    for m in range(first, last):
+        q, z, t = probs[m * C : (m + 1) * C], logits[m * C : (m + 1) * C], targets[m * C : (m + 1) * C]
+        largest, total = softmax_row(q, z)
+        log_total = np.log(total)
+        loss = ZERO
         for c in range(C):
-            dlogits[m, c] = (probs[m, c] * total - targets[m, c]) / np.float32(M)
+            loss -= t[c] * (z[c] - largest - log_total)
+        losses[m] = loss
+
+
+@in_tasks
+def softmax_cross_entropy_forward(losses, probs, logits, targets):
+    tasks = pieces(logits.size, cost=4)
+    run(_softmax_cross_entropy, tasks, losses, probs, logits, targets, np.array([tasks, logits.shape[1]]))
+
+
+@kernel
+def _softmax_cross_entropy_backward(task, dlogits, probs, targets, _, numbers):
+    M, C = numbers[1], numbers[2]
+    first, last = share(task, numbers[0], M)
+    for m in range(first, last):
+        d, q, t = dlogits[m * C : (m + 1) * C], probs[m * C : (m + 1) * C], targets[m * C : (m + 1) * C]
+        total = _sum(t)
+        for c in range(C):
+            d[c] = (q[c] * total - t[c]) / np.float32(M)
+
+
+@in_tasks
+def softmax_cross_entropy_backward(dlogits, probs, targets):
+    tasks = pieces(probs.size)
+    run(_softmax_cross_entropy_backward, tasks, dlogits, probs, targets, NOTHING, np.array([tasks, *probs.shape]))
 
 
 @jit
@@ -147,11 +165,19 @@ def _first_largest(row):
     return best
 
 
-@by_size(1)
+@kernel
+def _count_correct(task, correct, predictions, targets, _, numbers):
+    C = numbers[1]
+    first, last = share(task, numbers[0], correct.size)
+    for m in range(first, last):
+        found, truth = predictions[m * C : (m + 1) * C], targets[m * C : (m + 1) * C]
+        correct[m] = ONE if _first_largest(found) == _first_largest(truth) else ZERO
+
+
+@in_tasks
 def count_correct(correct, predictions, targets):
-    M, C = predictions.shape
-    for m in prange(M):
-        correct[m] = ONE if _first_largest(predictions[m]) == _first_largest(targets[m]) else ZERO
+    tasks = pieces(predictions.size)
+    run(_count_correct, tasks, correct, predictions, targets, NOTHING, np.array([tasks, predictions.shape[1]]))
 
 
 @by_size(1)
@@ -175,14 +201,15 @@ def count_top_k(correct, predictions, targets, k):
         correct[m] = ONE if larger < k and np.isfinite(truth) else ZERO
 
 
-@jit
-def _accumulate(totals, values, slot, weight):
+@kernel
+def _accumulate(task, totals, values, _, __, numbers):
     total = 0.0
     for m in range(values.size):
         total += values[m]
-    totals[slot] += weight * total
+    same_memory(totals, np.float64)[numbers[0]] += same_memory(numbers, np.float64)[1] * total
 
 
+@in_tasks
 def accumulate(totals, values, slot, weight):
     """Serial: one number per sample."""
-    _accumulate(totals, values, slot, float(weight))
+    run(_accumulate, 1, totals, values, NOTHING, NOTHING, np.array([slot, np.float64(weight).view(np.int64)]))

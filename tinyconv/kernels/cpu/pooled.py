@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyconv.kernels.cpu.copying import copy_window
 from tinyconv.kernels.cpu.tasks import helper
 
@@ -24,15 +26,21 @@ class Step(NamedTuple):
     parts: int  # backward: partial sums of dw, each of a part of the batch
     single: int  # the filters one by one, (F, KH * KW * C); before them, at 0, the packed or transformed filters
     bias: int  # of the forward, filled up with zeros to whole panels
-    scale: int  # of the backward: one number
     scratch: int  # one scratch for each thread
     scratch_size: int
     sums: int  # the partial sums of dw: for each part, for each block of LANES filters
     sum_size: int
     end: int
+    scale: int  # backward: a factor of all gradients, as the bits of a float64
 
 
 COUNT = len(Step._fields)
+
+
+@helper
+def scale_of(s):
+    """The factor of all gradients."""
+    return np.float32(np.int64(s.scale).view(np.float64))
 
 
 @helper

@@ -27,7 +27,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.copying import add, fill
 from tinyconv.kernels.cpu.host import LANES, REGISTERS
-from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image
+from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image, scale_of
 from tinyconv.kernels.cpu.stack import same_memory, stack_array
 from tinyconv.kernels.cpu.tasks import helper, kernel
 from tinyconv.kernels.cpu.tile import (
@@ -144,7 +144,7 @@ def _list_winners(work, at, dout, argmax, s, first, images, f, row_size, image_s
     At ``at`` are the lengths of the lists, then the sums of their gradients, then all pixels, and ``gap`` behind each
     pixel its gradient. Returns where the first list of pixels begins, how far apart lists are, and the gap.
     """
-    integers, scale = same_memory(work, np.int32), work[s.scale]
+    integers, scale = same_memory(work, np.int32), scale_of(s)
     windows, count = s.PH * s.PW, min(GROUP, s.F - f)
     sums, lists, room = at + GROUP, at + 2 * GROUP, images * windows
     fill(work, at, 2 * GROUP, np.float32(0))  # the bits of the float 0 are those of the integer 0
@@ -207,7 +207,7 @@ def make_pixels(R, V, whole):
     def gradient_of_pixels(task, dx, dout, argmax, work, numbers):
         """dx (N, H, W, C) of one image."""
         s = Step(*to_fixed_tuple(numbers, COUNT))
-        n, run, scale = task, s.KW * s.C, work[s.scale]
+        n, run, scale = task, s.KW * s.C, scale_of(s)
         height, width = 2 * s.PH + s.KH - 1, 2 * s.PW + s.KW - 1
         padded = s.top > 0 or s.left > 0 or height > s.H or width > s.W
         canvas, origin, row_size = dx, n * s.H * s.W * s.C, s.W * s.C
@@ -295,7 +295,7 @@ def filters_patch(task, dout, x, argmax, work, numbers):
     blocks = s.F // LANES
     part, block = task // blocks, task % blocks
     copy = s.scratch + numba.get_thread_id() * s.scratch_size
-    zero, scale, nobody = vector_fill(np.float32(0)), vector_fill(work[s.scale]), vector_fill(np.int32(-1))
+    zero, scale, nobody = vector_fill(np.float32(0)), vector_fill(scale_of(s)), vector_fill(np.int32(-1))
     tile, bias = tile_zeros(9, 1), zero
     for n in range(part * s.N // s.parts, (part + 1) * s.N // s.parts):
         copied, origin, row_size, _ = read_image(s, x, n, 1, -s.top, 2 * s.PH + 2, work, copy)
@@ -319,7 +319,7 @@ def _stage(work, at, dout, argmax, s, n, f, bias):
     """Image n's gradient of LANES filters from f on, scaled and 0 where nothing won, to ``work[at:]``, (windows,
     LANES), and behind it the winners, as integers. The gradients are also added to ``work[bias:]``."""
     integers = same_memory(work, np.int32)
-    windows, count, scale = s.PH * s.PW, min(LANES, s.F - f), work[s.scale]
+    windows, count, scale = s.PH * s.PW, min(LANES, s.F - f), scale_of(s)
     place, winners = n * windows * s.F + f, at + windows * LANES
     for _ in range(windows):
         for lane in range(LANES):

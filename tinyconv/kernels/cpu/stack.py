@@ -37,16 +37,17 @@ stack_array: Any = intrinsic(prefer_literal=True)(_stack_array)
 
 @intrinsic
 def same_memory(typing_context, array, dtype):
-    """A 1-D array's memory as numbers of another type of the same size: ``array.view(dtype)``, but quick to compile."""
-    array_type = types.Array(dtype.dtype, 1, "C")
+    """A 1-D array's memory as numbers of another type: ``array.view(dtype)``, but quick to compile."""
+    array_type, width = types.Array(dtype.dtype, 1, "C"), dtype.dtype.bitwidth // 8
 
     def write(context, builder, signature, arguments):
         from numba.np.arrayobj import make_array, populate_array
 
         given = context.make_array(array)(context, builder, arguments[0])
         seen = make_array(array_type)(context, builder)
-        data = builder.bitcast(given.data, seen.data.type)
-        populate_array(seen, data, given.shape, given.strides, given.itemsize, given.meminfo)
+        data, size = builder.bitcast(given.data, seen.data.type), context.get_constant(types.intp, width)
+        length = builder.sdiv(builder.mul(given.nitems, given.itemsize), size)
+        populate_array(seen, data, shape=[length], strides=[size], itemsize=size, meminfo=given.meminfo)
         return seen._getvalue()
 
     return array_type(array, dtype), write

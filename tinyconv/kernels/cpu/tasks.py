@@ -1,71 +1,122 @@
-"""One parallel loop for all kernels that work in tasks.
+"""Kernels that work in tasks.
 
-Numba compiles whatever the body of a ``prange`` calls four times over, once for each wrapper around it; for a large
-kernel that is seconds. So the loop is here, compiled once, and a kernel is a serial function of the number of its task
-that the loop calls by its address.
+Such a kernel is a serial function of the number of its task, and ``run(kernel, tasks, ...)`` calls it for each of them,
+on all threads. Why is there no parallel loop in each kernel?
 
-Every kernel takes the same arguments: ``(task, a, b, c, work, numbers)``, three float32 arrays (the third may be int8)
-and the layer's work, all flat, and an int64 array of whatever else it must know.
+* Numba compiles whatever the body of a ``prange`` calls four times over, once for each wrapper around it; for a large
+  kernel that is seconds. Here the loop is compiled once, and calls kernels by their address (``workers.py``).
+* Every parallel loop wakes the other threads, waits for the slowest, and costs some microseconds in Python too, and a
+  training step has two dozen kernels. So ``record`` writes down what a list of kernel calls runs, as a table, and one
+  loop works through the whole table.
+* Dealt out in advance, half of the tasks for each of two threads, work ends when the thread ends whose processor
+  something else needed meanwhile. Here each worker takes the next task when it is done with one.
+
+Every kernel takes the same arguments: ``(task, a, b, c, work, numbers)``, four arrays of float32 (the third may be
+int8), all flat, and an int64 array of whatever else it must know. An array of another type can be passed as one of the
+four; a kernel sees it as what it is by ``same_memory``.
 """
 
 import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numba
 import numpy as np
-from numba import prange, types
-from numba.extending import intrinsic
 
-from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.workers import GIVE_WAY, LINE, counters_of, helper, run_table, signature_of, write_line
 
-_FLOATS, _INTEGERS = types.Array(types.float32, 1, "C"), types.Array(types.int64, 1, "C")
+NOTHING = np.zeros(0, np.float32)  # for an argument that a kernel does not use
 
-
-def _signature(c):
-    """That of a kernel whose third array has type ``c``."""
-    return types.void(types.int64, _FLOATS, _FLOATS, c, _FLOATS, _INTEGERS)
-
-
-_SIGNATURES = {char: _signature(types.Array(kind, 1, "C")) for char, kind in (("f", types.float32), ("b", types.int8))}
-
-helper = functools.partial(jit, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # never called from Python
 kernel = helper
+
+_recorder = threading.local()  # .lines: where this thread's ``run`` writes instead of running
+
+Line = tuple[Any, int, tuple[Any, ...]]  # a kernel, its number of tasks, and its five arrays
+Calls = Sequence[tuple[Callable[..., None], tuple[Any, ...]]]
 
 
 def run(function, tasks: int, a, b, c, work, numbers) -> None:
     """Call ``function(task, a, b, c, work, numbers)``, a kernel, for each task in 0 .. tasks - 1, in parallel."""
-    _run(_address(function, c.dtype.char), tasks, a.reshape(-1), b.reshape(-1), c.reshape(-1), work, numbers)
+    line = function, tasks, (a, b, c, work, numbers)
+    lines = getattr(_recorder, "lines", None)
+    if lines is None:
+        Table([line])()
+    else:
+        lines.append(line)
+
+
+def in_tasks(function: Callable[..., None]) -> Callable[..., None]:
+    """Mark a function of the contract that does nothing but ``run``, and to which only the shapes of its arrays matter,
+    not what they hold at the time: its work can be written down and done later."""
+    function.in_tasks = True  # type: ignore[attr-defined]
+    return function
+
+
+def record(calls: Calls) -> Callable[[], None]:
+    """One callable that runs all calls in order."""
+    return Program(calls)
+
+
+class Program:
+    """A list of kernel calls. Neighbours that work in tasks become a table, when the program is first run."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = tuple(calls)
+        self._parts: list[Callable[[], None]] = []
+
+    def __call__(self) -> None:
+        for part in self._parts or self._record():
+            part()
+
+    def _record(self) -> list[Callable[[], None]]:
+        parts: list[Callable[[], None]] = []
+        lines = _recorder.lines = []
+        try:
+            for function, arguments in self._calls:
+                if getattr(function, "in_tasks", False):
+                    function(*arguments)
+                else:
+                    parts += [Table(lines)] if lines else []
+                    lines = _recorder.lines = []
+                    parts.append(functools.partial(function, *arguments))
+            parts += [Table(lines)] if lines else []
+        finally:
+            del _recorder.lines
+        self._parts = parts
+        return parts
+
+
+class Table:
+    """Lines that run one after the other, the tasks of each in parallel."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self._lines = np.empty((len(lines), LINE), np.int64)
+        self._progress = np.empty(counters_of(len(lines)), np.int64)
+        self._arrays = []  # kept alive
+        for number, (function, tasks, (a, b, c, work, numbers)) in enumerate(lines):
+            int8 = c.dtype == np.int8
+            arrays = _flat(a), _flat(b), c.reshape(-1) if int8 else _flat(c), _flat(work), numbers
+            write_line(self._lines, number, _address(function, int8), tasks, *arrays)
+            self._arrays.append(arrays)
+
+    def __call__(self) -> None:
+        failed = run_table(self._lines, self._progress, GIVE_WAY)
+        if failed:
+            raise RuntimeError(f"A kernel failed, number {failed} of {len(self._lines)}: an index was out of bounds.")
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """An array's memory as flat float32."""
+    flat = array.reshape(-1)
+    return flat if flat.dtype == np.float32 else flat.view(np.float32)
 
 
 @functools.cache
-def _address(function, char) -> int:
+def _address(function, int8: bool) -> int:
     """Where a kernel's machine code is; compiles it, or finds it in the cache."""
-    signature = _SIGNATURES[char]
+    signature = signature_of(int8)
     numba.get_num_threads()  # starts the threads, whose number a kernel may ask for
     function.compile(signature)
     compiled = function.overloads[signature.args]
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-
-
-@intrinsic
-def _call(typing_context, address, task, a, b, c, work, numbers):
-    """Call the function at that address."""
-    callee = _signature(c).args
-
-    def write(context, builder, signature, arguments):
-        function_type = context.call_conv.get_function_type(types.void, callee)
-        function = builder.inttoptr(arguments[0], function_type.as_pointer())
-        status, _ = context.call_conv.call_function(builder, function, types.void, callee, arguments[1:])
-        with builder.if_then(status.is_error):
-            context.call_conv.return_status_propagate(builder, status)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, *callee), write
-
-
-@jit(parallel=True)
-def _run(address, tasks, a, b, c, work, numbers):
-    if tasks == 1:
-        _call(address, 0, a, b, c, work, numbers)  # and wake no other thread
-    else:
-        for index in prange(tasks):
-            _call(address, np.int64(index), a, b, c, work, numbers)  # Numba takes the index for unsigned

@@ -2,43 +2,51 @@
 
 import numpy as np
 from numba import prange
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.blocks import blocks, by_size, pieces, span
+from tinyconv.kernels.cpu.blocks import blocks, by_size, pieces, share, span
 from tinyconv.kernels.cpu.jit import jit
 from tinyconv.kernels.cpu.stack import same_memory
-from tinyconv.kernels.cpu.tasks import kernel, run
+from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
 from tinyconv.kernels.reference.dropout import STEP
 
 TWO = np.float32(2)
 
 
+RATE, STEP_SIZE, BETA_1, BETA_2, EPSILON, DECAY, PIECES = range(7)  # Adam's numbers, as float64
+
+
+@kernel
+def _adam_step(task, learning_rate, counters, _, __, numbers):
+    """The two numbers that change from step to step, computed once for all parameters."""
+    values, t = same_memory(numbers, np.float64), np.float64(same_memory(counters, np.int64)[STEP] + 1)
+    rate, correction = learning_rate[0], (1 - values[BETA_2] ** t) ** 0.5 / (1 - values[BETA_1] ** t)
+    values[RATE], values[STEP_SIZE] = rate, rate * np.float32(correction)
+
+
 @kernel
 def _adam(task, params, m, v, grads, numbers):
-    values = to_fixed_tuple(same_memory(numbers, np.float64), 7)
-    rate, step_size, rest_1 = np.float32(values[0]), np.float32(values[1]), np.float32(values[2])
-    rest_2, epsilon, weight_decay = np.float32(values[3]), np.float32(values[4]), np.float32(values[5])
-    tasks = int(values[6])
-    count = blocks(params.size)
-    for block in range(task * count // tasks, (task + 1) * count // tasks):
+    values = same_memory(numbers, np.float64)
+    rate, step_size, epsilon = np.float32(values[RATE]), np.float32(values[STEP_SIZE]), np.float32(values[EPSILON])
+    rest_1, rest_2, decay = np.float32(1 - values[BETA_1]), np.float32(1 - values[BETA_2]), np.float32(values[DECAY])
+    first_block, last_block = share(task, int(values[PIECES]), blocks(params.size))
+    for block in range(first_block, last_block):
         start, stop = span(block, params.size)
         theta, first, second, gradient = params[start:stop], m[start:stop], v[start:stop], grads[start:stop]
         for i in range(theta.size):
             g = gradient[i]
             first[i] += (g - first[i]) * rest_1
             second[i] += (g * g - second[i]) * rest_2
-            decayed = theta[i] - theta[i] * rate * weight_decay
+            decayed = theta[i] - theta[i] * rate * decay
             theta[i] = decayed - step_size * first[i] / (np.sqrt(second[i]) + epsilon)
 
 
+@in_tasks
 def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, epsilon, weight_decay):
-    """The few numbers that all parameters share are computed once, here. Parallel over blocks."""
-    t = int(counters[STEP]) + 1
-    rate = learning_rate[0]
-    step_size = rate * np.float32((1 - beta_2**t) ** 0.5 / (1 - beta_1**t))
+    """First the few numbers that all parameters share; then parallel over blocks."""
     tasks = pieces(params.size)
-    numbers = rate, step_size, 1 - beta_1, 1 - beta_2, epsilon, weight_decay, tasks
-    run(_adam, tasks, params, m, v, grads, np.array(numbers, np.float64).view(np.int64))
+    numbers = np.array([0, 0, beta_1, beta_2, epsilon, weight_decay, tasks], np.float64).view(np.int64)
+    run(_adam_step, 1, learning_rate, counters, NOTHING, NOTHING, numbers)
+    run(_adam, tasks, params, m, v, grads, numbers)
 
 
 @by_size()
