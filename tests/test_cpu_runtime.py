@@ -280,16 +280,18 @@ def test_all_kernels_stay_within_bounds(name):
     assert done.returncode == 0, done.stdout
 
 
-def test_bounds_checks_find_a_label_out_of_range():
+@pytest.mark.parametrize("parallel", ["0", "1"])
+def test_bounds_checks_find_a_label_out_of_range(parallel):
     program = """
         import numpy as np
         from tinyconv.kernels import cpu
         try:
             cpu.gather_one_hot(np.zeros((1, 3), np.float32), np.array([3]), np.array([0]), np.zeros(3, np.int64))
-        except IndexError:
-            print("found")
+        except IndexError as error:
+            print(error)
     """
-    assert run(program, NUMBA_BOUNDSCHECK="1", TINYCONV_PARALLEL="0") == "found"
+    found = run(program, NUMBA_BOUNDSCHECK="1", TINYCONV_PARALLEL=parallel)
+    assert found == "An index was out of bounds in the kernel _gather_one_hot."
 
 
 # Two Python threads call a parallel kernel at the same time.

@@ -73,6 +73,8 @@ def _shape_hint(shape: Shape, sample_shape: Shape) -> str:
 
 def clean(array: np.ndarray, dtype: Any) -> np.ndarray:
     """C-contiguous, native, aligned, writable, of that type; copied only if it is not so already."""
+    if type(array) is np.ndarray and array.dtype == dtype and array.flags.carray:
+        return array
     with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes inf, and stays visible as such
         return np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE", "ENSUREARRAY"))
 

@@ -318,8 +318,8 @@ class Trainer:
         self.kernels.upload(plan.x, x)
         if y is not None:
             self.kernels.upload(plan.targets, one_hot(y, plan.targets.shape) if y.dtype.kind == "i" else y)
-        step = self.optimizer.iterations if self.optimizer else 0
-        self.begin(step)
+        if training or y is not None:  # otherwise nothing is drawn, and nothing counted
+            self.begin(self.optimizer.iterations if self.optimizer else 0)
         if training:
             phases = ("prepare", "forward", "backward", *(("update",) if update else ()))
             self.program(plan, *phases)()

@@ -11,12 +11,13 @@ import numpy as np
 from tinyconv.kernels.cpu.jit import jit
 
 BLOCK = 4096  # elements: 16 KB of each array, so that a few arrays' blocks fit the first-level cache
+PIECE = 16384  # elements of a task: microseconds of work, beside which taking a task costs nothing
 SERIAL = 16384  # elements: below this, waking other threads (2 us, 20 on a busy machine) costs more than it gains
 
 
 def pieces(size, cost=1):
     """Into how many tasks to cut a job of so many elements, each ``cost`` times as dear as a simple one."""
-    return max(1, -(-size * cost // BLOCK))
+    return max(1, -(-size * cost // PIECE))
 
 
 @jit

@@ -3,13 +3,12 @@
 Loops run over slices: then the compiler knows that no index is negative, and moves whole vectors.
 """
 
-import functools
-
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from tinyconv.kernels.cpu.blocks import pieces, share
 from tinyconv.kernels.cpu.tasks import NOTHING, helper, kernel, run
-from tinyconv.kernels.cpu.tile import LANES, vector_load, vector_store
+from tinyconv.kernels.cpu.tile import LANES, vector_load, vector_load_first, vector_store
 
 
 @helper
@@ -42,12 +41,11 @@ def copy_panel(target, at, matrix, start, width, rows, first, columns):
     (rows, columns), with zeros behind the last column. ``columns`` is a multiple of LANES."""
     count = min(columns, width - first)
     for place in range(start + first, start + first + rows * width, width):
-        if count == columns:
-            for column in range(0, columns, LANES):
+        for column in range(0, columns, LANES):
+            if column + LANES <= count:
                 vector_store(vector_load(matrix, place + column), target, at + column)
-        else:
-            copy(target, at, matrix, place, count)
-            fill(target, at + count, columns - count, np.float32(0))
+            else:
+                vector_store(vector_load_first(matrix, place + column, count - column), target, at + column)
         at += columns
 
 
@@ -72,34 +70,33 @@ def pack(work, w, taps, columns, columns_T):
     """Pack filters (taps, C, F) in panels, [panel][tap][c][columns of f], and behind them the transposed filters,
     [panel][tap][f][columns of c]. Parallel over taps and blocks of channels."""
     C, F = w.shape[-2:]
-    numbers = _numbers(taps, C, F, columns, columns_T)
-    run(_pack, taps * -(-C // columns_T), w, NOTHING, NOTHING, work, numbers)
-
-
-@functools.lru_cache(1024)
-def _numbers(*numbers):
-    return np.array(numbers)
+    parts = taps * -(-C // columns_T)
+    tasks = min(parts, pieces(w.size, cost=4))
+    run(_pack, tasks, w, NOTHING, NOTHING, work, np.array([tasks, parts, taps, C, F, columns, columns_T]))
 
 
 @kernel
 def _pack(task, w, _, __, work, numbers):
+    """A task's share of the blocks."""
+    tasks, parts, taps, C, F, columns, columns_T = to_fixed_tuple(numbers, 7)
+    first, last = share(task, tasks, parts)
+    for part in range(first, last):
+        _pack_block(work, w, part % taps, part // taps, taps, C, F, columns, columns_T)
+
+
+@helper
+def _pack_block(work, w, tap, block, taps, C, F, columns, columns_T):
     """One block of channels, as many as a transposed panel has, of one tap."""
-    taps, C, F, columns, columns_T = to_fixed_tuple(numbers, 5)
-    tap, block = task % taps, task // taps
     first = block * columns_T
     count = min(columns_T, C - first)
     start = (tap * C + first) * F
-    transposed = -(-F // columns) * taps * C * columns
-    place = transposed + (block * taps + tap) * F * columns_T
     for panel in range(-(-F // columns)):
         at = ((panel * taps + tap) * C + first) * columns
         copy_panel(work, at, w, start, F, count, panel * columns, columns)
-        width = min(columns, F - panel * columns)
-        block = work[place + panel * columns * columns_T : place + (panel * columns + width) * columns_T]
+    transposed = -(-F // columns) * taps * C * columns + (block * taps + tap) * F * columns_T
+    for f in range(F):
+        line = work[transposed + f * columns_T : transposed + (f + 1) * columns_T]
         for c in range(count):
-            row = w[start + c * F + panel * columns : start + c * F + panel * columns + width]
-            for f in range(width):
-                block[f * columns_T + c] = row[f]
-        if count < columns_T:
-            for f in range(width):
-                fill(block, f * columns_T + count, columns_T - count, np.float32(0))
+            line[c] = w[start + f + c * F]
+        for c in range(count, columns_T):
+            line[c] = np.float32(0)

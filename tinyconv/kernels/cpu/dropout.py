@@ -24,10 +24,11 @@ COST = 4  # of a unit, as a multiple of a simple element-wise operation
 
 @helper
 def philox(c0, c1, c2, c3, k0, k1):
-    """The reference's ten rounds, for one counter. All arguments are uint64 below 2**32."""
+    """The reference's ten rounds, for one counter: uint64 of which only the lower halves count, on the way and in the
+    result. (The multiplication of vectors has an instruction that ignores the upper halves.)"""
     for _ in range(10):
-        p0, p1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
-        c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & MASK, (p0 >> HALF) ^ c3 ^ k1, p0 & MASK
+        p0, p1 = (c0 & MASK) * MULTIPLIER_0, (c2 & MASK) * MULTIPLIER_1
+        c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1, (p0 >> HALF) ^ c3 ^ k1, p0
         k0, k1 = (k0 + WEYL_0) & MASK, (k1 + WEYL_1) & MASK
     return c0, c1, c2, c3
 
@@ -39,10 +40,10 @@ def draw(keep, first, stop, sample, step, layer, seed, threshold):
     sample, step, layer = np.uint64(sample) & MASK, np.uint64(step) & MASK, np.uint64(layer) & MASK
     for i in range((stop - first + 3) // 4):
         w0, w1, w2, w3 = philox(np.uint64(first // 4 + i) & MASK, sample, step, layer, k0, k1)
-        keep[4 * i] = w0 >= threshold
-        keep[4 * i + 1] = w1 >= threshold
-        keep[4 * i + 2] = w2 >= threshold
-        keep[4 * i + 3] = w3 >= threshold
+        keep[4 * i] = w0 & MASK >= threshold
+        keep[4 * i + 1] = w1 & MASK >= threshold
+        keep[4 * i + 2] = w2 & MASK >= threshold
+        keep[4 * i + 3] = w3 & MASK >= threshold
 
 
 class Numbers(NamedTuple):

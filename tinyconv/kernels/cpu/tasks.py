@@ -93,6 +93,7 @@ class Table:
     def __init__(self, lines: Sequence[Line]) -> None:
         self._lines = np.empty((len(lines), LINE), np.int64)
         self._progress = np.empty(counters_of(len(lines)), np.int64)
+        self._names = [function.__name__ for function, _, _ in lines]
         self._arrays = []  # kept alive
         for number, (function, tasks, (a, b, c, work, numbers)) in enumerate(lines):
             int8 = c.dtype == np.int8
@@ -103,7 +104,7 @@ class Table:
     def __call__(self) -> None:
         failed = run_table(self._lines, self._progress, GIVE_WAY)
         if failed:
-            raise RuntimeError(f"A kernel failed, number {failed} of {len(self._lines)}: an index was out of bounds.")
+            raise IndexError(f"An index was out of bounds in the kernel {self._names[failed - 1]}.")
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

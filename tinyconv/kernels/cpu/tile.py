@@ -430,6 +430,21 @@ def vector_load(typing_context, array, offset):
 
 
 @intrinsic(prefer_literal=True)
+def vector_load_first(typing_context, array, offset, count):
+    """The first ``count`` of the LANES float32 numbers from ``offset`` on, and zeros for the others, whose memory is
+    not touched."""
+
+    def write(context, builder, signature, arguments):
+        place, offset, count = arguments
+        pointer, mask = _pointer(context, builder, array, place, offset, _FLOATS), _lanes_below(builder, count)
+        kind = ir.FunctionType(_FLOATS, [pointer.type, _INT32, mask.type, _FLOATS])
+        load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
+        return builder.call(load, [pointer, _INT32(4), mask, ir.Constant(_FLOATS, None)])
+
+    return FLOATS(array, types.intp, types.intp), write
+
+
+@intrinsic(prefer_literal=True)
 def vector_store(typing_context, vector, array, offset):
     """Write the vector from ``offset`` on; an int32 vector into an int8 array keeps each lane's low byte."""
 
