@@ -203,12 +203,12 @@ class Plan:
     def profile(self, repeats: int = 20) -> list[tuple[Step, float]]:
         """The median time of each step in seconds, over ``repeats`` runs of the whole plan (after one to warm up)."""
         steps = self.all_steps()
+        programs = [self.kernels.record([step.call]) for step in steps]
         times = np.zeros((repeats + 1, len(steps)))
         for run in range(repeats + 1):
-            for i, step in enumerate(steps):
-                kernel, arguments = step.call
+            for i, program in enumerate(programs):
                 start = time.perf_counter()
-                kernel(*arguments)
+                program()
                 self.kernels.synchronize()
                 times[run, i] = time.perf_counter() - start
         return list(zip(steps, np.median(times[1:], axis=0).tolist(), strict=True))

@@ -44,7 +44,8 @@ def plan(out_shape, x_shape, w_shape, padding):
     KH, KW, C, F = w_shape
     columns, single, bias, scratch = _filters(w_shape)
     image = (2 * PH + KH - 1) * (2 * PW + KW - 1) * C
-    needs = [sparse.IMAGES * image + sparse.list_size.py_func(sparse.IMAGES * PH * PW)]
+    images = sparse.images_of.py_func(N, PH * PW)
+    needs = [images * image + sparse.list_size.py_func(images * PH * PW)]
     pieces = min(PH, -(-TASKS // N))
     if winograd.applies(w_shape):
         needs.append(winograd.scratch_size(out_shape, C))

@@ -47,7 +47,7 @@ from tinyconv.kernels.cpu.tile import (
 from tinyconv.kernels.cpu.window import patch_load, tile_add_chosen, tile_multiply_add_vector
 
 GROUP = 64  # filters whose winners are the bits of one integer
-IMAGES = 4  # whose winners are listed together for dw: longer lists, but more that does not fit the cache
+LISTED = 100  # windows whose winners are listed together for dw: longer lists, but more that does not fit the cache
 TASKS = 16  # of dw, where the batch allows: parts of the batch times blocks of filters (see block_of)
 
 
@@ -96,6 +96,12 @@ def dense_rows(K):
     """Rows of a tile one vector wide over the K numbers of a window: as even as registers allow."""
     most = REGISTERS - 5
     return -(-K // -(-K // most))
+
+
+@helper
+def images_of(N, windows):
+    """How many of N images of so many windows are listed together."""
+    return min(N, max(1, LISTED // windows))
 
 
 @helper
@@ -270,10 +276,10 @@ def make_filters_sparse(R, V):
         fill(work, total, s.sum_size, np.float32(0))
         integers = same_memory(work, np.int32)
         own = s.scratch + numba.get_thread_id() * s.scratch_size
-        copy, bias = own + list_size(IMAGES * windows), total + s.KH * run * GROUP
-        last = (part + 1) * s.N // s.parts
-        for n in range(part * s.N // s.parts, last, IMAGES):
-            images = min(IMAGES, last - n)
+        together, bias = images_of(s.N, windows), total + s.KH * run * GROUP
+        copy, last = own + list_size(together * windows), (part + 1) * s.N // s.parts
+        for n in range(part * s.N // s.parts, last, together):
+            images = min(together, last - n)
             copied, origin, row_size, image_size = read_image(s, x, n, images, -s.top, height, work, copy)
             source = work if copied else x
             lists, room, gap = _list_winners(work, own, dout, argmax, s, n, images, f, row_size, image_size)
