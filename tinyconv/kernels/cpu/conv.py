@@ -32,6 +32,7 @@ from tinyconv.kernels.cpu.tile import (
     tile_add_products,
     tile_add_scaled,
     tile_load,
+    tile_prefetch_at,
     tile_relu,
     tile_shape,
     tile_store,
@@ -252,6 +253,16 @@ def _prefetch_part(array, start, size, part, count, parts):
         prefetch(array, line)
 
 
+@helper
+def _prefetch_some(x, dout, coming):
+    x_at, x_size, x_end, at, size, end = coming
+    for line in range(x_at // 16 * 16, min(x_at + x_size, x_end), 16):
+        prefetch(x, line)
+    for line in range(at // 16 * 16, min(at + size, end), 16):
+        prefetch(dout, line)
+    return x_at + x_size, x_size, x_end, at + size, size, end
+
+
 @functools.cache
 def make_correlate(R, V):
     """The kernel of forward and dx for tiles of R pixels times V vectors."""
@@ -274,6 +285,7 @@ def make_correlate(R, V):
             _prefetch_part(image, coming, size, pixel - first * h.count, R, (last - first) * h.count)
             writes = pixel_offsets(pixel, pixels - 1, h.count, v.write_step * s.OW * s.F, h.write_step * s.F, R)
             for column in range(begin, end, V * LANES):
+                tile_prefetch_at(out, writes, write + column, V)
                 tile = tile_load(work, bias + column, 0, R, V)
                 filters = s.filters + column * s.KH * s.KW * s.C
                 for t in range(start, stop):
@@ -345,7 +357,7 @@ def make_correlate_gradient(R, V):
     """The kernel of the partial sums of dw and db, for tiles of R numbers of a window times V vectors of filters."""
 
     @helper
-    def add_products(work, total, gradient, image, reads, here, steps, counts, start, stop):
+    def add_products(work, total, gradient, image, reads, here, steps, counts, start, stop, x, dout_, coming):
         """Add to the tile at ``work[total:]`` the numbers of the windows times dout, pixel after pixel.
 
         dout is the panel at ``work[gradient:]``; the windows begin at ``image[here:]`` and lie ``steps`` apart, as many
@@ -355,9 +367,11 @@ def make_correlate_gradient(R, V):
         tile = tile_load(work, total, V * LANES, R, V)
         for n in range(counts[0]):
             for i in range(start, stop):
-                row, dout = here + n * steps[0] + i * steps[1], gradient + (n * counts[1] + i) * counts[2] * V * LANES
-                tile = tile_add_products(tile, image, reads, row, steps[2], work, dout, counts[2])
+                row, pixel = here + n * steps[0] + i * steps[1], gradient + (n * counts[1] + i) * counts[2] * V * LANES
+                tile = tile_add_products(tile, image, reads, row, steps[2], work, pixel, counts[2])
+                coming = _prefetch_some(x, dout_, coming)
         tile_store(tile, work, total, V * LANES)
+        return coming
 
     @helper
     def add_bias(work, total, gradient, pixels):
@@ -375,10 +389,10 @@ def make_correlate_gradient(R, V):
         counts = (min(s.images, s.N - n), min(s.rows, s.OH - first), s.OW)
         pixels = counts[0] * counts[1] * s.OW
         size = -(-pixels // BIAS_ROWS) * BIAS_ROWS * V * LANES
-        start = (n * s.OH + first) * s.OW * s.F
+        start_ = (n * s.OH + first) * s.OW * s.F
         for j in range(panels):
             at = gradient + j * size
-            copy_panel(work, at, dout, start, s.F, pixels, (panel + j) * V * LANES, V * LANES)
+            copy_panel(work, at, dout, start_, s.F, pixels, (panel + j) * V * LANES, V * LANES)
             fill(work, at + pixels * V * LANES, size - pixels * V * LANES, np.float32(0))
         top, height = _window(False, first, first + counts[1] - 1, s.KH, s.stride, s.dilation, s.top)
         left, width = _window(False, 0, s.OW - 1, s.KW, s.stride_w, s.dilation_w, s.left)
@@ -393,6 +407,17 @@ def make_correlate_gradient(R, V):
         steps = (image_size, s.stride * row_size, s.stride_w * s.C)
         run, distance = (s.KW * s.C, s.dilation * row_size) if s.dilation_w == 1 else (s.C, s.dilation_w * s.C)
         slices, rows, sum_rows = _sum_shape(s, R)
+        parts = panels * slices * -(-rows // R) * counts[0] * counts[1]
+        size_x = counts[0] * min(counts[1] * s.stride, s.H) * s.W * s.C
+        next_x, next_dout = (n * s.H + first * s.stride) * s.W * s.C + size_x, start_ + pixels * s.F
+        coming = (
+            next_x,
+            -(-size_x // parts),
+            next_x + size_x,
+            next_dout,
+            -(-pixels * s.F // parts),
+            next_dout + pixels * s.F,
+        )
         for j in range(panels):
             at = gradient + j * size
             for slice_ in range(slices):
@@ -404,7 +429,21 @@ def make_correlate_gradient(R, V):
                         low, high = row // run, min(row + R - 1, rows - 1) // run
                     start = max(0, -((top + high * s.dilation) // s.stride))
                     stop = min(counts[1], -((top + low * s.dilation - s.H) // s.stride))
-                    add_products(work, total + row * V * LANES, at, source, reads, here, steps, counts, start, stop)
+                    coming = add_products(
+                        work,
+                        total + row * V * LANES,
+                        at,
+                        source,
+                        reads,
+                        here,
+                        steps,
+                        counts,
+                        start,
+                        stop,
+                        x,
+                        dout,
+                        coming,
+                    )
                 total += sum_rows * V * LANES
             add_bias(work, total, at, pixels)
             total += BIAS_ROWS * V * LANES

@@ -228,6 +228,23 @@ def tile_store_at(typing_context, tile, array, offsets, offset, columns):
 
 
 @intrinsic(prefer_literal=True)
+def tile_prefetch_at(typing_context, array, offsets, offset, V):
+    """Ask for the memory that ``tile_store_at`` will write a tile of V vectors to: a line that is not in the cache is
+    first read, even if all of it is overwritten."""
+
+    def write(context, builder, signature, arguments):
+        place, starts, offset, _ = arguments
+        here = _pointer(context, builder, array, place, offset)
+        for i in range(len(offsets)):
+            row = builder.gep(here, [builder.extract_value(starts, i)])
+            for j in range(V.literal_value):
+                _prefetch(builder, _floats_at(builder, row, j), writing=True)
+        return context.get_dummy_value()
+
+    return types.void(array, offsets, types.intp, V), write
+
+
+@intrinsic(prefer_literal=True)
 def tile_multiply_add(typing_context, tile, x, offsets, k, w, w_offset):
     """``tile[i, :] += x[offsets[i] + k] * w[w_offset : w_offset + V * LANES]``: rows of x that begin anywhere."""
     R = _rows_of(tile, offsets)
@@ -391,13 +408,18 @@ def prefetch(typing_context, array, offset):
     """Ask for the cache line of an element to be brought to the L2 cache meanwhile. The element need not exist."""
 
     def write(context, builder, signature, arguments):
-        place = builder.bitcast(_pointer(context, builder, array, *arguments), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, _INT32, _INT32, _INT32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [place, _INT32(0), _INT32(2), _INT32(1)])
+        _prefetch(builder, _pointer(context, builder, array, *arguments), writing=False)
         return context.get_dummy_value()
 
     return types.void(array, types.intp), write
+
+
+def _prefetch(builder, pointer, writing):
+    """Ask for a cache line to be brought to the L2 cache, or, to be written soon, to the L1 cache."""
+    place = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [place.type, _INT32, _INT32, _INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [place, _INT32(int(writing)), _INT32(3 if writing else 2), _INT32(1)])
 
 
 # Vectors --------------------------------------------------------------------------------------------------------------
