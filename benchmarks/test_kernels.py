@@ -188,7 +188,8 @@ def workspace(arguments: dict[str, Any], family: str) -> np.ndarray:
     settings = [arguments[name] for name in ("strides", "padding", "dilation") if name in arguments]
     size = getattr(CPU, f"{family}_workspace")(out.shape, x.shape, w.shape, *settings)
     work = CPU.allocate((size,), np.float32)
-    getattr(CPU, f"{family}_prepare")(work, w)
+    shapes = (out.shape, x.shape, *settings) if family == "conv2d" else ()
+    getattr(CPU, f"{family}_prepare")(work, w, *shapes)
     return work
 
 

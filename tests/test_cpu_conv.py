@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import Window, examples, normal, seeds, windows
 
 from tinyconv.kernels import reference
-from tinyconv.kernels.cpu import conv
+from tinyconv.kernels.cpu import conv, correlate, correlate_gradient, geometry
 from tinyconv.kernels.memory import allocate
 
 CANARY = np.float32(-77)
@@ -41,7 +41,7 @@ def convolve(window, x, w, b, dout, relu=False, need_dx=True):
         *(between_canaries(*shape) for shape in ((size,), dout.shape, dx_shape, w.shape, b.shape)), strict=True
     )
     work, out, dx, dw, db = arrays
-    conv.conv2d_prepare(work, w)
+    conv.conv2d_prepare(work, w, dout.shape, x.shape, *geometry)
     conv.conv2d_forward(out, x, w, b, work, *geometry, relu)
     conv.conv2d_backward(dx, dw, db, dout, x, w, work, *geometry)
     assert all((zone == CANARY).all() for pair in zones for zone in pair)
@@ -86,8 +86,10 @@ def test_any_convolution_is_the_references(window, channels, filters, relu, seed
 @pytest.fixture
 def small_cache(monkeypatch):
     """Kernels that think that the cache holds next to nothing, and so work in many bands and units."""
-    monkeypatch.setattr(conv, "CACHED", 600)
-    monkeypatch.setattr(conv, "TASKS", 7)
+    for module in (geometry, correlate, correlate_gradient):
+        for name, value in (("CACHED", 600), ("TASKS", 7)):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
     conv.plan.cache_clear()
     yield
     conv.plan.cache_clear()
@@ -162,7 +164,7 @@ def test_a_call_allocates_no_arrays():
     work, out, dx, dw, db = (np.empty(shape, np.float32) for shape in (size, dout.shape, x.shape, w.shape, b.shape))
 
     def step():
-        conv.conv2d_prepare(work, w)
+        conv.conv2d_prepare(work, w, dout.shape, x.shape, *geometry)
         conv.conv2d_forward(out, x, w, b, work, *geometry, True)
         conv.conv2d_backward(dx, dw, db, dout, x, w, work, *geometry)
 
@@ -186,6 +188,7 @@ from tinyconv.kernels.cpu.host import LANES
 assert LANES == {lanes}, LANES
 test_cpu_conv.check(Window(2, (9, 8), 5, 11, (3, 2), (2, 1), (1, 1), "same"), 0)
 test_cpu_conv.check(Window(2, (9, 8), 16, 8, (3, 3), (1, 1), (1, 2), "valid"), 0, True)
+test_cpu_conv.check(Window(3, (9, 8), 32, 24, (3, 3), (1, 1), (1, 1), "same"), 0, True)  # Winograd's
 test_cpu_dense.check(9, 21, 17, 0, True)
 """
     environment = {**os.environ, "NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}

@@ -87,7 +87,7 @@ def convolutions():
         x, w, b = zeros(128, H, H, C), zeros(3, 3, C, F), zeros(F)
         out = zeros(128, H - 2, H - 2, F)
         work = zeros(cuda.conv2d_workspace(out.shape, x.shape, w.shape, *geometry))
-        yield "conv2d_prepare", work, w
+        yield "conv2d_prepare", work, w, out.shape, x.shape, *geometry
         yield "conv2d_forward", out, x, w, b, work, *geometry, True
         yield "conv2d_backward", x, w, b, out, x, w, work, *geometry
         P = (H - 2) // 2

@@ -57,8 +57,9 @@ class Conv2D(Op):
         geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
         out = b.output(self)
         w, bias = affine_weights(self, b)
-        work = b.scratch(self, b.kernels.conv2d_workspace(out.data.shape, x.data.shape, w.shape, **geometry))
-        b.prepare(self, "conv2d_prepare", work=work, w=w)
+        shapes = {"out_shape": out.data.shape, "x_shape": x.data.shape}
+        work = b.scratch(self, b.kernels.conv2d_workspace(**shapes, w_shape=w.shape, **geometry))
+        b.prepare(self, "conv2d_prepare", work=work, w=w, **shapes, **geometry)
         flops = 2 * b.batch_size * self.macs()
         tensors = {"x": x.data, "w": w, "work": work}
         b.forward(self, "conv2d_forward", flops, out=out.data, b=bias, relu=self.relu, **tensors, **geometry)

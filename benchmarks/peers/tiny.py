@@ -92,10 +92,10 @@ def convolution(kernels, shape: network.Convolution) -> tuple[dict[str, np.ndarr
     nothing = kernels.allocate((0, 0, 0, 0), np.float32)
     settings = ((shape.stride,) * 2, (shape.padding,) * 2, (1, 1))
     work = kernels.allocate((kernels.conv2d_workspace(out.shape, x.shape, w.shape, *settings),), np.float32)
-    kernels.conv2d_prepare(work, w)
+    kernels.conv2d_prepare(work, w, out.shape, x.shape, *settings)
 
     def forward() -> None:
-        kernels.conv2d_prepare(work, w)
+        kernels.conv2d_prepare(work, w, out.shape, x.shape, *settings)
         kernels.conv2d_forward(out, x, w, b, work, *settings, False)
 
     passes = {

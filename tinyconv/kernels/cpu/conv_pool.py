@@ -46,16 +46,31 @@ def plan(out_shape, x_shape, w_shape, padding):
     image = (2 * PH + KH - 1) * (2 * PW + KW - 1) * C
     images = sparse.images_of.py_func(N, PH * PW)
     needs = [images * image + sparse.list_size.py_func(images * PH * PW)]
-    pieces = min(PH, -(-TASKS // N))
     if winograd.applies(w_shape):
-        needs.append(winograd.scratch_size(out_shape, C))
-        pieces = winograd.shares(N, F)
+        needs.append(winograd.scratch_size(_tiles(out_shape, x_shape, padding)))
     scratch_size = _lines(max(needs) + LANES)
     sums = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
     parts, sum_size = sparse.parts_of(N, w_shape), _lines(sparse.sum_size(w_shape))
     end = sums + parts * -(-F // sparse.block_of(w_shape)) * sum_size
     places = (single, bias, scratch, scratch_size, sums, sum_size, end)
-    return Step(N, PH, PW, F, H, W, C, KH, KW, *padding, pieces, parts, *places, scale=0)
+    return Step(N, PH, PW, F, H, W, C, KH, KW, *padding, min(PH, -(-TASKS // N)), parts, *places, scale=0)
+
+
+def _tiles(out_shape, x_shape, padding):
+    """A pooling window is a tile of Winograd's."""
+    N, PH, PW, F = out_shape
+    return winograd.plan((N, 2 * PH, 2 * PW, F), x_shape, padding)
+
+
+@functools.lru_cache(1024)
+def _forward(out_shape, x_shape, w_shape, padding):
+    """The kernel of the forward pass, its number of tasks, and its numbers."""
+    step = plan(out_shape, x_shape, w_shape, padding)
+    if winograd.applies(w_shape):
+        places = {"bias": step.bias, "scratch": step.scratch, "scratch_size": step.scratch_size}
+        s = _tiles(out_shape, x_shape, padding)._replace(**places)
+        return *winograd.kernel_of(s, pooled=True), np.array(s)
+    return make_correlate_pool(step.F), step.N * step.pieces, numbers(out_shape, x_shape, w_shape, padding)
 
 
 @functools.lru_cache(1024)
@@ -89,7 +104,7 @@ def _preparation(w_shape):
     columns, single, bias, _ = _filters(w_shape)
     panels = -(-F // columns)
     if winograd.applies(w_shape):
-        return winograd.prepare, panels * C // LANES, np.array([C, F, columns, single])
+        return winograd.prepare_pooled, panels * C // LANES, np.array([C, F, columns, single])
     return _prepare, panels, np.array([KH * KW * C, F, columns, single, bias])
 
 
@@ -108,13 +123,10 @@ def _prepare(task, w, _, __, work, numbers):
 
 @in_tasks
 def conv2d_relu_max_pool2d_forward(out, argmax, x, w, b, work, padding):
-    """Winograd's products, or plain ones. Parallel over images, or pieces of them."""
-    N, PH, PW, F = out.shape
-    step = plan(out.shape, x.shape, w.shape, padding)
-    settings = numbers(out.shape, x.shape, w.shape, padding)
-    run(_set_bias, 1, b, NOTHING, NOTHING, work, settings)
-    make, shape = (make_winograd, (PH * PW, F)) if winograd.applies(w.shape) else (make_correlate_pool, (F,))
-    run(make(*shape), N * step.pieces, out, x, argmax, work, settings)
+    """Winograd's products, or plain ones. Parallel over blocks of Winograd's tiles, or images and bands of them."""
+    run(_set_bias, 1, b, NOTHING, NOTHING, work, numbers(out.shape, x.shape, w.shape, padding))
+    kernel, tasks, sizes = _forward(out.shape, x.shape, w.shape, padding)
+    run(kernel, tasks, out, x, argmax, work, sizes)
 
 
 @kernel
@@ -151,12 +163,6 @@ def _gradient_of_filters(out_shape, x_shape, w_shape, padding):
     width = sparse.block_of(w_shape)
     part_size = -(-F // width) * step.sum_size
     return kernel, np.array([K, F, width, step.parts, step.sums, part_size, step.sum_size, *strides])
-
-
-@functools.cache
-def make_winograd(tiles, F):
-    """Winograd's kernel for so many tiles and filters."""
-    return winograd.make_winograd(*winograd.tile_rows(tiles, F))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Copying blocks of numbers to where inner loops want them.
+"""Copying blocks of numbers to where inner loops want them, and fetching them in advance.
 
 Loops run over slices: then the compiler knows that no index is negative, and moves whole vectors.
 """
@@ -8,7 +8,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.blocks import pieces, share
 from tinyconv.kernels.cpu.tasks import NOTHING, helper, kernel, run
-from tinyconv.kernels.cpu.tile import LANES, vector_load, vector_load_first, vector_store
+from tinyconv.kernels.cpu.tile import LANES, prefetch, vector_load, vector_load_first, vector_store
 
 
 @helper
@@ -64,6 +64,13 @@ def copy_window(target, at, image, start, size, top, left, height, width):
         else:
             fill(target, at, width * C, np.float32(0))
         at += width * C
+
+
+@helper
+def prefetch_part(array, start, size, part, count, parts):
+    """Prefetch, of ``array[start : start + size]``, cut into ``parts`` parts, ``count`` of them from ``part`` on."""
+    for line in range(start + part * size // parts, start + min(part + count, parts) * size // parts, 16):
+        prefetch(array, line)
 
 
 def pack(work, w, taps, columns, columns_T):

@@ -22,7 +22,7 @@ class Step(NamedTuple):
     KW: int
     top: int  # padding
     left: int
-    pieces: int  # forward: tasks for each image
+    pieces: int  # plain forward: tasks for each image
     parts: int  # backward: partial sums of dw, each of a part of the batch
     single: int  # the filters one by one, (F, KH * KW * C); before them, at 0, the packed or transformed filters
     bias: int  # of the forward, filled up with zeros to whole panels

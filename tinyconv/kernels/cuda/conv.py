@@ -31,7 +31,7 @@ def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
     return max(scratch(outputs, F, taps), scratch(pixels, C, KH * KW * F), gradient)
 
 
-def conv2d_prepare(work, w):
+def conv2d_prepare(work, w, out_shape, x_shape, strides, padding, dilation):
     """Nothing to prepare: the products read the filters as they are."""
 
 

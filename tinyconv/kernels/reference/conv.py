@@ -15,7 +15,7 @@ def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
     return 0
 
 
-def conv2d_prepare(work, w):
+def conv2d_prepare(work, w, out_shape, x_shape, strides, padding, dilation):
     """Put what forward and backward want to know of the filters ``w`` (KH, KW, C, F) into ``work``. Nothing here."""
 
 

@@ -1,0 +1,189 @@
+"""Convolutions that go by Winograd's method, forward and dx, held to the reference. (Pooled: test_cpu_conv_pool.)
+
+As in test_cpu_conv, whose helpers serve here too, all is written between canaries, and ``work`` begins as NaN.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples, seeds
+from test_cpu_conv import check, convolve, expect, inputs
+
+from tinyconv.kernels.cpu import conv, winograd
+
+CHANNELS = [16, 32, 48, 64, 80]  # panels of one, two and three vectors
+
+
+class Framed(NamedTuple):
+    """A 3 x 3 convolution with any number of zeros on each side of the image."""
+
+    batch: int
+    size: tuple[int, int]
+    channels: int
+    filters: int
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+    strides = dilation = (1, 1)
+
+    @property
+    def x_shape(self):
+        return (self.batch, *self.size, self.channels)
+
+    @property
+    def w_shape(self):
+        return (3, 3, self.channels, self.filters)
+
+    @property
+    def out_shape(self):
+        sizes = (n + p + q - 2 for n, p, q in zip(self.size, self.before, self.after, strict=True))
+        return (self.batch, *sizes, self.filters)
+
+    @property
+    def by_winograd(self):
+        return winograd.pays(self.out_shape, self.w_shape, self.strides, self.dilation)
+
+
+@st.composite
+def frames(draw):
+    """Odd and even sizes, padding on any side, so that the output has at least three rows and columns."""
+    border = st.tuples(st.integers(0, 2), st.integers(0, 2))
+    before, after = draw(border), draw(border)
+    size = tuple(draw(st.integers(max(1, 5 - p - q), 11)) for p, q in zip(before, after, strict=True))
+    channels, filters = draw(st.sampled_from([(c, f) for c in CHANNELS for f in CHANNELS if max(c, f) > 16]))
+    return Framed(draw(st.integers(1, 4)), size, channels, filters, before, after)
+
+
+@examples(60)
+@given(frames(), st.booleans(), seeds)
+def test_any_border_is_the_references(frame, relu, seed):
+    assert frame.by_winograd
+    check(frame, seed, relu)
+
+
+NAMED = [
+    Framed(1, (32, 32), 64, 64, (1, 1), (1, 1)),
+    Framed(2, (32, 31), 32, 64, (0, 0), (0, 0)),
+    Framed(20, (13, 13), 32, 64, (0, 0), (0, 0)),
+    Framed(40, (5, 6), 48, 32, (1, 2), (2, 0)),
+    Framed(3, (1, 40), 16, 80, (2, 1), (2, 1)),
+    Framed(1, (3, 3), 128, 128, (1, 1), (1, 1)),
+    Framed(2, (9, 9), 32, 32, (4, 3), (1, 1)),  # dx begins within dout
+]
+
+
+@pytest.mark.parametrize("frame", NAMED)
+def test_named_shapes(frame):
+    assert frame.by_winograd
+    check(frame, 0, relu=True)
+
+
+@pytest.mark.parametrize("frame", NAMED)
+def test_small_blocks_give_the_same_bits(frame, monkeypatch):
+    """A cache that holds next to nothing: more tasks, some with a part of the filters only, and the same sums."""
+    arrays = inputs(frame, 1)
+    whole = convolve(frame, *arrays)[:2]
+    monkeypatch.setattr(winograd, "CACHED", 600)
+    monkeypatch.setattr(winograd, "TASKS", 300)
+    conv.plan.cache_clear()
+    try:
+        cut = convolve(frame, *arrays)[:2]
+    finally:
+        conv.plan.cache_clear()
+    assert [a.tobytes() for a in cut] == [a.tobytes() for a in whole]
+
+
+@pytest.mark.parametrize("frame", NAMED)
+def test_one_thread_and_two_give_the_same_bits(frame):
+    arrays = inputs(frame, 2)
+    threads, results = numba.get_num_threads(), []
+    try:
+        for count in {1, threads}:
+            numba.set_num_threads(count)
+            results.append([result.tobytes() for result in convolve(frame, *arrays)])
+    finally:
+        numba.set_num_threads(threads)
+    assert all(result == results[0] for result in results)
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    """The same bits alone as among others; so the batch has no say in whether the method is used."""
+    frame = Framed(5, (13, 12), 32, 64, (1, 1), (1, 1))
+    x, w, b, dout = inputs(frame, 3)
+    out, dx, _, _ = convolve(frame, x, w, b, dout)
+    alone = convolve(frame._replace(batch=1), x[3:4], w, b, dout[3:4])
+    assert alone[0].tobytes() == out[3:4].tobytes()
+    assert alone[1].tobytes() == dx[3:4].tobytes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_visible(value):
+    """In its tiles it may reach other outputs too, but no further; and a NaN passes ReLU."""
+    frame = Framed(3, (9, 9), 32, 32, (1, 1), (1, 1))
+    x, w, b, dout = inputs(frame, 4)
+    x[1, 4, 5, 3] = dout[1, 6, 2, 20] = value
+    relu = bool(np.isnan(value))
+    with np.errstate(invalid="ignore"):
+        results, truths = convolve(frame, x, w, b, dout, relu), expect(frame, x, w, b, dout, relu)
+    for result, truth in zip(results, truths, strict=True):
+        assert not np.isfinite(truth).all()
+        assert not np.isfinite(result[~np.isfinite(truth)]).any()
+    out, dx = results[:2]
+    for result, row, column in ((out, 4, 5), (dx, 6, 2)):
+        result[1, row - 2 : row + 3, column - 2 : column + 3] = 0
+        assert np.isfinite(result).all()
+
+
+def test_a_dx_that_nobody_needs_is_not_computed():
+    frame = Framed(2, (7, 6), 32, 48, (1, 1), (1, 1))
+    arrays = inputs(frame, 5)
+    without, whole = convolve(frame, *arrays, need_dx=False), convolve(frame, *arrays)
+    assert without[1].size == 0
+    assert [without[i].tobytes() for i in (0, 2, 3)] == [whole[i].tobytes() for i in (0, 2, 3)]
+
+
+def bound(pixels, before, out_size, w):
+    """(C + 20) u times 9/4 of the sum of |pixel| |weight| over an output's whole 4 x 4 tile; see ``winograd.py``."""
+    N, H, W, C = pixels.shape
+    (top, left), (OH, OW) = before, out_size
+    down, across = -(-OH // 2), -(-OW // 2)
+    framed = np.zeros((N, 2 * down + 2 + 2 * H, 2 * across + 2 + 2 * W, C))
+    framed[:, top : top + H, left : left + W] = np.abs(pixels)
+    parts = [framed[:, i : i + 2 * down : 2, j : j + 2 * across : 2] for i in range(4) for j in range(4)]
+    sums = functools.reduce(np.add, parts) @ np.abs(w).sum(axis=(0, 1), dtype=np.float64)
+    tiles = (C + 20) * 2.0**-24 * 9 / 4 * sums
+    return tiles.repeat(2, axis=1).repeat(2, axis=2)[:, :OH, :OW]
+
+
+@examples(20)
+@given(frames(), st.floats(-3, 3), seeds)
+def test_out_and_dx_keep_the_error_bound(frame, exponent, seed):
+    x, w, b, dout = inputs(frame, seed)
+    rng = np.random.default_rng(seed)
+    for array in (x, dout):
+        array *= np.float32(10.0**exponent) * (rng.random(array.shape) < 0.5)
+    out, dx, _, _ = convolve(frame, x, w, 0 * b, dout)
+    expected, expected_dx, _, _ = expect(frame, x, w, 0 * b, dout)
+    assert (np.abs(out - expected) <= bound(x, frame.before, out.shape[1:3], w)).all()
+    turned, missing = w[::-1, ::-1].transpose(0, 1, 3, 2), tuple(2 - p for p in frame.before)
+    assert (np.abs(dx - expected_dx) <= bound(dout, missing, dx.shape[1:3], turned)).all()
+
+
+def test_when_the_method_is_used():
+    assert winograd.pays((8, 3, 9, 64), (3, 3, 64, 64), (1, 1), (1, 1))
+    assert winograd.pays((1, 3, 3, 32), (3, 3, 16, 32), (1, 1), (1, 1))
+    for out, w, strides, dilation in [
+        ((8, 2, 9, 64), (3, 3, 64, 64), (1, 1), (1, 1)),  # too small
+        ((8, 9, 9, 16), (3, 3, 16, 16), (1, 1), (1, 1)),  # too few channels and filters
+        ((8, 9, 9, 64), (3, 3, 8, 64), (1, 1), (1, 1)),
+        ((8, 9, 9, 34), (3, 3, 64, 34), (1, 1), (1, 1)),  # no whole vectors
+        ((8, 9, 9, 64), (3, 2, 64, 64), (1, 1), (1, 1)),
+        ((8, 9, 9, 64), (3, 3, 64, 64), (2, 1), (1, 1)),
+        ((8, 9, 9, 64), (3, 3, 64, 64), (1, 1), (1, 2)),
+    ]:
+        assert not winograd.pays(out, w, strides, dilation)
