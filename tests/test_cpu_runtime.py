@@ -186,6 +186,20 @@ def test_a_full_disk_is_no_error(monkeypatch):
     assert twice(4) == 8
 
 
+def test_functions_made_by_a_function_and_compiled_apart_do_not_take_each_other_s_place(copy):
+    """Numba numbers functions of one name, from 1 in every process: in the third one, two have one name and number."""
+    (copy / "made.py").write_text(
+        "from tinyconv.kernels.cpu.jit import jit\nfrom tinyconv.kernels.cpu.tile import stay_apart\n"
+        "def make(factor):\n    @jit\n    def inner(x):\n        stay_apart()\n        return factor * x\n"
+        "    @jit\n    def made(x):\n        return inner(x) + 1\n    return made\n"
+    )
+    program = "from made import make\nprint(*[make(factor)(10) for factor in {}])"
+    assert run(program.format([2]), copy) == "21"
+    assert run(program.format([3]), copy) == "31"
+    assert run(program.format([2, 3]), copy) == "21 31"
+    assert run(program.format([3, 2]), copy) == "31 21"
+
+
 def test_functions_made_by_a_function_are_told_apart(copy):
     (copy / "made.py").write_text(
         "from tinyconv.kernels.cpu.jit import jit\ndef make(factor, inner):\n    @jit\n    def made(x):\n"

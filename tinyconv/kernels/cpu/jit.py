@@ -28,6 +28,7 @@ import re
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,31 @@ def jit(function=None, *, parallel=False, reassociate=False, **options):
         "_nrt": False,
         **options,
     }
+    function = under_a_name_of_its_own(function, parallel)
     compiled: Any = numba.njit(**flags)(function)
     file = function.__code__.co_filename
     if hasattr(compiled, "_cache") and os.path.exists(file):  # not so under NUMBA_DISABLE_JIT, or in a notebook
         compiled._cache = KernelCache(function, flags)
     return one_at_a_time(compiled) if parallel and LAYER == "workqueue" else compiled
+
+
+def under_a_name_of_its_own(function: Callable, parallel: bool) -> Callable:
+    """The same function, called after what it was made of too, if another function made it, and after ``parallel``.
+
+    Machine code finds the functions that it calls by their names. Numba adds a number to each, but the numbers begin
+    anew in every process: two functions of one name that were compiled in two processes, and come from the cache into
+    a third, would be taken for one another.
+    """
+    marks = [hashlib.sha256(describe(function).encode()).hexdigest()[:12]] if function.__closure__ else []
+    marks += ["parallel"] if parallel else []
+    if not marks:
+        return function
+    code, scope = function.__code__, function.__globals__
+    named = types.FunctionType(code, scope, function.__name__, function.__defaults__, function.__closure__)
+    functools.update_wrapper(named, function)
+    del named.__wrapped__  # type: ignore[attr-defined]
+    named.__qualname__ = "_".join([function.__qualname__, *marks])
+    return named
 
 
 class KernelCache(_Cache):
