@@ -234,7 +234,8 @@ def test_importing_compiles_nothing():
     assert run(program) == "0"
 
 
-def test_compile_watch_says_when_and_how_long():
+def test_compile_watch_says_when_and_how_long(monkeypatch, tmp_path):
+    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)  # or it would compile only once in this test's life
     calls = []
 
     @jit.jit
