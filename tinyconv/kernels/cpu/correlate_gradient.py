@@ -89,15 +89,16 @@ def _next_unit(x, dout, s, n, first, counts, pieces):
     """The unit behind ``counts`` images and rows from image n and row ``first`` on, in so many pieces."""
     x_size, size = counts[0] * min(counts[1] * s.stride, s.H) * s.W * s.C, counts[0] * counts[1] * s.OW * s.F
     x_place, place = (n * s.H + first * s.stride) * s.W * s.C + x_size, (n * s.OH + first) * s.OW * s.F + size
-    return Coming(x, x_place, -(-x_size // pieces), x_place + x_size, dout, place, -(-size // pieces), place + size)
+    x_piece, piece = -(-x_size // (16 * pieces)) * 16, -(-size // (16 * pieces)) * 16  # whole cache lines
+    return Coming(x, x_place, x_piece, x_place + x_size, dout, place, piece, place + size)
 
 
-@helper
+@helper(forceinline=True)
 def _prefetch_piece(c):
-    """Prefetch the next piece; returns what is left."""
-    for line in range(c.x_place // 16 * 16, min(c.x_place + c.x_piece, c.x_end), 16):
+    """Prefetch the next piece; returns what is left. (Not a call, before which the tile would be put into memory.)"""
+    for line in range(c.x_place, min(c.x_place + c.x_piece, c.x_end), 16):
         prefetch(c.x, line)
-    for line in range(c.place // 16 * 16, min(c.place + c.piece, c.end), 16):
+    for line in range(c.place, min(c.place + c.piece, c.end), 16):
         prefetch(c.dout, line)
     return Coming(c.x, c.x_place + c.x_piece, c.x_piece, c.x_end, c.dout, c.place + c.piece, c.piece, c.end)
 
