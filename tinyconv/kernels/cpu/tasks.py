@@ -9,7 +9,7 @@ on all threads. Why is there no parallel loop in each kernel?
   training step has two dozen kernels. So ``record`` writes down what a list of kernel calls runs, as a table, and one
   loop works through the whole table.
 * Dealt out in advance, half of the tasks for each of two threads, work ends when the thread ends whose processor
-  something else needed meanwhile. Here each worker takes the next task when it is done with one.
+  something else needed meanwhile. Here each worker takes one task at a time, and helps the others with theirs.
 
 Every kernel takes the same arguments: ``(task, a, b, c, work, numbers)``, four arrays of float32 (the third may be
 int8), all flat, and an int64 array of whatever else it must know. An array of another type can be passed as one of the

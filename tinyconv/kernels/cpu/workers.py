@@ -1,9 +1,10 @@
 """The one parallel loop that runs all kernels that work in tasks (see ``tasks.py``): workers on a table.
 
-A table has a line for each kernel call, in order. The workers, one for each thread, go through it together. They take
-the tasks of a line one by one, counting with an atomic counter, and whoever finds none left waits until the others have
-finished theirs, which a second counter says. Nobody waits for a worker that comes late, or never: the others do its
-share. Who does which task does not change the result, since each number has one task that writes it.
+A table has a line for each kernel call, in order. The workers, one for each thread, go through it together. Of a line,
+each has a share of the tasks, and takes them one by one, counting with an atomic counter: neighbouring tasks often
+read neighbouring memory. Whoever is done helps the others with theirs, and waits, when no task is left, until all have
+finished, which a last counter says. So nobody waits for a worker that comes late, or never: the others do its share.
+Who does which task does not change the result, since each number has one task that writes it.
 """
 
 import ctypes
@@ -12,11 +13,13 @@ import os
 import platform
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tinyconv.kernels.cpu.blocks import share
 from tinyconv.kernels.cpu.jit import jit
 
 LINE = 12  # numbers in a line: the kernel's address, its tasks, and the address and length of each of five arrays
@@ -37,8 +40,9 @@ def signature_of(int8: bool):
 
 
 def counters_of(lines: int) -> int:
-    """How many numbers the progress of a table of so many lines takes: the line that failed, and two for each line."""
-    return (1 + 2 * lines) * CACHE_LINE
+    """How many numbers the progress of a table takes: the line that failed, and for each line how many tasks are done,
+    and how many are taken of each worker's share."""
+    return (1 + lines * (1 + numba.config.NUMBA_NUM_THREADS)) * CACHE_LINE
 
 
 def _give_way() -> int:
@@ -80,15 +84,15 @@ def _call(typing_context, lines, line, task):
 
 
 @intrinsic
-def _count(typing_context, counters, place):
-    """Add 1 to a counter that others count with too, and return what it was. What was written before is seen by all who
+def _count(typing_context, counters, place, more):
+    """Add to a counter that others count with too, and return what it was. What was written before is seen by all who
     see the new count."""
 
     def write(context, builder, signature, arguments):
         data = context.make_array(counters)(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", builder.gep(data, [arguments[1]]), _WORD(1), "acq_rel")
+        return builder.atomic_rmw("add", builder.gep(data, [arguments[1]]), arguments[2], "acq_rel")
 
-    return types.int64(counters, types.int64), write
+    return types.int64(counters, types.int64, types.int64), write
 
 
 @intrinsic
@@ -130,17 +134,22 @@ def _call_system(typing_context, address):
 
 
 @helper
-def _work(lines, progress, give_way):
-    """A worker: go through the lines, take what tasks are left of each, and wait for those that others have taken."""
+def _work(worker, workers, lines, progress, give_way):
+    """Go through the lines: take the tasks of the own share of each, then what is left of the others' shares, and wait
+    for those that others are still busy with."""
     for line in range(lines.shape[0]):
-        taken, tasks = (1 + 2 * line) * CACHE_LINE, lines[line, TASKS]
-        done = taken + CACHE_LINE
-        task = _count(progress, taken)
-        while task < tasks:
-            if _call(lines, line, task):
-                progress[0] = line + 1
-            _count(progress, done)
-            task = _count(progress, taken)
+        tasks, done, mine = lines[line, TASKS], (1 + line * (1 + workers)) * CACHE_LINE, 0
+        for i in range(workers):
+            whose = (worker + i) % workers
+            first, last = share(whose, workers, tasks)
+            taken = done + (1 + whose) * CACHE_LINE
+            task = first + _count(progress, taken, 1)
+            while task < last:
+                if _call(lines, line, task):
+                    progress[0] = line + 1
+                mine += 1
+                task = first + _count(progress, taken, 1)
+        _count(progress, done, mine)
         looks = 0
         while _look(progress, done) < tasks:
             looks += 1
@@ -167,12 +176,12 @@ def run_table(lines, progress, give_way):
     most = 1
     for line in range(lines.shape[0]):
         most = max(most, lines[line, TASKS])
-    for place in range(progress.size):
-        progress[place] = 0
     workers = min(most, numba.get_num_threads())
+    for place in range((1 + lines.shape[0] * (1 + workers)) * CACHE_LINE):
+        progress[place] = 0
     if workers == 1:
-        _work(lines, progress, give_way)  # and wake no other thread
+        _work(0, 1, lines, progress, give_way)  # and wake no other thread
     else:
-        for _ in prange(workers):
-            _work(lines, progress, give_way)
+        for worker in prange(workers):
+            _work(np.int64(worker), workers, lines, progress, give_way)  # Numba takes the index for unsigned
     return progress[0]
