@@ -3,7 +3,9 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+K = TypeVar("K")
 
 
 class Timing(NamedTuple):
@@ -45,13 +47,13 @@ def alternate(
     return [statistics.median(found) for found in times]
 
 
-def interleave(turns: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
+def interleave(turns: Mapping[K, Callable[[], float]], rounds: int) -> dict[K, Timing]:
     """Let everybody take a turn, and again, ``rounds`` times: whatever else the machine does meets all alike.
 
     A turn does its work and returns the seconds it took. The order is reversed in every second round, so that nobody
     always runs behind the same other.
     """
-    times: dict[str, list[float]] = {name: [] for name in turns}
+    times: dict[K, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
         names = list(turns)
         for name in names if number % 2 == 0 else reversed(names):

@@ -277,24 +277,37 @@ def batches(s: Session) -> list[Result]:
 
 
 def threads(s: Session) -> list[Result]:
-    """An epoch on one thread, and on all."""
+    """An epoch on one thread, and on all; and, for what the machine allows, a large product of matrices."""
     if s.threads == 1:
         s.remark("threads: one thread cannot be compared with more")
         return []
     s.warm_up(peers.TINYCONV, BATCH, s.samples(PART))
-    worker, samples = s.worker(peers.TINYCONV), s.samples(network.TRAINING_SAMPLES)
+    samples, size = s.samples(network.TRAINING_SAMPLES), s.samples(2048, 128)
 
-    def turn(count: int) -> float:
+    def turn(contender: Contender, count: int) -> float:
+        worker = s.worker(contender)
         worker.call("set_threads", threads=count)
-        return worker.call("train", samples=samples, batch_size=BATCH)[0]
+        try:
+            if contender is peers.TINYCONV:
+                return worker.call("train", samples=samples, batch_size=BATCH)[0]
+            return worker.call("matrix_product", size=size)
+        finally:
+            worker.call("set_threads", threads=s.threads)
 
-    times = interleave({"all": lambda: turn(s.threads), "one": lambda: turn(1)}, s.rounds)
-    worker.call("set_threads", threads=s.threads)
-    value = times["one"].median / times["all"].median
-    seconds = {name: timing.seconds for name, timing in times.items()}
-    work, theirs = f"{s.threads} threads against one, epoch", f"one thread {times['one']}"
-    target = 0.9 * s.threads
-    return [Result("threads", work, value, "x", target, ours=str(times["all"]), theirs=theirs, seconds=seconds)]
+    who = [peers.TINYCONV, *(c for c in s.contenders if c is peers.TORCH)]
+    turns = {(c.name, n): functools.partial(turn, c, n) for c in who for n in (s.threads, 1)}
+    times = interleave(turns, s.rounds)
+    results = []
+    for contender in who:
+        many, one = times[contender.name, s.threads], times[contender.name, 1]
+        value, seconds = one.median / many.median, {"all": many.seconds, "one": one.seconds}
+        work, target, ours = f"{s.threads} threads against one, epoch", 0.9 * s.threads, str(many)
+        theirs = f"one thread {one}"
+        if contender is peers.TORCH:
+            work, target = f"{s.threads} threads against one, a matrix product by PyTorch, {size} x {size}", None
+            ours, theirs = "", f"{many}, {theirs}"
+        results.append(Result("threads", work, value, "x", target, ours=ours, theirs=theirs, seconds=seconds))
+    return results
 
 
 def busy(s: Session) -> list[Result]:

@@ -27,6 +27,9 @@ class PyTorch(Peer):
         self.compiled, self.fused = compiled, fused
         torch._dynamo.config.recompile_limit = 64  # one program for each batch size
 
+    def set_threads(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+
     def build(self) -> None:
         torch.manual_seed(0)
         images = torch.from_numpy(self.x).reshape(
