@@ -1,7 +1,8 @@
 """Convolutions of any shape, stride, padding and dilation: which kernels do them, and where things lie.
 
 Forward and dx are one kernel, ``correlate.py``, or, for most 3 x 3 convolutions, Winograd's method, which needs fewer
-multiplications (``winograd.py``); dw is ``correlate_gradient.py``. All run on the register tile (``tile.py``).
+multiplications (``winograd.py``); dx of few channels is ``scatter.py``, and dw ``correlate_gradient.py``. All run on
+the register tile (``tile.py``).
 
 * Filters are packed by ``conv2d_prepare`` in *panels* of V vectors, filled up with zeros, or transformed: what the
   inner loop reads is contiguous and has no tail.

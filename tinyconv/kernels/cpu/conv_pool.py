@@ -23,6 +23,7 @@ from tinyconv.kernels.cpu.tile import pixel_offsets, tile_load, tile_multiply_ad
 from tinyconv.kernels.cpu.window import tile_store_pooled, window_corners
 
 TASKS = 16  # forward: images times bands of pooled rows, where the shapes allow
+LEAST = 1 << 16  # multiply-adds of such a band: about a microsecond, which waking another thread is worth
 
 
 @functools.lru_cache(1024)
@@ -53,7 +54,8 @@ def plan(out_shape, x_shape, w_shape, padding):
     parts, sum_size = sparse.parts_of(N, w_shape), _lines(sparse.sum_size(w_shape))
     end = sums + parts * -(-F // sparse.block_of(w_shape)) * sum_size
     places = (single, bias, scratch, scratch_size, sums, sum_size, end)
-    return Step(N, PH, PW, F, H, W, C, KH, KW, *padding, min(PH, -(-TASKS // N)), parts, *places, scale=0)
+    pieces = max(1, min(PH, -(-TASKS // N), 4 * PH * PW * F * KH * KW * C // LEAST))
+    return Step(N, PH, PW, F, H, W, C, KH, KW, *padding, pieces, parts, *places, scale=0)
 
 
 def _tiles(out_shape, x_shape, padding):

@@ -2,7 +2,8 @@
 
 A pixel of the result is a sum, over the filter's taps, of a pixel of the image times a matrix. For dx the "image" is
 dout and the matrices are transposed, and with strides the pixels fall into classes of which each meets its own taps
-(see ``_axis``). The tile is R pixels times V vectors of filters; its reduction runs over taps and channels.
+(see ``_axis``). The tile is R pixels times V vectors of filters; its reduction runs over taps and channels. (dx of few
+channels, which would leave most lanes empty, is in ``scatter.py``.)
 """
 
 import functools
@@ -12,6 +13,7 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from tinyconv.kernels.cpu import scatter
 from tinyconv.kernels.cpu.copying import copy, copy_window, fill, pack, prefetch_part
 from tinyconv.kernels.cpu.geometry import CACHED, COUNT, Numbers, Pass, cut_rows, numbers_of, window, window_size
 from tinyconv.kernels.cpu.tasks import helper, kernel
@@ -32,29 +34,42 @@ def plan(out_shape, x_shape, w_shape, strides, padding, dilation, relu):
     N, OH, OW, F = out_shape
     N, H, W, C = x_shape
     KH, KW, C, F = w_shape
-    (R, V), (R_T, V_T) = tile_shape(F), tile_shape(C)
-    columns, columns_T = V * LANES, V_T * LANES
+    R, V = tile_shape(F)
+    columns = V * LANES
     window_of = functools.partial(window_size, OW=OW, w_shape=w_shape, strides=strides, dilation=dilation)
-    reach, reach_w = (KH - 1) * dilation[0], (KW - 1) * dilation[1]
+    rows = cut_rows(OH, N, window_of, -(-2 * R // OW))
+    group = max(1, CACHED // (KH * KW * C * columns))
+    geometry = (KH, KW, *strides, *padding, *dilation)
+    numbers = numbers_of(N, H, W, C, OH, OW, F, *geometry, relu=relu, rows=rows, group=group)
+    forward = Pass(make_correlate(R, V), N * -(-OH // rows), numbers)
+    size = -(-F // columns) * KH * KW * C * columns
+    if scatter.pays(w_shape):
+        prepare = functools.partial(scatter.prepare, columns=columns)
+        dx, size_T, scratch_T = scatter.plan(out_shape, x_shape, w_shape, strides, padding, dilation, size)
+    else:
+        prepare = functools.partial(pack, taps=KH * KW, columns=columns, columns_T=tile_shape(C)[1] * LANES)
+        dx, size_T, scratch_T = _transposed(out_shape, x_shape, w_shape, strides, padding, dilation, size)
+    return prepare, forward, dx, size + size_T, max(window_of(rows) + F, scratch_T)
 
-    def window_T(rows):  # floats of dout over so many (times the stride) rows of dx
+
+def _transposed(out_shape, x_shape, w_shape, strides, padding, dilation, filters):
+    """dx: the pass, and the floats of its filters, which begin at ``filters``, and of its scratch."""
+    N, OH, OW, F = out_shape
+    N, H, W, C = x_shape
+    KH, KW, C, F = w_shape
+    R, V = tile_shape(C)
+    columns, (reach, reach_w) = V * LANES, ((KH - 1) * dilation[0], (KW - 1) * dilation[1])
+
+    def window_of(rows):  # floats of dout over so many (times the stride) rows of dx
         return ((rows * strides[0] + reach) // strides[0] + 2) * ((W + reach_w) // strides[1] + 2) * F
 
-    rows = cut_rows(OH, N, window_of, -(-2 * R // OW))
-    rows_T = cut_rows(-(-H // strides[0]), N, window_T, -(-2 * R_T * strides[1] // W))
-    cached, cached_T = (max(1, CACHED // (KH * KW * size)) for size in (C * columns, F * columns_T))
-    transposed = -(-F // columns) * KH * KW * C * columns
+    rows = cut_rows(-(-H // strides[0]), N, window_of, -(-2 * R * strides[1] // W))
+    group = max(1, CACHED // (KH * KW * F * columns))
     geometry = (KH, KW, *strides, *padding, *dilation)
-    forward = numbers_of(N, H, W, C, OH, OW, F, *geometry, relu=relu, rows=rows, group=cached)
-    dx = numbers_of(N, OH, OW, F, H, W, C, *geometry, transposed=True, rows=rows_T, group=cached_T, filters=transposed)
-    prepare = functools.partial(pack, taps=KH * KW, columns=columns, columns_T=columns_T)
-    return (
-        prepare,
-        Pass(make_correlate(R, V), N * -(-OH // rows), forward),
-        Pass(make_correlate(R_T, V_T), N * -(-H // (rows_T * strides[0])), dx),
-        transposed + -(-C // columns_T) * KH * KW * F * columns_T,
-        max(window_of(rows) + F, window_T(rows_T) + C),
-    )
+    cut = {"transposed": True, "rows": rows, "group": group, "filters": filters}
+    numbers = numbers_of(N, OH, OW, F, H, W, C, *geometry, **cut)
+    dx = Pass(make_correlate(R, V), N * -(-H // (rows * strides[0])), numbers)
+    return dx, -(-C // columns) * KH * KW * F * columns, window_of(rows) + C
 
 
 class Axis(NamedTuple):
