@@ -26,13 +26,14 @@ HERE = Path(__file__).parent
 KERNELS = Path(tinyconv.kernels.__file__).parent
 X86 = platform.machine() in ("x86_64", "AMD64")
 
-# Calls one kernel, and says what was compiled for it.
+# Calls two kernels, and says what was compiled for it.
 ONE_KERNEL = """
 import numpy as np
 from tinyconv.kernels.cpu import activation, jit
 x = np.array([-1, 0, 2], np.float32)
 with jit.compile_watch(lambda: print("compiling")) as watch:
     activation.relu_forward(x, x)
+    activation.softmax_forward(np.zeros((1, 3), np.float32), x.reshape(1, 3))  # works in tasks
 assert x.tolist() == [0, 0, 2], x
 print(watch.functions, "in", watch.seconds)
 """

@@ -107,6 +107,17 @@ def _look(typing_context, counters, place):
 
 
 @intrinsic
+def _threads(typing_context):
+    """How many threads may work: ``numba.get_num_threads()``, which would keep its caller from being kept on disk."""
+
+    def write(context, builder, signature, arguments):
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_WORD, []), "get_num_threads")
+        return builder.call(function, [])
+
+    return types.int64(), write
+
+
+@intrinsic
 def _pause(typing_context):
     """Tell the processor that this is a waiting loop."""
 
@@ -176,7 +187,7 @@ def run_table(lines, progress, give_way):
     most = 1
     for line in range(lines.shape[0]):
         most = max(most, lines[line, TASKS])
-    workers = min(most, numba.get_num_threads())
+    workers = min(most, _threads())
     for place in range((1 + lines.shape[0] * (1 + workers)) * CACHE_LINE):
         progress[place] = 0
     if workers == 1:
