@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import Window, examples, normal, seeds, windows
 
 from tinyconv.kernels import reference
-from tinyconv.kernels.cpu import conv, correlate, correlate_gradient, geometry
+from tinyconv.kernels.cpu import conv, correlate, correlate_gradient, geometry, scatter
 from tinyconv.kernels.memory import allocate
 
 CANARY = np.float32(-77)
@@ -81,6 +81,21 @@ def check(window, seed, relu=False):
 @given(windows(max_size=14), channel_counts, channel_counts, st.booleans(), seeds)
 def test_any_convolution_is_the_references(window, channels, filters, relu, seed):
     check(window._replace(channels=channels, filters=filters), seed, relu)
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        Window(3, (9, 8), 3, 20, (3, 3), (1, 1), (1, 1), "same"),
+        Window(2, (17, 16), 1, 40, (7, 5), (2, 3), (1, 1), "same"),
+        Window(2, (12, 13), 2, 9, (2, 2), (3, 4), (1, 1), "valid"),
+        Window(1, (12, 13), 3, 33, (3, 3), (1, 1), (2, 3), "valid"),
+        Window(1, (1, 1), 3, 5, (3, 3), (1, 1), (1, 1), "same"),
+    ],
+)
+def test_dx_of_few_channels(window):
+    assert scatter.pays(window.w_shape)
+    check(window, 4)
 
 
 @pytest.fixture
@@ -188,6 +203,7 @@ from tinyconv.kernels.cpu.host import LANES
 assert LANES == {lanes}, LANES
 test_cpu_conv.check(Window(2, (9, 8), 5, 11, (3, 2), (2, 1), (1, 1), "same"), 0)
 test_cpu_conv.check(Window(2, (9, 8), 16, 8, (3, 3), (1, 1), (1, 2), "valid"), 0, True)
+test_cpu_conv.check(Window(2, (9, 8), 3, 24, (3, 3), (2, 1), (1, 1), "same"), 0)  # dx of few channels
 test_cpu_conv.check(Window(3, (9, 8), 32, 24, (3, 3), (1, 1), (1, 1), "same"), 0, True)  # Winograd's
 test_cpu_dense.check(9, 21, 17, 0, True)
 """

@@ -252,15 +252,22 @@ def test_compile_watch_says_when_and_how_long(monkeypatch, tmp_path):
     assert watch.seconds > 0
 
 
-def test_without_the_compiler_kernels_are_plain_python():
+def test_without_the_compiler_simple_kernels_are_plain_python_and_others_say_that_they_need_it():
     program = """
         import numpy as np
         from tinyconv.kernels import cpu
         x = np.array([-1, 2], np.float32)
         cpu.relu_forward(x, x)
         print(x)
+        try:
+            cpu.softmax_forward(x[None], x[None])
+        except RuntimeError as error:
+            print(error)
     """
-    assert run(program, NUMBA_DISABLE_JIT="1") == "[0. 2.]"
+    expected = (
+        "[0. 2.]\nThe CPU kernels need Numba's compiler, which NUMBA_DISABLE_JIT turns off. Fix: unset it, or use "
+    )
+    assert run(program, NUMBA_DISABLE_JIT="1") == expected + 'the backend "reference".'
 
 
 @pytest.mark.skipif(not X86, reason="names processors of another kind")

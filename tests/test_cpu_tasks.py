@@ -107,10 +107,31 @@ def test_a_kernel_that_fails_is_named_and_nobody_waits_for_it(workers):
     try:
         with pytest.raises(IndexError, match="An index was out of bounds in the kernel _fail"):
             record([(add, (a, b, 1)), (fail, (a,)), (add, (a, b, 2))])()
-        add(a, b, 1)  # the next is not affected
+        assert (a == 1).all()  # what comes behind it is not run
+        add(a, b, 1)  # the next program is not affected
     finally:
         numba.set_num_threads(before)
-    assert (a == 4).all()
+    assert (a == 2).all()
+
+
+def test_a_program_runs_on_any_number_of_threads_even_if_it_changes():
+    a, b, before = np.zeros(7, np.float32), np.zeros(7, np.float32), numba.get_num_threads()
+    program = record([(add, (a, b, 1)), (add, (a[:1], b, 1)), (add, (a[:0], b, 1))])  # 7 tasks, 1 and none
+    try:
+        for run_ in range(1, 101):
+            numba.set_num_threads(1 + run_ % numba.config.NUMBA_NUM_THREADS)
+            program()
+            assert a.tolist() == [2 * run_, *[run_] * 6]
+    finally:
+        numba.set_num_threads(before)
+
+
+def test_what_an_address_cannot_say_is_refused():
+    a = np.zeros((4, 6), np.float32)
+    with pytest.raises(TypeError, match=r"kernel _add takes addresses\. Expected C-contiguous arrays"):
+        add(a[:, ::2], a, 1)
+    with pytest.raises(TypeError, match=r"and numbers of int64\. Received .*float64"):
+        run(_add, 4, a, a, NOTHING, NOTHING, np.array([1.0]))
 
 
 def test_an_error_while_recording_leaves_nothing_behind():

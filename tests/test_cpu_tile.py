@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tinyconv.kernels.cpu import tile as t
+from tinyconv.kernels.cpu import vector as v
 from tinyconv.kernels.cpu.jit import jit
 from tinyconv.kernels.cpu.tile import LANES
 
@@ -87,11 +88,11 @@ def test_pixel_offsets_wrap_at_the_end_of_a_row_and_stop_at_the_last_pixel(width
 
 @jit
 def _winner(best, winner, a, b):
-    one, other = t.vector_load(a, 0), t.vector_load(b, 0)
+    one, other = v.vector_load(a, 0), v.vector_load(b, 0)
     wins = (other > one) | ((other != other) & (one <= one))
-    t.vector_store(t.select(wins, other, one), best, 0)
-    index = t.select(wins, t.vector_fill(1), t.vector_fill(0))
-    t.vector_store(t.select(other < t.vector_fill(np.float32(0)), t.vector_fill(-1), index), winner, 0)
+    v.vector_store(v.select(wins, other, one), best, 0)
+    index = v.select(wins, v.vector_fill(1), v.vector_fill(0))
+    v.vector_store(v.select(other < v.vector_fill(np.float32(0)), v.vector_fill(-1), index), winner, 0)
 
 
 def test_vectors_compare_and_select_as_numpy_does_and_store_bytes():
@@ -107,17 +108,17 @@ def test_vectors_compare_and_select_as_numpy_does_and_store_bytes():
 
 @jit
 def _arithmetic(out, a, index):
-    x = t.vector_load(a, 0)
-    y = t.vector_multiply_add(x, x + x, x - t.vector_fill(np.float32(1))) * x
-    t.vector_store(t.select(t.vector_load(index, 0) == t.vector_fill(3), y, x), out, 0)
+    x = v.vector_load(a, 0)
+    y = v.vector_multiply_add(x, x + x, x - v.vector_fill(np.float32(1))) * x
+    v.vector_store(v.select(v.vector_load(index, 0) == v.vector_fill(3), y, x), out, 0)
 
 
 @jit
 def _nonzero(found, a):
     count = 0
-    bits = t.vector_bits(t.vector_load(a, 0) != t.vector_fill(np.float32(0)))
+    bits = v.vector_bits(v.vector_load(a, 0) != v.vector_fill(np.float32(0)))
     while bits:
-        found[count] = t.trailing_zeros(bits)
+        found[count] = v.trailing_zeros(bits)
         count += 1
         bits &= bits - 1
     return count

@@ -8,7 +8,8 @@ and name its buffers. The result is four lists of steps:
 * ``backward``, from the loss to the gradients of the parameters;
 * ``update``: the optimiser.
 
-Running them is a loop without a branch and without an allocation. ``print(plan)`` shows all of it.
+Running them needs no branch and no allocation: the kernel set turns a list of steps into one callable. ``print(plan)``
+shows all of it.
 """
 
 import time

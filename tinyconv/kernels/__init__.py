@@ -8,7 +8,8 @@ with the six functions below, so that a plan can be built on any of them:
 * ``upload(array, host)``: copy a NumPy array into one of the set's arrays;
 * ``download(host, array)``: copy one of the set's arrays into a NumPy array;
 * ``synchronize()``: wait until everything asked for has happened;
-* ``record(calls)``: turn a list of (kernel, arguments) into one callable that runs them all in order;
+* ``record(calls)``: turn a list of (kernel, arguments) into one callable that runs them all in order. It sees what the
+  arrays hold when it runs; everything else is as it was when it first ran. One Python thread may run it at a time;
 * ``describe()``: on what the kernels run, in a few words.
 
 Kernels import nothing from the rest of tinyconv.

@@ -33,7 +33,7 @@ def synchronize() -> None:
 
 
 def record(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> Callable[[], None]:
-    """One callable that runs all calls in order."""
+    """One callable that runs all calls in order: here, one after the other."""
     calls = tuple(calls)
 
     def run() -> None:

@@ -1,7 +1,8 @@
 """Cutting an element-wise job into blocks, and not cutting a small one.
 
-What a thread computes must not depend on how many threads there are, down to the last bit. So a job is cut into blocks
-whose bounds depend on its size alone, and ``prange`` deals out the blocks.
+What a thread computes must not depend on how many threads there are, down to the last bit. So a job is cut into parts
+whose bounds depend on its size alone. Kernels that work in tasks (``tasks.py``) cut it into ``pieces``, of which each
+task has its ``share``; the other, simple kernels into ``blocks``, which a ``prange`` of their own deals out.
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 Forward, the four pixels of a pooling window are four rows of the register tile, so the whole step ends in registers
 (``window.py``), and only pooled outputs and winners are written. Where filters are 3 x 3 and channels whole vectors the
-products are Winograd's (``winograd.py``), else the plain ones of ``conv.py``. Backward see ``sparse.py``.
+products are Winograd's (``winograd.py``), else the plain ones of ``correlate_pool``. Backward see ``sparse.py``.
 
 Parallel over tasks (see ``tasks.py``). ``work`` holds the packed (or transformed) filters, the filters one by one, the
 bias filled up to whole panels, a scratch for each thread, and the partial sums of dw.
@@ -16,6 +16,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu import sparse, winograd
 from tinyconv.kernels.cpu.copying import copy, copy_panel, fill
+from tinyconv.kernels.cpu.geometry import whole_lines
 from tinyconv.kernels.cpu.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image
 from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
@@ -23,7 +24,7 @@ from tinyconv.kernels.cpu.tile import pixel_offsets, tile_load, tile_multiply_ad
 from tinyconv.kernels.cpu.window import tile_store_pooled, window_corners
 
 TASKS = 16  # forward: images times bands of pooled rows, where the shapes allow
-LEAST = 1 << 16  # multiply-adds of such a band: about a microsecond, which waking another thread is worth
+LEAST = 1 << 16  # multiply-adds of such a band: about a microsecond, beside which taking a task costs little
 
 
 @functools.lru_cache(1024)
@@ -33,8 +34,8 @@ def _filters(w_shape):
     columns = tile_shape(F)[1] * LANES
     panels, taps = -(-F // columns), 16 if winograd.applies(w_shape) else KH * KW
     single = panels * columns * taps * C
-    bias = single + _lines(F * KH * KW * C)
-    return columns, single, bias, bias + _lines(panels * columns)
+    bias = single + whole_lines(F * KH * KW * C)
+    return columns, single, bias, bias + whole_lines(panels * columns)
 
 
 @functools.lru_cache(1024)
@@ -49,9 +50,9 @@ def plan(out_shape, x_shape, w_shape, padding):
     needs = [images * image + sparse.list_size.py_func(images * PH * PW)]
     if winograd.applies(w_shape):
         needs.append(winograd.scratch_size(_tiles(out_shape, x_shape, padding)))
-    scratch_size = _lines(max(needs) + LANES)
+    scratch_size = whole_lines(max(needs) + LANES)
     sums = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
-    parts, sum_size = sparse.parts_of(N, w_shape), _lines(sparse.sum_size(w_shape))
+    parts, sum_size = sparse.parts_of(N, w_shape), whole_lines(sparse.sum_size(w_shape))
     end = sums + parts * -(-F // sparse.block_of(w_shape)) * sum_size
     places = (single, bias, scratch, scratch_size, sums, sum_size, end)
     pieces = max(1, min(PH, -(-TASKS // N), 4 * PH * PW * F * KH * KW * C // LEAST))
@@ -80,11 +81,6 @@ def numbers(out_shape, x_shape, w_shape, padding, scale=1.0):
     """The ``Step`` of these shapes as the kernels read it."""
     step = plan(out_shape, x_shape, w_shape, padding)
     return np.array(step._replace(scale=np.float64(scale).view(np.int64)))
-
-
-def _lines(size):
-    """A size in floats, rounded up to whole cache lines."""
-    return -(-size // 16) * 16
 
 
 def conv2d_relu_max_pool2d_workspace(out_shape, x_shape, w_shape, padding):
@@ -127,8 +123,8 @@ def _prepare(task, w, _, __, work, numbers):
 def conv2d_relu_max_pool2d_forward(out, argmax, x, w, b, work, padding):
     """Winograd's products, or plain ones. Parallel over blocks of Winograd's tiles, or images and bands of them."""
     run(_set_bias, 1, b, NOTHING, NOTHING, work, numbers(out.shape, x.shape, w.shape, padding))
-    kernel, tasks, sizes = _forward(out.shape, x.shape, w.shape, padding)
-    run(kernel, tasks, out, x, argmax, work, sizes)
+    forward, tasks, sizes = _forward(out.shape, x.shape, w.shape, padding)
+    run(forward, tasks, out, x, argmax, work, sizes)
 
 
 @kernel
@@ -146,8 +142,7 @@ def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, paddin
     run(sum_filters, step.parts * -(-step.F // sparse.block_of(w.shape)), dout, x, argmax, work, settings)
     run(sparse.add_parts, -(-step.KH * step.KW * step.C // LANES), dw, db, NOTHING, work, adding)
     if dx.size:
-        kernel = sparse.make_pixels(*sparse.pixel_tile(w.shape))
-        run(kernel, step.N, dx, dout, argmax, work, settings)
+        run(sparse.make_pixels(*sparse.pixel_tile(w.shape)), step.N, dx, dout, argmax, work, settings)
 
 
 @functools.lru_cache(1024)
@@ -157,14 +152,14 @@ def _gradient_of_filters(out_shape, x_shape, w_shape, padding):
     KH, KW, C, F = w_shape
     K = KH * KW * C
     if sparse.is_sparse(w_shape):
-        kernel, strides = sparse.make_filters_sparse(*sparse.sparse_tile(KH, KW * C)), (K, 1, K * sparse.GROUP)
+        sums, strides = sparse.make_filters_sparse(*sparse.sparse_tile(KH, KW * C)), (K, 1, K * sparse.GROUP)
     elif sparse.is_patch(w_shape):
-        kernel, strides = sparse.filters_patch, (1, LANES, K * LANES)
+        sums, strides = sparse.filters_patch, (1, LANES, K * LANES)
     else:
-        kernel, strides = sparse.make_filters_dense(sparse.dense_rows(K)), (1, LANES, step.sum_size - LANES)
+        sums, strides = sparse.make_filters_dense(sparse.dense_rows(K)), (1, LANES, step.sum_size - LANES)
     width = sparse.block_of(w_shape)
     part_size = -(-F // width) * step.sum_size
-    return kernel, np.array([K, F, width, step.parts, step.sums, part_size, step.sum_size, *strides])
+    return sums, np.array([K, F, width, step.parts, step.sums, part_size, step.sum_size, *strides])
 
 
 @functools.cache

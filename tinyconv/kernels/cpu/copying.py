@@ -8,7 +8,8 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.blocks import pieces, share
 from tinyconv.kernels.cpu.tasks import NOTHING, helper, kernel, run
-from tinyconv.kernels.cpu.tile import LANES, prefetch, vector_load, vector_load_first, vector_store
+from tinyconv.kernels.cpu.tile import LANES, prefetch
+from tinyconv.kernels.cpu.vector import vector_load, vector_load_first, vector_store
 
 
 @helper

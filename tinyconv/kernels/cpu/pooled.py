@@ -28,7 +28,7 @@ class Step(NamedTuple):
     bias: int  # of the forward, filled up with zeros to whole panels
     scratch: int  # one scratch for each thread
     scratch_size: int
-    sums: int  # the partial sums of dw: for each part, for each block of LANES filters
+    sums: int  # the partial sums of dw: for each part, for each block of filters (see ``sparse.block_of``)
     sum_size: int
     end: int
     scale: int  # backward: a factor of all gradients, as the bits of a float64

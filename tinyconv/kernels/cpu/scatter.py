@@ -7,7 +7,7 @@ large as the image with its border. (Written with whole matrices, this is the pr
 libraries.)
 
 The tile is R pixels of dout times V vectors of the window's numbers; its reduction runs over filters. Parallel over
-images, so that each canvas has one owner.
+images only, so that each canvas has one owner: dx of a single image is the work of one thread.
 
 Source: Chellapilla, Puri and Simard, "High performance convolutional neural networks for document processing" (2006).
 """
@@ -21,17 +21,8 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from tinyconv.kernels.cpu.copying import copy, fill, pack
 from tinyconv.kernels.cpu.geometry import COUNT, Numbers, Pass, numbers_of
 from tinyconv.kernels.cpu.tasks import helper, kernel
-from tinyconv.kernels.cpu.tile import (
-    LANES,
-    pixel_offsets,
-    tile_add_products,
-    tile_shape,
-    tile_store,
-    tile_zeros,
-    vector_load,
-    vector_load_first,
-    vector_store,
-)
+from tinyconv.kernels.cpu.tile import LANES, pixel_offsets, tile_add_products, tile_shape, tile_store, tile_zeros
+from tinyconv.kernels.cpu.vector import vector_load, vector_load_first, vector_store
 
 
 def pays(w_shape):

@@ -30,13 +30,9 @@ from tinyconv.kernels.cpu.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image, scale_of
 from tinyconv.kernels.cpu.stack import same_memory, stack_array
 from tinyconv.kernels.cpu.tasks import helper, kernel
-from tinyconv.kernels.cpu.tile import (
-    pixel_offsets,
+from tinyconv.kernels.cpu.tile import pixel_offsets, tile_add_scaled, tile_load, tile_store, tile_zeros
+from tinyconv.kernels.cpu.vector import (
     select,
-    tile_add_scaled,
-    tile_load,
-    tile_store,
-    tile_zeros,
     trailing_zeros,
     vector_bits,
     vector_fill,

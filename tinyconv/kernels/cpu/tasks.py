@@ -13,7 +13,7 @@ on all threads. Why is there no parallel loop in each kernel?
 
 Every kernel takes the same arguments: ``(task, a, b, c, work, numbers)``, four arrays of float32 (the third may be
 int8), all flat, and an int64 array of whatever else it must know. An array of another type can be passed as one of the
-four; a kernel sees it as what it is by ``same_memory``.
+first, second or fourth; a kernel sees it as what it is by ``same_memory``.
 """
 
 import functools
@@ -24,7 +24,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from tinyconv.kernels.cpu.workers import GIVE_WAY, LINE, counters_of, helper, run_table, signature_of, write_line
+from tinyconv.kernels.cpu.workers import GIVE_WAY, WORDS, counters_of, helper, run_table, signature_of, write_line
 
 NOTHING = np.zeros(0, np.float32)  # for an argument that a kernel does not use
 
@@ -91,11 +91,17 @@ class Table:
     """Lines that run one after the other, the tasks of each in parallel."""
 
     def __init__(self, lines: Sequence[Line]) -> None:
-        self._lines = np.empty((len(lines), LINE), np.int64)
+        self._lines = np.empty((len(lines), WORDS), np.int64)
         self._progress = np.empty(counters_of(len(lines)), np.int64)
         self._names = [function.__name__ for function, _, _ in lines]
         self._arrays = []  # kept alive
         for number, (function, tasks, (a, b, c, work, numbers)) in enumerate(lines):
+            if not all(array.flags.c_contiguous for array in (a, b, c, work, numbers)) or numbers.dtype != np.int64:
+                received = ", ".join(f"{array.dtype} {array.strides}" for array in (a, b, c, work, numbers))
+                raise TypeError(
+                    f"The kernel {function.__name__} takes addresses. Expected C-contiguous arrays, and numbers of "
+                    f"int64. Received (dtype, strides): {received}."
+                )
             int8 = c.dtype == np.int8
             arrays = _flat(a), _flat(b), c.reshape(-1) if int8 else _flat(c), _flat(work), numbers
             write_line(self._lines, number, _address(function, int8), tasks, *arrays)
@@ -116,6 +122,11 @@ def _flat(array: np.ndarray) -> np.ndarray:
 @functools.cache
 def _address(function, int8: bool) -> int:
     """Where a kernel's machine code is; compiles it, or finds it in the cache."""
+    if not hasattr(function, "compile"):
+        raise RuntimeError(
+            "The CPU kernels need Numba's compiler, which NUMBA_DISABLE_JIT turns off. "
+            'Fix: unset it, or use the backend "reference".'
+        )
     signature = signature_of(int8)
     numba.get_num_threads()  # starts the threads, whose number a kernel may ask for
     function.compile(signature)

@@ -43,25 +43,14 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.copying import prefetch_part
+from tinyconv.kernels.cpu.geometry import CACHED, TASKS
 from tinyconv.kernels.cpu.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.tasks import NOTHING, helper, kernel, run
-from tinyconv.kernels.cpu.tile import (
-    pixel_offsets,
-    select,
-    stay_apart,
-    tile_add_products,
-    tile_shape,
-    tile_store,
-    tile_zeros,
-    vector_fill,
-    vector_load,
-    vector_store,
-)
+from tinyconv.kernels.cpu.tile import pixel_offsets, stay_apart, tile_add_products, tile_shape, tile_store, tile_zeros
+from tinyconv.kernels.cpu.vector import select, vector_fill, vector_load, vector_store
 from tinyconv.kernels.cpu.window import vectors_store_pooled
 
-CACHED = 96 * 1024  # floats that a task reads again and again: 3/8 of 1 MiB of L2
-TASKS = 16  # into how many tasks the tiles are cut where there are enough of them
-LINE = 16  # floats; keeps the 16 matrices from lying whole pages apart, and so in the same few places of L1
+SKEW = 16  # floats; keeps the 16 matrices from lying whole pages apart, and so in the same few places of L1
 
 
 class Tiles(NamedTuple):
@@ -141,7 +130,7 @@ def filters_size(w_shape):
 def scratch_size(*plans):
     """Floats that one thread needs: the transformed tiles, a panel of products, and one tile at the edge; and for
     ``prepare`` a block of filters."""
-    sizes = [16 * (s.block * (s.C + tile_rows(s.F)[1] * LANES) + 2 * LINE + s.C) for s in plans]
+    sizes = [16 * (s.block * (s.C + tile_rows(s.F)[1] * LANES) + 2 * SKEW + s.C) for s in plans]
     return max(*sizes, 9 * LANES * LANES)
 
 
@@ -392,7 +381,7 @@ def make_winograd(R, V, pooled):
         s = Tiles(*to_fixed_tuple(numbers, COUNT))
         first, share = task // s.shares * s.block, task % s.shares
         columns, tiles = V * LANES, min(s.block, s.count - first)
-        panels, size, product_size = s.F // columns, s.block * s.C + LINE, s.block * columns + LINE
+        panels, size, product_size = s.F // columns, s.block * s.C + SKEW, s.block * columns + SKEW
         pixels = s.scratch + numba.get_thread_id() * s.scratch_size
         products = pixels + 16 * size
         start = place = _first(s, first)

@@ -3,8 +3,9 @@
 A table has a line for each kernel call, in order. The workers, one for each thread, go through it together. Of a line,
 each has a share of the tasks, and takes them one by one, counting with an atomic counter: neighbouring tasks often
 read neighbouring memory. Whoever is done helps the others with theirs, and waits, when no task is left, until all have
-finished, which a last counter says. So nobody waits for a worker that comes late, or never: the others do its share.
-Who does which task does not change the result, since each number has one task that writes it.
+finished, which a last counter says. So no line waits for a worker that comes late: the others do its share, and when
+it comes, it finds nothing to do. Who does which task does not change the result, since each number has one task that
+writes it.
 """
 
 import ctypes
@@ -22,10 +23,10 @@ from numba.extending import intrinsic
 from tinyconv.kernels.cpu.blocks import share
 from tinyconv.kernels.cpu.jit import jit
 
-LINE = 12  # numbers in a line: the kernel's address, its tasks, and the address and length of each of five arrays
+WORDS = 12  # numbers in a line: the kernel's address, its tasks, and the address and length of each of five arrays
 TASKS = 1  # where in a line
 CACHE_LINE = 8  # counters lie so far apart that no two share one, or workers would fight for it
-PATIENCE = 2000  # looks at a counter, some 20 us, before a waiting worker offers its processor to others
+PATIENCE = 2000  # looks at a counter, some tens of us, before a waiting worker offers its processor to others
 
 helper = functools.partial(jit, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # never called from Python
 
@@ -33,8 +34,11 @@ _WORD, _FLOATS, _INTEGERS = ir.IntType(64), types.Array(types.float32, 1, "C"), 
 
 
 def signature_of(int8: bool):
-    """The signature of all kernels: (task, a, b, c, work, numbers), where c is of float32 or int8. For the machine code
-    the two are the same."""
+    """The signature of all kernels: (task, a, b, c, work, numbers), where c is of float32 or int8.
+
+    For the machine code the two are the same: it gets an address and a length. (It also gets the size of an element,
+    always as if c were float32; an index into a contiguous array does not look at it.)
+    """
     c = types.Array(types.int8, 1, "C") if int8 else _FLOATS
     return types.void(types.int64, _FLOATS, _FLOATS, c, _FLOATS, _INTEGERS)
 
@@ -64,7 +68,7 @@ def _call(typing_context, lines, line, task):
         from numba.np.arrayobj import make_array, populate_array
 
         table = context.make_array(lines)(context, builder, arguments[0]).data
-        first = builder.mul(arguments[1], _WORD(LINE))
+        first = builder.mul(arguments[1], _WORD(WORDS))
 
         def word(number):
             return builder.load(builder.gep(table, [builder.add(first, _WORD(number))]))
@@ -112,7 +116,7 @@ def _threads(typing_context):
 
     def write(context, builder, signature, arguments):
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_WORD, []), "get_num_threads")
-        return builder.call(function, [])
+        return builder.sext(builder.trunc(builder.call(function, []), ir.IntType(32)), _WORD)  # it returns a C int
 
     return types.int64(), write
 
@@ -154,6 +158,8 @@ def _work(worker, workers, lines, progress, give_way):
             whose = (worker + i) % workers
             first, last = share(whose, workers, tasks)
             taken = done + (1 + whose) * CACHE_LINE
+            if _look(progress, taken) >= last - first:
+                continue  # without a write, for which workers would have to take turns
             task = first + _count(progress, taken, 1)
             while task < last:
                 if _call(lines, line, task):
@@ -168,6 +174,8 @@ def _work(worker, workers, lines, progress, give_way):
                 _pause()
             else:
                 _call_system(give_way)
+        if _look(progress, 0):
+            return  # some task of this line failed, and all workers know
 
 
 @jit
