@@ -156,13 +156,13 @@ def draw(settings: dict[str, list[Setting]], costs: dict[Setting, Cost], folder:
     figure, grid = plt.subplots(2, len(settings), figsize=(11, 5), sharey="row", sharex="col")
     for column, (name, found) in enumerate(settings.items()):
         values = [getattr(setting, name) for setting in found]
-        power = {"image": 2, "threads": -1}.get(name, 1)
+        power, memory_power = {"image": (2, 2), "channels": (2, 1), "threads": (-1, 0)}.get(name, (1, 1))
         times = [1000 * costs[setting].timing.median for setting in found]
         memory = [costs[setting].memory / 2**20 for setting in found]
-        for row, (numbers, exponent) in enumerate(((times, power), (memory, max(power, 0)))):
+        for row, (numbers, exponent) in enumerate(((times, power), (memory, memory_power))):
             a = grid[row, column]
             ideal = [numbers[-1 if power > 0 else 0] * (v / values[-1 if power > 0 else 0]) ** exponent for v in values]
-            law = {-1: "1 / threads", 0: "constant", 1: "proportional", 2: "proportional to pixels"}[exponent]
+            law = {-1: "1 / threads", 0: "constant", 1: "proportional", 2: "proportional to the square"}[exponent]
             a.plot(values, ideal, color="#aaaaaa", linestyle=":", label=law)
             a.plot(values, numbers, color=report.OURS, marker="o")
             a.set(xscale="log", yscale="log")
