@@ -63,13 +63,19 @@ def relu_forward(out, x):
             o[i] = ZERO if v[i] < ZERO else v[i]
 
 
-@by_size()
+@kernel
+def _relu_backward(task, dx, dout, out, _, numbers):
+    first, last = share(task, numbers[0], dx.size)
+    d, g, o = dx[first:last], dout[first:last], out[first:last]
+    for i in range(d.size):
+        d[i] = ZERO if o[i] <= ZERO else g[i]
+
+
+@in_tasks
 def relu_backward(dx, dout, out):
-    for block in prange(blocks(out.size)):
-        start, stop = span(block, dx.size)
-        d, g, o = dx[start:stop], dout[start:stop], out[start:stop]
-        for i in range(o.size):
-            d[i] = ZERO if o[i] <= ZERO else g[i]
+    """In tasks, unlike its like, since it stands behind most convolutions."""
+    tasks = pieces(dx.size)
+    run(_relu_backward, tasks, dx, dout, out, NOTHING, np.array([tasks]))
 
 
 @by_size()

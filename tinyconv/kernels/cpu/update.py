@@ -49,21 +49,23 @@ def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, ep
     run(_adam, tasks, params, m, v, grads, numbers)
 
 
-@by_size()
-def _sgd(params, velocity, grads, learning_rate, momentum, nesterov):
-    rate = learning_rate[0]
-    for block in prange(blocks(params.size)):
-        start, stop = span(block, params.size)
-        theta, speed, gradient = params[start:stop], velocity[start:stop], grads[start:stop]
-        for i in range(theta.size):
-            step = rate * gradient[i]
-            speed[i] = momentum * speed[i] - step
-            theta[i] += momentum * speed[i] - step if nesterov else speed[i]
+@kernel
+def _sgd(task, params, velocity, grads, learning_rate, numbers):
+    rate, momentum = learning_rate[0], np.float32(same_memory(numbers, np.float64)[2])
+    first, last = share(task, numbers[0], params.size)
+    theta, speed, gradient = params[first:last], velocity[first:last], grads[first:last]
+    for i in range(theta.size):
+        step = rate * gradient[i]
+        speed[i] = momentum * speed[i] - step
+        theta[i] += momentum * speed[i] - step if numbers[1] else speed[i]
 
 
+@in_tasks
 def sgd_update(params, velocity, grads, learning_rate, momentum, nesterov):
-    """One pass."""
-    _sgd(params, velocity, grads, learning_rate, np.float32(momentum), bool(nesterov))
+    """Parallel over pieces."""
+    tasks = pieces(params.size)
+    numbers = np.array([tasks, bool(nesterov), np.float64(momentum).view(np.int64)])
+    run(_sgd, tasks, params, velocity, grads, learning_rate, numbers)
 
 
 @jit(reassociate=True)
