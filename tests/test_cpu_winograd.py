@@ -6,13 +6,12 @@ As in test_cpu_conv, whose helpers serve here too, all is written between canari
 import functools
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import examples, seeds
-from test_cpu_conv import check, convolve, expect, inputs
+from test_cpu_conv import check, check_threads, convolve, expect, inputs
 
 from tinyconv.kernels.cpu import conv, winograd
 
@@ -103,17 +102,7 @@ def test_small_blocks_give_the_same_bits(frame, monkeypatch):
 
 @pytest.mark.parametrize("frame", NAMED)
 def test_one_thread_and_two_give_the_same_bits(frame):
-    arrays = inputs(frame, 2)
-    threads, results = numba.get_num_threads(), []
-    if threads == 1:
-        pytest.skip("one thread only")
-    try:
-        for count in {1, threads}:
-            numba.set_num_threads(count)
-            results.append([result.tobytes() for result in convolve(frame, *arrays)])
-    finally:
-        numba.set_num_threads(threads)
-    assert all(result == results[0] for result in results)
+    check_threads(frame)
 
 
 def test_a_sample_does_not_depend_on_its_batch():
