@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.arena import Shape
+from tinyconv.checking import affordable, numbers
 from tinyconv.messages import suggest
 
 TRUNCATED_STD = 0.87962566103423978  # the standard deviation of a normal distribution cut off at two of its own
@@ -186,6 +187,20 @@ class LecunNormal(_NamedScaling):
     """Truncated normal with variance 1 / fan_in (LeCun et al., 1998)."""
 
     settings = (1.0, "fan_in", "truncated_normal")
+
+
+def drawn(where: str, initializer: Initializer, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """The values of an initialiser for weights of that shape, checked, as float32. ``where``: "'dense/kernel'"."""
+    affordable(where, "array of weights", shape)
+    who = f"{type(initializer).__name__} for {where}"
+    values = numbers(f"The values of {who}", initializer(shape, rng))
+    if values.shape != shape:
+        raise ValueError(f"{who} gave values of the wrong shape. Expected {shape}. Received: {values.shape}.")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{who} gave a NaN or an infinity. Expected finite float32 numbers.")
+    return values
 
 
 NAMES: dict[str, type[Initializer]] = {

@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tinyconv.checking import boolean, integer, number, optional_name, several
+from tinyconv.messages import received
+
 
 class LearningRateSchedule:
     """Base class: called with a step (from 0), returns the learning rate of that step."""
@@ -13,18 +16,26 @@ class LearningRateSchedule:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make a schedule like this one."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
 
 class ExponentialDecay(LearningRateSchedule):
     """initial_learning_rate * decay_rate ** (step / decay_steps); in whole powers only if ``staircase``."""
 
     def __init__(
-        self, initial_learning_rate: float, decay_steps: int, decay_rate: float, staircase: bool = False
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str = "ExponentialDecay",
     ) -> None:
-        _positive("decay_steps", decay_steps)
-        self.initial_learning_rate, self.decay_steps = initial_learning_rate, decay_steps
-        self.decay_rate, self.staircase = decay_rate, staircase
+        who = type(self).__name__
+        self.initial_learning_rate = number(who, "initial_learning_rate", initial_learning_rate, at_least=0.0)
+        self.decay_steps = number(who, "decay_steps", decay_steps, above=0.0)
+        self.decay_rate = number(who, "decay_rate", decay_rate, at_least=0.0)
+        self.staircase = boolean(who, "staircase", staircase)
+        self.name = optional_name(who, name)
 
     def __call__(self, step: int) -> float:
         power = step // self.decay_steps if self.staircase else step / self.decay_steps
@@ -34,16 +45,19 @@ class ExponentialDecay(LearningRateSchedule):
 class PiecewiseConstantDecay(LearningRateSchedule):
     """values[0] up to and including step boundaries[0], then values[1] up to boundaries[1], and so on."""
 
-    def __init__(self, boundaries: Sequence[int], values: Sequence[float]) -> None:
-        if len(values) != len(boundaries) + 1 or list(boundaries) != sorted(boundaries):
+    def __init__(self, boundaries: Sequence[float], values: Sequence[float], name: str = "PiecewiseConstant") -> None:
+        who = type(self).__name__
+        self.boundaries = several(who, "boundaries", boundaries, number)
+        self.values = several(who, "values", values, number, at_least=0.0)
+        if len(self.values) != len(self.boundaries) + 1 or self.boundaries != sorted(self.boundaries):
             raise ValueError(
-                "Invalid schedule. Expected rising boundaries and one value more than boundaries. "
-                f"Received: {len(boundaries)} boundaries {list(boundaries)} and {len(values)} values."
+                f"Invalid boundaries of {who}. Expected rising boundaries and one value more than boundaries. "
+                f"Received: {len(self.boundaries)} boundaries {received(boundaries)} and {len(self.values)} values."
             )
-        self.boundaries, self.values = list(boundaries), list(values)
+        self.name = optional_name(who, name)
 
     def __call__(self, step: int) -> float:
-        return float(self.values[sum(step > boundary for boundary in self.boundaries)])
+        return self.values[sum(step > boundary for boundary in self.boundaries)]
 
 
 class CosineDecay(LearningRateSchedule):
@@ -57,12 +71,19 @@ class CosineDecay(LearningRateSchedule):
         initial_learning_rate: float,
         decay_steps: int,
         alpha: float = 0.0,
+        name: str = "CosineDecay",
         warmup_target: float | None = None,
         warmup_steps: int = 0,
     ) -> None:
-        _positive("decay_steps", decay_steps)
-        self.initial_learning_rate, self.decay_steps, self.alpha = initial_learning_rate, decay_steps, alpha
-        self.warmup_target, self.warmup_steps = warmup_target, warmup_steps
+        who = type(self).__name__
+        self.initial_learning_rate = number(who, "initial_learning_rate", initial_learning_rate, at_least=0.0)
+        self.decay_steps = number(who, "decay_steps", decay_steps, above=0.0)
+        self.alpha = number(who, "alpha", alpha, at_least=0.0)
+        self.name = optional_name(who, name)
+        self.warmup_target = (
+            None if warmup_target is None else number(who, "warmup_target", warmup_target, at_least=0.0)
+        )
+        self.warmup_steps = integer(who, "warmup_steps", warmup_steps, at_least=0, at_most=2**63)
 
     def __call__(self, step: int) -> float:
         top = self.initial_learning_rate
@@ -90,9 +111,12 @@ class OneCycle(LearningRateSchedule):
         div_factor: float = 25.0,
         final_div_factor: float = 1e4,
     ) -> None:
-        _positive("total_steps", total_steps)
-        self.max_learning_rate, self.total_steps, self.warmup_share = max_learning_rate, total_steps, warmup_share
-        self.div_factor, self.final_div_factor = div_factor, final_div_factor
+        who = type(self).__name__
+        self.max_learning_rate = number(who, "max_learning_rate", max_learning_rate, at_least=0.0)
+        self.total_steps = integer(who, "total_steps", total_steps, at_most=2**63)
+        self.warmup_share = number(who, "warmup_share", warmup_share, at_least=0.0, at_most=1.0)
+        self.div_factor = number(who, "div_factor", div_factor, above=0.0)
+        self.final_div_factor = number(who, "final_div_factor", final_div_factor, above=0.0)
 
     def __call__(self, step: int) -> float:
         start = self.max_learning_rate / self.div_factor
@@ -105,6 +129,11 @@ class OneCycle(LearningRateSchedule):
         return low + (self.max_learning_rate - low) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"Invalid {name}. Expected a positive number. Received: {value!r}.")
+def checked_rate(schedule: LearningRateSchedule, step: int) -> float:
+    """What a schedule says for a step, checked: a finite number of at least 0."""
+    where = f"{type(schedule).__name__} at step {step}"
+    try:
+        rate = schedule(step)
+    except OverflowError:
+        rate = math.inf
+    return number(where, "learning rate", rate, at_least=0.0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyconv import inputs, kernels, ops, random
 from tinyconv.arena import Arena, Shape
-from tinyconv.initializers import Initializer
+from tinyconv.initializers import Initializer, drawn
 from tinyconv.layers.arguments import shape_of
 from tinyconv.messages import refuse
 from tinyconv.plan import lower
@@ -130,7 +130,8 @@ class Layer:
         """Draw the weights for samples of that shape."""
         self.output_shape(input_shape)
         self.arrays = {
-            spec.name: spec.initializer(spec.shape, rng).astype(np.float32) for spec in self.weight_specs(input_shape)
+            spec.name: drawn(repr(f"{self.name}/{spec.name}"), spec.initializer, spec.shape, rng)
+            for spec in self.weight_specs(input_shape)
         }
         self.input_shape = input_shape
 
