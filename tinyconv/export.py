@@ -14,6 +14,7 @@ import numpy as np
 
 from tinyconv import ops
 from tinyconv.arena import Shape
+from tinyconv.extras import need
 from tinyconv.saving import atomic
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def to_onnx(model: "Sequential", path: str | os.PathLike | None = None, opset: i
     The input is called "input", of shape (batch, ...) as in :meth:`Sequential.predict`; the output "output". Dropout is
     gone, as it does nothing at inference. Returns the ``onnx.ModelProto``. Needs the extra ``onnx``.
     """
-    onnx = _onnx()
+    onnx = need("Exporting needs", "onnx")
+    if path is not None:
+        atomic.probe(path)
     model._need_built()
     graph = Graph(onnx, _opset(onnx, opset))
     value = Flow("input", _sample(model.input_shape), False)
@@ -53,14 +56,6 @@ def to_onnx(model: "Sequential", path: str | os.PathLike | None = None, opset: i
     if path is not None:
         atomic.write(path, proto.SerializeToString())
     return proto
-
-
-def _onnx() -> Any:
-    try:
-        import onnx
-    except ImportError as error:
-        raise ImportError("Exporting needs onnx: pip install 'tinyconv[onnx]'") from error
-    return onnx
 
 
 def _opset(onnx: Any, opset: int | None) -> int:

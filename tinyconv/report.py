@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinyconv.extras import need
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -54,12 +56,9 @@ def training_report(
 
 def need_matplotlib() -> Any:
     """Matplotlib's Figure class, taught to show itself in a notebook; or an ImportError that says what to do."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Pictures need matplotlib: pip install 'tinyconv[plot]'") from error
+    figure: Any = need("Pictures need", "matplotlib.figure").Figure
 
-    class Picture(Figure):
+    class Picture(figure):
         def _repr_png_(self) -> bytes:
             png = io.BytesIO()
             self.savefig(png, format="png")

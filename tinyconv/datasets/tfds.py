@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.datasets import mnist
+from tinyconv.extras import need
 
 Arrays = tuple[np.ndarray, np.ndarray]
 PORTS = {"http": 80, "https": 443}
@@ -108,14 +109,8 @@ def _check(name: Any, split: Any, image_size: Any, manual_dir: Any) -> None:
 
 def _tensorflow_datasets() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
-    try:
-        import importlib_resources  # noqa: F401 - tensorflow_datasets needs it and does not say so
-        import tensorflow  # noqa: F401 - and this one, to prepare and to read
-        import tensorflow_datasets
-    except ImportError as error:
-        raise ImportError(
-            f"datasets.load needs {error.name or error}: pip install 'tinyconv[datasets]'", name=error.name
-        ) from error
+    # TFDS does not say that it needs importlib_resources, nor TensorFlow to prepare and to read
+    tensorflow_datasets = need("datasets.load needs", "tensorflow_datasets", "tensorflow", "importlib_resources")
     if not sys.stderr.isatty():
         tensorflow_datasets.disable_progress_bar()
     return tensorflow_datasets

@@ -11,25 +11,30 @@ of memory is bounded by its own size, and whatever does not fit exactly is an er
 """
 
 import os
-from pathlib import Path
+import stat
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinyconv.extras import need
 from tinyconv.saving import atomic, hdf5, keras_archive, keras_weights, safetensors
 
 if TYPE_CHECKING:
     from tinyconv.model import Sequential
 
-AnyPath = str | os.PathLike
+AnyPath = atomic.AnyPath
 
 SAFETENSORS, KERAS_H5, KERAS_ARCHIVE = ".safetensors", ".weights.h5", ".keras"
+WRITERS = {
+    KERAS_H5: hdf5.WRITER,
+    KERAS_ARCHIVE: hdf5.WRITER,
+    ".onnx": ("Exporting needs", "onnx"),
+}
 
 
 def save_weights(model: "Sequential", path: AnyPath, overwrite: bool = True) -> None:
     """Write a model's weights: ".safetensors", or ".weights.h5" for Keras."""
-    kind = kind_of(path, SAFETENSORS, KERAS_H5)
-    _may_write(path, overwrite)
+    kind = check_target(path, SAFETENSORS, KERAS_H5, overwrite=overwrite)
     model._need_built()
     atomic.write(path, safetensors.dumps(named_weights(model)) if kind == SAFETENSORS else keras_weights.dumps(model))
 
@@ -38,7 +43,7 @@ def load_weights(model: "Sequential", path: AnyPath) -> None:
     """Read weights into a model of the same layers; a ".weights.h5" also brings its optimiser's state."""
     kind = kind_of(path, SAFETENSORS, KERAS_H5)
     model._need_built()
-    content, where = Path(path).read_bytes(), repr(os.fspath(path))
+    content, where = _read(path)
     if kind == SAFETENSORS:
         model.set_weights(fitting(named_weights(model), safetensors.loads(content, where)[0], where))
         return
@@ -50,8 +55,7 @@ def load_weights(model: "Sequential", path: AnyPath) -> None:
 
 def save_model(model: "Sequential", path: AnyPath, overwrite: bool = True) -> None:
     """Write a whole model as a ".keras" archive."""
-    kind_of(path, KERAS_ARCHIVE)
-    _may_write(path, overwrite)
+    check_target(path, KERAS_ARCHIVE, overwrite=overwrite)
     model._need_built()
     atomic.write(path, keras_archive.dumps(model))
 
@@ -76,7 +80,7 @@ def load_model(
     if custom_objects or not safe_mode:
         raise ValueError("load_model supports neither custom_objects nor safe_mode=False. Fix: leave them out.")
     kind_of(path, KERAS_ARCHIVE)
-    return keras_archive.loads(Path(path).read_bytes(), repr(os.fspath(path)), compile, backend)
+    return keras_archive.loads(*_read(path), compile, backend)
 
 
 def named_weights(model: "Sequential") -> dict[str, np.ndarray]:
@@ -98,15 +102,41 @@ def fitting(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], where
     return [found[name] for name in expected]
 
 
+def check_target(path: AnyPath, *suffixes: str, parents: bool = False, overwrite: bool = True) -> str:
+    """Raise at once what saving to ``path`` would raise at the end of a run; the suffix that its name has.
+
+    Args:
+        path: the file to be written.
+        suffixes: what its name may end in; none: anything. For ".keras", ".weights.h5" and ".onnx" the package that
+            writes them must be installed.
+        parents: whether folders that are missing will be made.
+        overwrite: whether there may be such a file already.
+    """
+    kind = kind_of(path, *suffixes) if suffixes else os.path.splitext(atomic.text_of(path))[1]
+    if kind in WRITERS:
+        need(*WRITERS[kind])
+    atomic.probe(path, parents)
+    if not overwrite and os.path.exists(path):
+        raise FileExistsError(f"{atomic.text_of(path)!r} exists already. Fix: overwrite=True, or another name.")
+    return kind
+
+
 def kind_of(path: AnyPath, *suffixes: str) -> str:
     """Which of these suffixes a file's name has."""
-    name = os.path.basename(os.fspath(path))
+    name = os.path.basename(atomic.text_of(path))
     for suffix in suffixes:
         if name.endswith(suffix):
             return suffix
     raise ValueError(f"Unknown kind of file. Expected a name that ends in {' or '.join(suffixes)}. Received: {path!r}.")
 
 
-def _may_write(path: AnyPath, overwrite: bool) -> None:
-    if not overwrite and os.path.exists(path):
-        raise FileExistsError(f"{os.fspath(path)!r} exists already. Fix: overwrite=True, or another name.")
+def _read(path: AnyPath) -> tuple[bytes, str]:
+    """The bytes of a file, and its name for error messages."""
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{atomic.text_of(path)!r} is a device or a pipe. Expected a file.")
+        return file.read(), repr(atomic.text_of(path))
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would wait for ever

@@ -20,10 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.extras import need
+
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 USER_BLOCK = 512
 SEAL = b"tinyconv: the SHA-256 of all after byte 512 is "
 MOST_OBJECTS = 20_000  # groups and arrays
+WRITER = ("Keras' formats are written with", "h5py")
 LINK_NAMES = 255  # bytes of the longest name
 
 # Types of object header messages
@@ -38,10 +41,7 @@ DTYPES: dict[bytes, np.dtype] = {
 
 def dumps(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> bytes:
     """A file with these arrays, by path, and these groups, by path, each with an attribute ``name``."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("Keras' formats are written with h5py: pip install 'tinyconv[save]'") from error
+    h5py = need(*WRITER)
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=USER_BLOCK) as file:
         for path, name in attributes.items():
