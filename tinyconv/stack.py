@@ -5,32 +5,49 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv import inputs, random, tables
-from tinyconv.arena import Arena
+from tinyconv import checking, inputs, random, tables
+from tinyconv.arena import Arena, Shape
+from tinyconv.configuration import Configured
 from tinyconv.kernels import memory
 from tinyconv.layers import InputLayer, Layer
-from tinyconv.messages import suggest
+from tinyconv.locks import ModelLock, locked
+from tinyconv.messages import refuse, suggest
 
 BatchShape = tuple[int | None, ...]
 
 
-class Stack:
-    """Layers, each one's output the next one's input. All trainable weights are views into one flat array, and all
-    others (moving statistics) into another."""
+class Stack(Configured):
+    """Layers, each one's output the next one's input.
 
-    def __init__(self, layers: Iterable[Layer], name: str) -> None:
-        self.name = name
-        self.seed = random.next_seed()
+    All weights that are trained are views into one flat array, all others (moving statistics, and what frozen layers
+    have) into another. The layers and these arrays are copied and pickled as one: see :meth:`__getstate__`.
+    """
+
+    def __init__(self, layers: Iterable[Layer], name: str, trainable: bool) -> None:
+        self._lock = ModelLock()
+        self._name: str = name
+        self._trainable = checking.boolean(self._who(), "trainable", trainable)
+        self._seed = random.next_seed()
         self._input: InputLayer | None = None
         self._layers: list[Layer] = []
+        self._named: dict[str, Layer] = {}
+        self._numbers: dict[str, int] = {}  # by automatic name, the last number given
         self._arenas: tuple[Arena, Arena] | None = None
         try:
             for layer in layers:
-                self.add(layer)
+                self._stack(layer)
+            if self._input is not None:
+                self._assemble()
         except Exception:
             for layer in self._layers:  # there will be no such model: its layers are free for another
-                layer.owner = None
+                self._let_go(layer)
             raise
+
+    def _who(self) -> str:
+        return f"model {self._name!r}"
+
+    def _check_free(self, what: str) -> None:
+        """Refuse a change of structure while a run depends on it."""
 
     def _weights_moved(self) -> None:
         """The weights are other arrays now."""
@@ -38,71 +55,171 @@ class Stack:
     def _weights_changed(self) -> None:
         """The weights have other values now."""
 
+    def _renamed(self, names: dict[str, str]) -> None:
+        """Weights are called differently now."""
+
+    # Copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the arenas: the layers bring their weights, and :meth:`__setstate__` lays them out anew."""
+        with self._lock:
+            return {**self.__dict__, "_arenas": None, "_named": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for layer in self._layers:
+            layer._owner = self
+            self._named[layer.name] = layer
+        if self._input is not None:
+            self._assemble()
+
     # Structure
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        if checking.optional_name(self._who(), name) is None:
+            raise checking.invalid(self._who(), "name", "a non-empty text without '/'", name)
+        self._name = name
+
+    @property
+    def seed(self) -> int:
+        """Where the model's random numbers come from: initial weights, orders, dropout's masks."""
+        return self._seed
+
+    @seed.setter
+    @locked
+    def seed(self, seed: int) -> None:
+        self._check_free("seed")
+        self._seed = checking.integer(self._who(), "seed", seed, at_least=0, at_most=2**63 - 1)
+        self._weights_moved()
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes weights. Setting it sets it for every layer, as in Keras; see
+        :attr:`tinyconv.layers.Layer.trainable`."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        self._trainable = checking.boolean(self._who(), "trainable", trainable)
+        for layer in self._layers:
+            layer.trainable = self._trainable
 
     @property
     def layers(self) -> list[Layer]:
         """The layers, without the input."""
         return list(self._layers)
 
-    def add(self, layer: Layer) -> None:
-        """Put one more layer on top. Its weights are drawn at once if the input shape is known."""
+    @locked
+    def add(self, layer: Layer, rebuild: bool = True) -> None:
+        """Put one more layer on top. Its weights are drawn at once if the input shape is known and ``rebuild``."""
+        self._check_free("add()")
+        rebuild = checking.boolean(f"{self._who()}.add", "rebuild", rebuild)
+        self._stack(layer)
+        if self._input is not None and rebuild and self._layers:
+            try:
+                self._assemble()
+            except Exception:
+                self._let_go(self._layers.pop())
+                raise
+
+    def _stack(self, layer: Layer) -> None:
+        """Put a layer on top, without weights."""
         if not isinstance(layer, Layer):
-            raise TypeError(f"Model {self.name!r}: expected a tinyconv layer. Received: {layer!r}.")
+            kind = f" Fix: {layer.__name__}(...), an object of that class." if isinstance(layer, type) else ""
+            raise TypeError(f"Model {self.name!r}: expected a tinyconv layer. Received: {layer!r:.200}.{kind}")
         if isinstance(layer, InputLayer):
             if self._layers or self._input:
                 raise ValueError(f"Model {self.name!r}: Input must be the first entry, and there is one already.")
             self._input = layer
             return
-        if layer.owner is not None:
-            whose = "the model" if layer.owner is self else f"model {layer.owner.name!r}"
+        if layer._owner is not None:
+            whose = "the model" if layer._owner is self else f"{layer._owner._who()}"
             raise ValueError(
                 f"Model {self.name!r}: layer {layer.name!r} is in {whose} already. "
                 "Fix: make a new one; set_weights can give it the weights of this one."
             )
-        self._name(layer)
-        if not self._layers and self._input is None and layer.first_input_shape is not None:
-            self._input = InputLayer(layer.first_input_shape)
-        layer.position, layer.owner = len(self._layers), self
+        self._number(layer)
+        if not self._layers and self._input is None and layer._first_input_shape is not None:
+            self._input = InputLayer(layer._first_input_shape)
+        layer._position, layer._owner = len(self._layers), self
         self._layers.append(layer)
-        if self._input is not None:
-            try:
-                self._assemble()
-            except Exception:
-                self._layers.pop().owner = None
-                raise
+        self._named[layer.name] = layer
 
-    def pop(self) -> Layer:
+    def _let_go(self, layer: Layer) -> None:
+        """The layer is in no model any more, and has weights of its own."""
+        with self._lock:
+            layer._arrays = {name: array.copy() for name, array in layer._arrays.items()}
+            layer._owner = None
+            self._named.pop(layer.name, None)
+
+    @locked
+    def pop(self, rebuild: bool = True) -> Layer:
         """Take the topmost layer off."""
+        self._check_free("pop()")
+        rebuild = checking.boolean(f"{self._who()}.pop", "rebuild", rebuild)
         if not self._layers:
             raise ValueError(f"Model {self.name!r} has no layers to pop.")
         layer = self._layers.pop()
-        layer.owner = None
-        layer.arrays = {name: array.copy() for name, array in layer.arrays.items()}
-        if self.built or self._input is not None:
+        if self._input is not None and rebuild:
             self._assemble()
+        self._let_go(layer)
         return layer
 
-    def _name(self, layer: Layer) -> None:
+    def _number(self, layer: Layer) -> None:
         """Number an automatic name that is taken: conv2d, conv2d_1, conv2d_2."""
-        taken = {other.name for other in self._layers}
-        if layer.name in taken and layer.named_by_user:
+        if layer.name in self._named and layer._named_by_user:
             raise ValueError(f"Model {self.name!r} has a layer called {layer.name!r} already. Fix: another name.")
-        name, number = layer.name, 0
-        while layer.name in taken:
-            number += 1
-            layer.name = f"{name}_{number}"
+        name = layer.name
+        while layer.name in self._named:
+            self._numbers[name] = self._numbers.get(name, 0) + 1
+            layer._name = f"{name}_{self._numbers[name]}"
 
+    @locked
+    def _rename(self, layer: Layer, name: str) -> None:
+        """Give one of the layers another name, under which its weights are known from then on."""
+        self._check_free("a new name of a layer")
+        if self._named.get(name, layer) is not layer:
+            raise ValueError(f"Model {self.name!r} has a layer called {name!r} already. Fix: another name.")
+        names = {f"{layer.name}/{weight}": f"{name}/{weight}" for weight in layer._arrays}
+        self._renamed(names)
+        del self._named[layer.name]
+        layer._name = name
+        self._named[name] = layer
+        if self.built:
+            self._assemble()
+
+    @locked
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Make the weights for inputs of that shape, the batch axis (None) included: (None, 28, 28, 1)."""
-        if input_shape is not None and self._input is None:
-            self._input = InputLayer(tuple(input_shape)[1:])  # type: ignore[arg-type]
+        self._check_free("build()")
+        if input_shape is not None:
+            if not isinstance(input_shape, Sequence) or isinstance(input_shape, str) or not len(input_shape):
+                raise checking.invalid(
+                    f"{self._who()}.build", "input_shape", "the shape of a batch, such as (None, 28, 28, 1)", input_shape
+                )
+            given = InputLayer(tuple(input_shape)[1:])  # type: ignore[arg-type]
+            if self._input is not None and given.shape != self._input.shape:
+                raise ValueError(
+                    f"Model {self.name!r} expects inputs of shape {(None, *self._input.shape)}, and cannot be built "
+                    f"for others. Received: {tuple(input_shape)}."
+                )
+            self._input = self._input or given
         if self._input is None:
             raise ValueError(
                 f"Model {self.name!r} does not know its input shape. "
                 "Fix: begin with Input(shape=...), or call build((None, ...)) with the shape of a batch."
             )
-        self._assemble()
+        if not self.built or any(not layer.built for layer in self._layers):
+            self._assemble()
+
+    def _is_trained(self, layer: Layer) -> bool:
+        return self._trainable and layer.trainable
 
     def _assemble(self) -> None:
         """Draw the weights of new layers, and lay all weights out in the model's two arenas."""
@@ -113,26 +230,43 @@ class Stack:
         for layer in self._layers:
             try:
                 if layer.input_shape != shape:
-                    if layer.built and layer.arrays:
+                    if layer.built and layer._arrays:
                         raise ValueError(
                             f"Layer {layer.name!r} was built for samples of shape {layer.input_shape}. "
                             f"Received: {shape}. Fix: make a new layer."
                         )
-                    seed = [self.seed, layer.position]
+                    seed = [self._seed, layer.position]
                     layer.initialize(shape, np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))))
             except ValueError as error:
                 raise ValueError(f"{error} Shapes so far: {' → '.join(chain)}.") from None
             specs += [(layer, spec) for spec in layer.weight_specs(shape)]
             shape = layer.output_shape(shape)
             chain.append(f"{layer.name} {shape}")
-        trainable = {f"{layer.name}/{spec.name}": spec.shape for layer, spec in specs if spec.trainable}
-        moving = {f"{layer.name}/{spec.name}": spec.shape for layer, spec in specs if not spec.trainable}
-        self._arenas = Arena(trainable, memory), Arena(moving, memory)  # type: ignore[arg-type]
+        trained: dict[str, Shape] = {}
+        kept: dict[str, Shape] = {}
         for layer, spec in specs:
-            view = self._arenas[0 if spec.trainable else 1][f"{layer.name}/{spec.name}"]
-            view[...] = layer.arrays[spec.name]
-            layer.arrays[spec.name] = view
+            arena = trained if spec.trainable and self._is_trained(layer) else kept
+            arena[f"{layer.name}/{spec.name}"] = layer._arrays[spec.name].shape
         self._weights_moved()
+        arenas = Arena(trained, memory), Arena(kept, memory)  # type: ignore[arg-type]
+        for layer, spec in specs:
+            name = f"{layer.name}/{spec.name}"
+            view = arenas[0 if name in trained else 1][name]
+            view[...] = layer._arrays[spec.name]
+            layer._arrays[spec.name] = view
+            layer._is_fixed = not layer.trainable
+        self._arenas = arenas
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether ``trainable`` has changed since the weights were laid out."""
+        assert self._arenas is not None
+        return any(
+            (f"{layer.name}/{spec.name}" in self._arenas[0]) != (spec.trainable and self._is_trained(layer))
+            or layer._is_fixed == layer.trainable
+            for layer in self._layers
+            for spec in layer.weight_specs(layer.input_shape)  # type: ignore[arg-type]
+        )
 
     @property
     def built(self) -> bool:
@@ -142,8 +276,11 @@ class Stack:
     @property
     def input_shape(self) -> BatchShape:
         """The shape of a batch of inputs, (None, ...)."""
-        self._need_built()
-        assert self._input is not None
+        if self._input is None:
+            raise AttributeError(
+                f"Model {self.name!r} has no input shape yet. "
+                "Fix: begin with Input(shape=...), or call build((None, ...)) with the shape of a batch."
+            )
         return (None, *self._input.shape)
 
     @property
@@ -156,16 +293,32 @@ class Stack:
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """A layer by its name or its index."""
+        if (name is None) == (index is None):
+            raise ValueError(f"get_layer expects a name or an index. Received: name={name!r}, index={index!r}.")
         if index is not None:
+            count = len(self._layers)
+            index = checking.integer("get_layer", "index", index, at_least=-count, at_most=count - 1)
             return self._layers[index]
-        for layer in self._layers:
-            if layer.name == name:
-                return layer
+        if name in self._named:
+            return self._named[name]
         raise ValueError(f"Unknown layer: {name!r}. {suggest(name, [layer.name for layer in self._layers])}")
 
-    def summary(self, print_fn: Any = print) -> None:
-        """Print the layers, their output shapes and numbers of parameters."""
-        print_fn(tables.summary(self))
+    def summary(
+        self,
+        line_length: None = None,
+        positions: None = None,
+        print_fn: Any = None,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+        layer_range: None = None,
+    ) -> None:
+        """Print the layers, their output shapes and numbers of parameters; ``print_fn`` takes the text instead."""
+        given = {"line_length": line_length, "positions": positions, "expand_nested": expand_nested}
+        given |= {"show_trainable": show_trainable, "layer_range": layer_range}
+        refuse("summary()", given, {**dict.fromkeys(given, (None,)), "expand_nested": (False,), "show_trainable": (False,)})
+        if print_fn is not None and not callable(print_fn):
+            raise checking.invalid("summary", "print_fn", "a function of a text, or None", print_fn)
+        (print_fn or print)(tables.summary(self))
 
     # Weights
 
@@ -177,9 +330,9 @@ class Stack:
     def _weights(self, trainable: bool) -> list[np.ndarray]:
         found = []
         for layer in self._layers:
-            specs = layer.weight_specs(layer.input_shape) if layer.input_shape else []
+            specs = layer.weight_specs(layer.input_shape) if layer.input_shape is not None else []
             pairs = zip(specs, layer.weights, strict=True)
-            found += [array for spec, array in pairs if spec.trainable is trainable]
+            found += [array for spec, array in pairs if (spec.trainable and self._is_trained(layer)) is trainable]
         return found
 
     @property
@@ -189,26 +342,29 @@ class Stack:
 
     @property
     def non_trainable_weights(self) -> list[np.ndarray]:
-        """The others: moving statistics."""
+        """The others: moving statistics, and the weights of frozen layers."""
         return self._weights(False)
 
+    @locked
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all arrays of weights, in Keras' order and layout."""
         return [array.copy() for array in self.weights]
 
+    @locked
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Set all weights, in Keras' order and layout: ``keras_model.get_weights()`` fits."""
         self._need_built()
-        named = [(f"{layer.name}/{name}", array) for layer in self._layers for name, array in layer.arrays.items()]
+        named = [(f"{layer.name}/{name}", array) for layer in self._layers for name, array in layer._arrays.items()]
         checked = inputs.checked_weights(self.name, named, weights)
         for (_, array), values in zip(named, checked, strict=True):
             array[...] = values
         self._weights_changed()
 
     def count_params(self) -> int:
-        """How many numbers the weights are."""
+        """The number of parameters."""
         return sum(layer.count_params() for layer in self._layers)
 
     def _need_built(self) -> None:
         if not self.built:
             self.build()
+

@@ -6,9 +6,9 @@ set once; every batch then gathers its samples by an order and a cursor that liv
 nothing from Python but being called.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ class Pass:
 
 
 class Trainer:
-    """The state and the plans of a compiled model, and the loops over them. One thread at a time: ``lock``."""
+    """The state and the plans of a compiled model, and the loops over them. Its callers hold the model's lock, ``lock``."""
 
     def __init__(
         self,
@@ -96,8 +96,8 @@ class Trainer:
             f"{layer.name}/{spec.name}": spec.regularizer.l2
             for layer in model.layers
             for spec in layer.weight_specs(layer.input_shape)  # type: ignore[arg-type]
-            if spec.regularizer is not None and spec.regularizer.l2
-        }
+            if spec.regularizer is not None and spec.regularizer.l2 and f"{layer.name}/{spec.name}" in arenas[0]
+        }  # of what is trained only, as in Keras
         slots = optimizer.slots if optimizer else ()
         self.state = State(kernel_set, *arenas, seed=seed, slots=slots, totals=1 + len(metrics), l2=l2)
         self.storages = {True: Storage(kernel_set), False: Storage(kernel_set)}
@@ -107,7 +107,7 @@ class Trainer:
         self.warm: set[int] = set()  # plans that have been run
         self.weights_version = 0
         self.rate = float("nan")  # the learning rate that the state holds
-        self.lock = threading.RLock()
+        self.lock = model._lock
 
     # Plans and programs
 
@@ -179,9 +179,8 @@ class Trainer:
 
     def weights_changed(self) -> None:
         """Somebody wrote to the model's own arrays."""
-        with self.lock:
-            self.state.push()
-            self.weights_version += 1
+        self.state.push()
+        self.weights_version += 1
 
     def moments(self) -> dict[str, dict[str, np.ndarray]]:
         """Copies of the optimiser's moments, by slot and by "layer/weight"."""
@@ -189,13 +188,12 @@ class Trainer:
         return {slot: self.state.params.views_of(self.state.read(flat)) for slot, flat in slots}
 
     def set_moments(self, moments: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Set the optimiser's moments."""
-        with self.lock:
-            for slot, flat in self.state.slots.items():
-                host = np.zeros(flat.shape, flat.dtype)
-                for name, view in self.state.params.views_of(host).items():
-                    view[...] = moments[slot][name]
-                self.kernels.upload(flat, host)
+        """Set the optimiser's moments, to zero where ``moments`` has none."""
+        for slot, flat in self.state.slots.items():
+            host = np.zeros(flat.shape, flat.dtype)
+            for name, view in self.state.params.views_of(host).items():
+                view[...] = moments[slot].get(name, 0)
+            self.kernels.upload(flat, host)
 
     # Loops
 
@@ -258,31 +256,45 @@ class Trainer:
         try:
             for batch, size in loop.batches(position.batch):
                 if before:
-                    self.batch_hook(callbacks, "on_train_batch_begin", batch, {})
+                    self.call(callbacks, "on_train_batch_begin", batch, {})
                 self.set_learning_rate()
                 loop.programs[size]()
                 optimizer.iterations += 1
                 done += size
                 if after:
                     self.sync_model()
-                    self.batch_hook(callbacks, "on_train_batch_end", batch, self.logs(done))
+                    self.call(callbacks, "on_train_batch_end", batch, self.logs(done))
                 if progress.is_live and time.perf_counter() - drawn > REDRAW:
                     drawn = time.perf_counter()
                     progress.update(done, self.logs(done))
                 if self.model.stop_training:
                     break
+                if self.lock.is_wanted:
+                    self.sync_model()
+                    with self.paused():
+                        pass
             self.kernels.synchronize()
         finally:
             self.sync_model()
         return self.logs(done), time.perf_counter() - start
 
-    def batch_hook(self, callbacks: CallbackList, hook: str, batch: int, logs: Any) -> None:
-        """Call a hook in the middle of a pass. It may use the model: what the pass counts with is put back after it."""
-        counting = (self.state.counters, self.state.totals)
-        kept = [self.state.read(array) for array in counting]
-        callbacks.call(hook, batch, logs)
-        for array, values in zip(counting, kept, strict=True):
-            self.state.set(array, values)
+    def call(self, callbacks: CallbackList, hook: str, *arguments: Any) -> None:
+        """Call a hook. It may use the model, as may other threads meanwhile."""
+        with self.paused():
+            callbacks.call(hook, *arguments)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let others use the model in the middle of a pass: what the pass counts with is put back after it."""
+        state = self.state
+        counters, totals = state.read(state.counters), state.read(state.totals)
+        step = self.optimizer.iterations if self.optimizer else 0
+        with self.lock.released():
+            yield
+        if self.optimizer:  # somebody else may have trained
+            counters[STEP] += self.optimizer.iterations - step
+        state.set(state.counters, counters)
+        state.set(state.totals, totals)
 
     def sync_model(self) -> None:
         """Bring the trained weights into the model's own arrays."""
@@ -291,7 +303,7 @@ class Trainer:
 
     def run(self, loop: Pass, callbacks: CallbackList, kind: str) -> dict[str, float]:
         """One pass without training; ``kind`` is "test" or "predict". Returns the logs of a test."""
-        callbacks.call(f"on_{kind}_begin", {})
+        self.call(callbacks, f"on_{kind}_begin", {})
         for plan in loop.plans.values():
             self.prepare(plan)
         self.begin(self.optimizer.iterations if self.optimizer else 0)
@@ -299,15 +311,16 @@ class Trainer:
         done = 0
         for batch, size in loop.batches():
             if callbacks.wants[begin]:
-                self.batch_hook(callbacks, begin, batch, {})
+                self.call(callbacks, begin, batch, {})
+            self.prepare(loop.plans[size])  # a callback may have set weights
             loop.programs[size]()
             done += size
             if callbacks.wants[end]:
                 outputs = {"outputs": self.state.read(loop.plans[size].out)} if kind == "predict" else self.logs(done)
-                self.batch_hook(callbacks, end, batch, outputs)
+                self.call(callbacks, end, batch, outputs)
         self.kernels.synchronize()
         logs = self.logs(done) if kind == "test" else {}
-        callbacks.call(f"on_{kind}_end", logs)
+        self.call(callbacks, f"on_{kind}_end", logs)
         return logs
 
     # Single batches

@@ -1,16 +1,20 @@
 """The base class of all layers, and of your own."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 
-from tinyconv import inputs, kernels, ops, random
+from tinyconv import checking, inputs, ops, random
 from tinyconv.arena import Arena, Shape
+from tinyconv.arguments import load_backend, resolve_backend
+from tinyconv.configuration import Configured
 from tinyconv.initializers import Initializer, drawn
 from tinyconv.layers.arguments import shape_of
+from tinyconv.locks import ModelLock, locked
 from tinyconv.messages import refuse
 from tinyconv.plan import lower
 from tinyconv.regularizers import L2
@@ -18,11 +22,11 @@ from tinyconv.state import State
 
 # What Keras' further arguments must be for tinyconv to do the same as Keras.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "trainable": (True,),
     "dtype": (None, "float32"),
     "data_format": (None, "channels_last"),
     "groups": (1,),
     "activity_regularizer": (None,),
+    "autocast": (True,),
     "kernel_constraint": (None,),
     "bias_constraint": (None,),
     "beta_constraint": (None,),
@@ -49,7 +53,7 @@ class WeightSpec:
     regularizer: L2 | None = None
 
 
-class Layer:
+class Layer(Configured):
     """Base class of all layers, and of your own.
 
     A layer is configuration; give it an input shape (:meth:`build`) and it has weights; call it on an array and it
@@ -58,25 +62,103 @@ class Layer:
     * ``forward(self, out, x, weights)`` fills ``out`` (batch, ...) from ``x``, with NumPy;
     * ``backward(self, dx, dweights, dout, x, out, weights)`` fills ``dx`` (unless its size is 0) and every array of
       ``dweights`` from ``dout``, the loss's derivative with respect to ``out``;
-    * ``output_shape(self, input_shape)``, unless it is the input's; and ``weight_specs`` if it has weights.
+    * ``output_shape(self, input_shape)``, unless it is the input's; and, if it has weights, ``weight_specs(self,
+      input_shape)``, a list of one ``tinyconv.layers.WeightSpec(name, shape, initializer)`` per array. ``weights``
+      and ``dweights`` have these names as keys.
 
     It then takes part in any plan on the CPU, and ``tinyconv.check_gradients(layer, input_shape)`` compares its
     backward pass with central differences.
 
     Args:
+        activity_regularizer: must be None.
+        trainable: whether training changes the weights; see :attr:`trainable`.
+        dtype: None or "float32".
+        autocast: must be True.
         name: by default the class's name in lower case, with a number where a model has several.
         input_shape: the shape of one sample, for the first layer of a model without an ``Input``.
     """
 
-    def __init__(self, name: str | None = None, input_shape: Sequence[int] | None = None, **unsupported: Any) -> None:
-        refuse(type(self).__name__, unsupported, NEUTRAL)
-        self.name = name or default_name(type(self))
-        self.named_by_user = name is not None
-        self.position = 0  # in its model; numbers the dropouts' random masks
-        self.first_input_shape = None if input_shape is None else shape_of(self, input_shape)
-        self.input_shape: Shape | None = None
-        self.arrays: dict[str, np.ndarray] = {}  # the weights, once built
-        self.owner: Any = None  # the model that holds them, and has to hear of changes
+    def __init__(
+        self,
+        *,
+        activity_regularizer: None = None,
+        trainable: bool = True,
+        dtype: str | None = None,
+        autocast: bool = True,
+        name: str | None = None,
+        input_shape: Sequence[int] | None = None,
+        **unsupported: Any,
+    ) -> None:
+        keras = {"activity_regularizer": activity_regularizer, "dtype": dtype, "autocast": autocast}
+        refuse(type(self).__name__, {**keras, **unsupported}, NEUTRAL)
+        self._owner: Owner | None = None  # the model that holds the weights, and has to hear of changes
+        self._name = checking.optional_name(type(self).__name__, name) or default_name(type(self))
+        self._named_by_user = name is not None
+        self._trainable = checking.boolean(type(self).__name__, "trainable", trainable)
+        self._is_fixed = not trainable  # whether a plan made now leaves the weights alone
+        self._position = 0
+        self._first_input_shape = None if input_shape is None else shape_of(self, input_shape)
+        self._input_shape: Shape | None = None
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def _why_frozen(self) -> str | None:
+        return "its weights have been built from it" if self.built else None
+
+    def _who(self) -> str:
+        return f"layer {self._name!r} ({type(self).__name__})"
+
+    @property
+    def name(self) -> str:
+        """The layer's name, unique in its model. It can be set, also later: weights are saved under the new one."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        if checking.optional_name(self._who(), name) is None:
+            raise checking.invalid(self._who(), "name", "a non-empty text without '/'", name)
+        if self._owner is None:
+            self._name = name
+        else:
+            self._owner._rename(self, name)
+        self._named_by_user = True
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the weights (and, of a batch normalisation, the moving statistics: a frozen one
+        normalises by them in training too). Like Keras, a model looks when it is first trained after ``compile``:
+        compile again after a change."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        self._trainable = checking.boolean(self._who(), "trainable", trainable)
+        if self._owner is None:
+            self._is_fixed = not trainable
+
+    @property
+    def input_shape(self) -> Shape | None:
+        """The shape of one input sample; None before the layer is built."""
+        return self._input_shape
+
+    @property
+    def position(self) -> int:
+        """The layer's number in its model; it tells the dropouts' random masks apart."""
+        return self._position
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The weights by name, once built (read-only; see :meth:`set_weights`)."""
+        return MappingProxyType({name: read_only(array) for name, array in self._arrays.items()})
+
+    @property
+    def _lock(self) -> ModelLock:
+        return self._owner._lock if self._owner is not None else _UNOWNED
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is in no model, and has weights of its own."""
+        with self._lock:
+            arrays = {name: array.copy() for name, array in self._arrays.items()}
+        return {**self.__dict__, "_owner": None, "_arrays": arrays}
 
     # What a layer is
 
@@ -113,84 +195,121 @@ class Layer:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make a layer like this one."""
-        return {"name": self.name}
+        return {"name": self.name, "trainable": self.trainable}
 
     # Weights
 
     @property
     def built(self) -> bool:
-        return self.input_shape is not None
+        return self._input_shape is not None
 
+    @locked
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Make the weights for inputs of that shape, the batch axis (None) included as in Keras."""
+        if not isinstance(input_shape, Sequence) or isinstance(input_shape, str) or not len(input_shape):
+            raise ValueError(
+                f"Layer {self.name!r}: invalid input_shape. Expected the shape of a batch such as (None, 28, 28, 1). "
+                f"Received: {input_shape!r}."
+            )
+        shape = shape_of(self, input_shape[1:])
         if not self.built:
-            self.initialize(shape_of(self, input_shape[1:]), np.random.default_rng(random.next_seed()))
+            self.initialize(shape, np.random.default_rng(random.next_seed()))
+        elif shape != self._input_shape:
+            raise ValueError(
+                f"Layer {self.name!r} was built for samples of shape {self._input_shape}. Received: {shape}. "
+                "Fix: make a new layer."
+            )
 
     def initialize(self, input_shape: Shape, rng: np.random.Generator) -> None:
         """Draw the weights for samples of that shape."""
         self.output_shape(input_shape)
-        self.arrays = {
+        self._arrays = {
             spec.name: drawn(repr(f"{self.name}/{spec.name}"), spec.initializer, spec.shape, rng)
             for spec in self.weight_specs(input_shape)
         }
-        self.input_shape = input_shape
+        self._input_shape = input_shape
 
     @property
     def weights(self) -> list[np.ndarray]:
         """The layer's arrays, in Keras' order; to change them use :meth:`set_weights`."""
-        views = [array.view() for array in self.arrays.values()]
-        for view in views:
-            view.flags.writeable = False
-        return views
+        return [read_only(array) for array in self._arrays.values()]
 
+    @locked
     def get_weights(self) -> list[np.ndarray]:
         """Copies of the layer's arrays, in Keras' order."""
-        return [array.copy() for array in self.arrays.values()]
+        return [array.copy() for array in self._arrays.values()]
 
+    @locked
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Set all of the layer's arrays, in Keras' order and shapes."""
-        checked = inputs.checked_weights(self.name, list(self.arrays.items()), weights)
-        for array, values in zip(self.arrays.values(), checked, strict=True):
+        checked = inputs.checked_weights(self.name, list(self._arrays.items()), weights)
+        for array, values in zip(self._arrays.values(), checked, strict=True):
             array[...] = values
         self._weights_changed()
 
     def _weights_changed(self) -> None:
-        if self.owner is not None:
-            self.owner._weights_changed()
+        if self._owner is not None:
+            self._owner._weights_changed()
 
     def count_params(self) -> int:
-        """How many numbers the layer's weights are."""
-        return sum(array.size for array in self.arrays.values())
+        """The number of parameters."""
+        return sum(array.size for array in self._arrays.values())
 
     # Computing
 
+    @locked
     def __call__(self, x: Any, training: bool = False, backend: str = "reference") -> np.ndarray:
         """The layer's output for a batch of inputs, (batch, ...). Builds the layer first if need be."""
+        if isinstance(x, Layer):
+            raise TypeError(
+                f"Layer {self.name!r} was called on a layer. Expected an array of numbers, (batch, ...). "
+                f"Received: {x!r}. Fix: stack layers with Sequential([Input(...), ...])."
+            )
         x = inputs.as_batch(x, f"layer {self.name!r}")
+        training = checking.boolean(self._who(), "training", training)
         if not self.built:
             self.build((None, *x.shape[1:]))
-        assert self.input_shape is not None
-        x = inputs.as_input(x, self.input_shape, f"layer {self.name!r}")
-        kernel_set = kernels.load(backend)
-        specs = self.weight_specs(self.input_shape)
+        assert self._input_shape is not None
+        x = inputs.as_input(x, self._input_shape, f"layer {self.name!r}")
+        kernel_set = load_backend(resolve_backend(backend))
+        specs = self.weight_specs(self._input_shape)
         params, moving = (
             Arena({f"{self.name}/{spec.name}": spec.shape for spec in specs if spec.trainable is kind}, kernel_set)
             for kind in (True, False)
         )
         for arena in (params, moving):
             for key in arena.shapes:
-                kernel_set.upload(arena[key], self.arrays[key.split("/")[-1]])
+                kernel_set.upload(arena[key], self._arrays[key.rpartition("/")[2]])
         state = State(kernel_set, params, moving, seed=random.next_seed() if training else 0)
-        plan = lower([self], self.input_shape, len(x), state, training=training)
+        plan = lower([self], self._input_shape, len(x), state, training=training)
         kernel_set.upload(plan.x, x)
         plan.program("prepare", "forward")()
         for key in moving.shapes:  # training may have moved the statistics
-            kernel_set.download(self.arrays[key.split("/")[-1]], moving[key])
+            kernel_set.download(self._arrays[key.rpartition("/")[2]], moving[key])
             self._weights_changed()
         return state.read(plan.out)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+class Owner(Protocol):
+    """What a layer wants of the model that it is in."""
+
+    @property
+    def _lock(self) -> ModelLock: ...
+    def _weights_changed(self) -> None: ...
+    def _rename(self, layer: Layer, name: str) -> None: ...
+
+
+_UNOWNED = ModelLock()  # of all layers that are in no model
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A view that cannot be written through."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def default_name(layer_type: type[Layer]) -> str:

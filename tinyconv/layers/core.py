@@ -32,8 +32,11 @@ class InputLayer(Layer):
 
     def __init__(self, shape: Sequence[int], name: str | None = None, **unsupported: Any) -> None:
         refuse("Input", unsupported, KERAS_INPUT)
-        super().__init__(name)
+        super().__init__(name=name)
         self.shape = shape_of(self, shape)
+
+    def _why_frozen(self) -> str | None:
+        return "a model may have been built from it"
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         return []

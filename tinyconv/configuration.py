@@ -1,0 +1,89 @@
+"""Objects that are their arguments: layers, losses, metrics, optimisers, initialisers, regularisers, schedules.
+
+What such an object says has been checked when it was made, and weights and plans have been built from it since. So an
+attribute is no place to write to: an unknown one is refused (a mistyped name would change nothing, silently), and a
+known one is checked as the constructor would check it, or refused where it is too late to change it.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from tinyconv.messages import suggest
+
+
+class Configured:
+    """Base class. In the constructor attributes are free; afterwards only what a property allows, or an argument as
+    long as :meth:`_why_frozen` has no objection. A class of your own may keep further attributes as it likes."""
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _sealing(cls.__dict__["__init__"])  # type: ignore[method-assign]
+
+    def _why_frozen(self) -> str | None:
+        """Why no argument can be changed any more; None: they can. Values such as initialisers never change."""
+        return "it is a value that others may share"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_arguments" not in self.__dict__ or name.startswith("_"):
+            object.__setattr__(self, name, value)
+            return
+        known = getattr(type(self), name, None)
+        if isinstance(known, property):
+            if known.fset is None:
+                raise AttributeError(f"{name!r} of {self._who()} can be read, not set.")
+            known.fset(self, value)
+        elif name in self._parameters():
+            self._configure(name, value)
+        elif type(self).__module__.partition(".")[0] == "tinyconv":
+            raise AttributeError(f"{self._who()} has no attribute {name!r} to set. {suggest(name, self._settable())}")
+        else:
+            object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self._parameters():
+            raise AttributeError(f"{name!r} of {self._who()} cannot be deleted.")
+        object.__delattr__(self, name)
+
+    def _who(self) -> str:
+        """What messages call the object."""
+        return type(self).__name__
+
+    def _parameters(self) -> list[str]:
+        """The names of the constructor's arguments."""
+        return list(inspect.signature(type(self)).parameters)
+
+    def _settable(self) -> list[str]:
+        properties = inspect.getmembers(type(self), lambda member: isinstance(member, property) and member.fset)
+        arguments = [] if self._why_frozen() else [name for name in self._parameters() if name in self.__dict__]
+        return sorted({*(name for name, _ in properties if not name.startswith("_")), *arguments})
+
+    def _configure(self, name: str, value: Any) -> None:
+        """Change one argument, as if the object had been made with it."""
+        why = self._why_frozen()
+        if why is not None:
+            raise AttributeError(
+                f"{name!r} of {self._who()} cannot be set any more: {why}. Received: {value!r:.200}. "
+                f"Fix: make a new {type(self).__name__} with it."
+            )
+        args, kwargs = self.__dict__["_arguments"]
+        arguments = dict(inspect.signature(type(self)).bind(*args, **kwargs).arguments)
+        for parameter in inspect.signature(type(self)).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(parameter.name, {})
+        checked = type(self)(**{**arguments, name: value})
+        self.__dict__.update({key: checked.__dict__[key] for key in (name, "_arguments") if key in checked.__dict__})
+
+
+def _sealing(constructor: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that notes its arguments when it has ended, and so ends the time of free attributes."""
+
+    @functools.wraps(constructor)
+    def sealed(self: Configured, *args: Any, **kwargs: Any) -> None:
+        constructor(self, *args, **kwargs)
+        if type(self).__init__ is sealed:  # not one that a subclass has called
+            self.__dict__["_arguments"] = (args, kwargs)
+
+    return sealed

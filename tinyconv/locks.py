@@ -1,0 +1,155 @@
+"""One lock per model: whoever reads or writes its weights holds it.
+
+It is *fair* (whoever waited longest is next) and can be entered again by the thread that holds it. A training run
+gives way between two batches (:meth:`ModelLock.give_way`), so that others see the weights as they are after a whole
+step, and never wait for the end of the run.
+
+A fork copies the forking thread alone. So all locks are taken before it (no weights are half written then), and the
+child begins with new ones.
+"""
+
+import functools
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+FORK_PATIENCE = 5.0  # seconds that a fork waits for one model; a thread that never lets go must not hold it up for ever
+
+
+class ModelLock:
+    """A fair lock that its holder may enter again."""
+
+    def __init__(self) -> None:
+        self._reset(None, 0)
+        _locks.add(self)
+
+    def _reset(self, holder: int | None, depth: int) -> None:
+        self._guard = threading.Lock()  # of the fields below; held for a few lines at a time
+        self._holder, self._depth = holder, depth
+        self._waiting: deque[tuple[int, threading.Lock]] = deque()
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """Wait for the lock; False where ``timeout`` seconds were not enough."""
+        me = threading.get_ident()
+        with self._guard:
+            if self._holder in (None, me) and (self._holder == me or not self._waiting):
+                self._holder, self._depth = me, self._depth + 1
+                return True
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append((me, turn))
+        got = False
+        try:
+            got = turn.acquire(timeout=timeout)
+        finally:
+            if not got:  # out of patience, or interrupted
+                self._withdraw(me, turn)
+        return got
+
+    def _withdraw(self, me: int, turn: threading.Lock) -> None:
+        """Wait no longer. The lock may have come just now: then it goes to the next."""
+        with self._guard:
+            waiting = (me, turn) in self._waiting
+            if waiting:
+                self._waiting.remove((me, turn))
+        if not waiting:
+            self.release()
+
+    def release(self) -> None:
+        """Leave once; the last time, hand the lock to whoever has waited longest."""
+        with self._guard:
+            self._depth -= 1
+            if not self._depth:
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        self._holder = None
+        if self._waiting:
+            self._holder, turn = self._waiting.popleft()
+            self._depth = 1
+            turn.release()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Let others in for the length of a with-block, however often this thread has entered."""
+        with self._guard:
+            depth, self._depth = self._depth, 0
+            self._hand_on()
+        try:
+            yield
+        finally:
+            self.acquire()
+            self._depth = depth
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def __deepcopy__(self, memo: Any) -> "ModelLock":
+        return ModelLock()
+
+    def __reduce__(self) -> tuple[type["ModelLock"], tuple[()]]:
+        return ModelLock, ()  # a copy of a model has a lock of its own
+
+
+_locks: weakref.WeakSet[ModelLock] = weakref.WeakSet()
+_held_for_fork: list[ModelLock] = []
+
+
+def _before_fork() -> None:
+    _held_for_fork[:] = [lock for lock in list(_locks) if lock.acquire(FORK_PATIENCE)]
+
+
+def _after_fork_in_parent() -> None:
+    while _held_for_fork:
+        _held_for_fork.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    me = threading.get_ident()
+    for lock in list(_locks):
+        depth = lock._depth - (lock in _held_for_fork) if lock._holder == me else 0
+        lock._reset(me if depth else None, depth)  # what this thread had entered before the fork, it will leave
+    _held_for_fork.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )
+
+
+class Locked(Protocol):
+    """Whatever has a model's lock."""
+
+    @property
+    def _lock(self) -> ModelLock: ...
+
+
+Self = TypeVar("Self", bound=Locked)
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def locked(
+    method: Callable[Concatenate[Self, Arguments], Result],
+) -> Callable[Concatenate[Self, Arguments], Result]:
+    """A method that holds its object's lock while it runs."""
+
+    @functools.wraps(method)
+    def holding(self: Self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return holding
