@@ -288,7 +288,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, save_freq, interru
 def test_an_interrupted_run_ends_with_the_same_bits_on_the_fast_kernels(tmp_path, save_freq):
     def run(seed, folder, batches):
         model = make(seed=seed)
-        model.compile("adam", "categorical_crossentropy", ["accuracy"], backend="cpu")
+        model.compile("adam", "categorical_crossentropy", metrics=["accuracy"], backend="cpu")
         with contextlib.suppress(KeyboardInterrupt):
             train(model, 4, callbacks=[*everything(tmp_path / folder, save_freq=save_freq), Interrupt(batches)])
         return digest(model)

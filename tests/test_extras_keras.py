@@ -118,7 +118,7 @@ def test_top_k_counts_ties_as_keras_does():
     for k in (1, 2, 3, 4):
         metric = tinyconv.metrics.TopKCategoricalAccuracy(k=k)
         ours = tinyconv.Sequential([tinyconv.Input((4,)), tinyconv.layers.Activation("linear")])
-        ours.compile("sgd", "mse", [metric], backend="reference")
+        ours.compile("sgd", "mse", metrics=[metric], backend="reference")
         found = ours.evaluate(predictions, y, verbose=0)[1]
         expected = keras.metrics.TopKCategoricalAccuracy(k=k)
         expected.update_state(y, predictions)

@@ -67,7 +67,7 @@ def test_training(number, fuse, backend):
     model = network(TRAINING["network"], x.shape[1:])
     model.set_weights(numbered(TRAINING, "initial_"))
     optimizer = getattr(optimizers, name)(**arguments)
-    model.compile(optimizer, "categorical_crossentropy", ["accuracy"], backend=backend, fuse=fuse)
+    model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"], backend=backend, fuse=fuse)
     agree(train(model, x, y, 8, 20), TRAINING[f"{number}/losses"], 1e-4)
     for ours, theirs in zip(model.get_weights(), numbered(TRAINING, f"{number}/final_"), strict=True):
         agree(ours, theirs, 1e-4)
@@ -82,6 +82,6 @@ def test_mnist_loss_curve(backend):
     x, y = x[:1280, :, :, None] / np.float32(255), tinyconv.utils.to_categorical(labels[:1280], 10)
     model = network(MNIST["network"], (28, 28, 1))
     model.set_weights([weights / np.float32(256) for weights in numbered(MNIST, "initial_")])
-    model.compile("adam", "categorical_crossentropy", ["accuracy"], backend=backend)
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"], backend=backend)
     agree(train(model, x, y, 128, 10), MNIST["losses"], 1e-4)
     agree(model.evaluate(x, y, batch_size=128, verbose=0), MNIST["evaluation"], 1e-3)

@@ -90,7 +90,7 @@ def test_loss(name, fuse):
     ours, theirs = pair(head(4, activation))
     x, y = data(40)
     y = targets(y)
-    ours.compile("sgd", make(tinyconv.losses), ["accuracy"], backend="cpu", fuse=fuse)
+    ours.compile("sgd", make(tinyconv.losses), metrics=["accuracy"], backend="cpu", fuse=fuse)
     theirs.compile("sgd", make(keras.losses), metrics=["accuracy"], run_eagerly=True)
     mine, peer = trajectories(ours, theirs, x, y, 8, 20)
     assert error(mine, peer) < 1e-5
@@ -141,7 +141,7 @@ def test_l2(regularizer):
     theirs.set_weights(ours.get_weights())
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((20, 6)).astype(np.float32), np.eye(3)[rng.integers(0, 3, 20)]
-    ours.compile("sgd", "categorical_crossentropy", ["accuracy"], backend="cpu")
+    ours.compile("sgd", "categorical_crossentropy", metrics=["accuracy"], backend="cpu")
     theirs.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
     mine, peer = trajectories(ours, theirs, x, y, 10, 10)
     assert error(mine, peer) < 1e-5
@@ -158,7 +158,7 @@ def test_a_prediction_for_every_pixel(loss):
     labels = np.random.default_rng(0).integers(0, 3, (22, 6, 7))
     x, y = data(22)[0], labels if loss.startswith("sparse") else np.eye(3, dtype=np.float32)[labels]
     ours, theirs = pair(stack)
-    ours.compile("sgd", loss, ["accuracy"], backend="cpu")
+    ours.compile("sgd", loss, metrics=["accuracy"], backend="cpu")
     theirs.compile("sgd", loss, metrics=["accuracy"])
     settings = {"batch_size": 8, "epochs": 2, "validation_split": 0.2, "shuffle": False, "verbose": 0}
     mine, peer = (model.fit(x, y, **settings).history for model in (ours, theirs))
@@ -183,7 +183,7 @@ def test_batch_normalization_in_training():
     x, y = data(44)
     for backend in BACKENDS:
         ours, theirs = pair(stack)
-        ours.compile("sgd", "categorical_crossentropy", ["accuracy"], backend=backend)
+        ours.compile("sgd", "categorical_crossentropy", metrics=["accuracy"], backend=backend)
         theirs.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
         settings = {"epochs": 3, "batch_size": 11, "validation_data": (x[:30], y[:30]), "shuffle": False, "verbose": 0}
         mine, peer = (model.fit(x, y, **settings).history for model in (ours, theirs))
@@ -209,7 +209,7 @@ def test_mnist_loss_curve():
     x, x_test = (images[:1280, :, :, None].astype("float32") / 255 for images in (x, x_test))
     y, y_test = (tinyconv.utils.to_categorical(numbers[:1280], 10) for numbers in (labels, labels_test))
     ours, theirs = pair(stack, (28, 28, 1))
-    ours.compile("adam", "categorical_crossentropy", ["accuracy"], backend="cpu")
+    ours.compile("adam", "categorical_crossentropy", metrics=["accuracy"], backend="cpu")
     theirs.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
     mine, peer = trajectories(ours, theirs, x, y, 128, 10)
     assert error(mine, peer) < 1e-4
@@ -230,7 +230,7 @@ def test_fit(backend, classes):
     y = y if classes == "one-hot" else y.argmax(1)
     loss = "categorical_crossentropy" if classes == "one-hot" else "sparse_categorical_crossentropy"
     ours, theirs = pair(head(4, "softmax"))
-    ours.compile("adam", loss, ["accuracy"], backend=backend)
+    ours.compile("adam", loss, metrics=["accuracy"], backend=backend)
     theirs.compile("adam", loss, metrics=["accuracy"])
     settings = {"batch_size": 16, "epochs": 5, "initial_epoch": 2, "validation_split": 0.1, "shuffle": False}
     mine, peer = (model.fit(x, y, verbose=0, **settings) for model in (ours, theirs))
@@ -248,7 +248,7 @@ def test_epoch_loss_is_sample_weighted():
     """A ragged last batch counts by its size: with weights that stay as they are, the epoch's loss is the data's."""
     x, y = data(54)
     ours, _ = pair(head(4, "softmax"))
-    ours.compile(tinyconv.optimizers.SGD(0.0), "categorical_crossentropy", ["accuracy"], backend="cpu")
+    ours.compile(tinyconv.optimizers.SGD(0.0), "categorical_crossentropy", metrics=["accuracy"], backend="cpu")
     history = ours.fit(x, y, batch_size=16, verbose=0).history
     probabilities = ours.predict(x).astype(np.float64)
     loss, accuracy = -np.log(probabilities[y == 1]), probabilities.argmax(1) == y.argmax(1)
@@ -262,7 +262,7 @@ def test_ragged_batches_do_not_disturb_each_other():
     """The plans of a full batch and of a ragged one share their memory."""
     x, y = data(37)
     ours, _ = pair([*BODY, ("BatchNormalization", {}), ("Dense", {"units": 4, "activation": "softmax"})])
-    ours.compile("adam", "categorical_crossentropy", ["accuracy"], backend="cpu")
+    ours.compile("adam", "categorical_crossentropy", metrics=["accuracy"], backend="cpu")
     ours.fit(x, y, batch_size=16, verbose=0)
     whole = ours.predict(x, batch_size=37)
     for batch_size in (16, 5, 36, 1):
@@ -274,7 +274,7 @@ def test_shuffling_trains_on_every_sample_once():
     """With a learning rate of zero a shuffled epoch sees the same samples, so its totals are the same."""
     x, y = data(53)
     ours, _ = pair(head(4, "softmax"))
-    ours.compile(tinyconv.optimizers.SGD(0.0), "categorical_crossentropy", ["accuracy"], backend="cpu")
+    ours.compile(tinyconv.optimizers.SGD(0.0), "categorical_crossentropy", metrics=["accuracy"], backend="cpu")
     shuffled = ours.fit(x, y, batch_size=10, epochs=3, verbose=0).history
     plain = ours.evaluate(x, y, verbose=0, return_dict=True)
     np.testing.assert_allclose(shuffled["loss"], plain["loss"], rtol=1e-6)
@@ -292,7 +292,7 @@ def test_accuracy_means_what_it_means_in_keras(loss, columns):
     y = np.eye(columns)[rng.integers(0, columns, 50)] if columns > 1 else rng.integers(0, 2, (50, 1))
     activation = "softmax" if loss == "categorical_crossentropy" else "sigmoid"
     ours, theirs = pair([("Dense", {"units": columns, "activation": activation})], (6,))
-    ours.compile("sgd", loss, ["accuracy"], backend="reference")
+    ours.compile("sgd", loss, metrics=["accuracy"], backend="reference")
     theirs.compile("sgd", loss, metrics=["accuracy"])
     assert error(ours.evaluate(x, y, verbose=0), theirs.evaluate(x, y, verbose=0)) < 1e-5
 
@@ -405,7 +405,7 @@ def test_callback_hooks():
     """The same hooks in the same order with the same names in their logs, from fit, evaluate and predict."""
     x, y = data(25)
     ours, theirs = pair(head(4, "softmax"))
-    ours.compile("sgd", "categorical_crossentropy", ["accuracy"], backend="cpu")
+    ours.compile("sgd", "categorical_crossentropy", metrics=["accuracy"], backend="cpu")
     theirs.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
     seen = []
     for model, base in ((ours, callbacks.Callback), (theirs, keras.callbacks.Callback)):

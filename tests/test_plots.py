@@ -103,7 +103,7 @@ def pictures(figure):
 
 def test_the_history_plots_every_value():
     model = network()
-    model.compile("sgd", "categorical_crossentropy", ["accuracy"], backend="reference")
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"], backend="reference")
     x, y = images(8), np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2, 0, 1]]
     history = model.fit(x, y, epochs=3, validation_data=(x, y), verbose=0)
     figure = drawn(history.plot())

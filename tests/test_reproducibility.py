@@ -122,7 +122,7 @@ def network(backend, fuse, dropout=0.5):
             layers.Dense(4, activation="softmax"),
         ]
     )
-    model.compile("sgd", "categorical_crossentropy", ["accuracy"], backend=backend, fuse=fuse)
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"], backend=backend, fuse=fuse)
     return model
 
 

@@ -35,7 +35,7 @@ def make(optimizer="adam", seed=0, compiled=True):
         ]
     )
     if compiled:
-        model.compile(optimizer, "categorical_crossentropy", ["accuracy"], backend="reference")
+        model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"], backend="reference")
     return model
 
 
@@ -278,7 +278,7 @@ def entry(config, number):
     [
         (lambda c: entry(c, 1).update(class_name="Conv3D"), "layer 1: 'Conv3D' of 'keras.layers' is not supported"),
         (lambda c: entry(c, 1)["config"].update(groups=3), r"Conv2D\(groups=3\) is not supported by tinyconv"),
-        (lambda c: entry(c, 1)["config"].update(trainable=False), r"Conv2D\(trainable=False\) is not supported"),
+        (lambda c: entry(c, 1)["config"].update(trainable="no"), "Invalid trainable of Conv2D"),
         (lambda c: entry(c, 1)["config"].update(filters=10**12), "layers/conv2d/vars/0 does not fit layer 'conv2d'"),
         (lambda c: entry(c, 1)["config"].update(filters=-1), "Expected a positive integer. Received: -1"),
         (lambda c: entry(c, 1)["config"].update(what=1), "Conv2D has no argument 'what'"),

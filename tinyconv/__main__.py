@@ -139,7 +139,7 @@ def network(input_shape: tuple[int, ...], classes: int) -> tinyconv.Sequential:
 
 def compiled(input_shape: tuple[int, ...], classes: int, backend: str) -> tinyconv.Sequential:
     model = network(input_shape, classes)
-    model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"], backend=backend)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], backend=backend)
     return model
 
 
@@ -194,7 +194,7 @@ def _train_every_layer(backend: str) -> None:
     )
     for model, optimizer in ((network(x.shape[1:], 10), "adam"), (everything_else, "sgd")):
         top = tinyconv.metrics.SparseTopKCategoricalAccuracy(3)
-        model.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy", top], backend=backend)
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy", top], backend=backend)
         model.fit(x, y, batch_size=16, epochs=1, verbose=0, validation_data=(x, y))
         model.predict(x)
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from tinyconv.messages import suggest
+from tinyconv.messages import suggest, wrong_call
 
 
 class Configured:
@@ -56,9 +56,10 @@ class Configured:
         return list(inspect.signature(type(self)).parameters)
 
     def _settable(self) -> list[str]:
-        properties = inspect.getmembers(type(self), lambda member: isinstance(member, property) and member.fset)
+        members = inspect.getmembers(type(self))
+        properties = [name for name, member in members if isinstance(member, property) and member.fset]
         arguments = [] if self._why_frozen() else [name for name in self._parameters() if name in self.__dict__]
-        return sorted({*(name for name, _ in properties if not name.startswith("_")), *arguments})
+        return sorted({*(name for name in properties if not name.startswith("_")), *arguments})
 
     def _configure(self, name: str, value: Any) -> None:
         """Change one argument, as if the object had been made with it."""
@@ -82,7 +83,12 @@ def _sealing(constructor: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(constructor)
     def sealed(self: Configured, *args: Any, **kwargs: Any) -> None:
-        constructor(self, *args, **kwargs)
+        try:
+            constructor(self, *args, **kwargs)
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:  # not the call itself
+                raise
+            raise wrong_call(type(self).__name__, constructor, args, kwargs) from None
         if type(self).__init__ is sealed:  # not one that a subclass has called
             self.__dict__["_arguments"] = (args, kwargs)
 

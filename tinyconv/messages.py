@@ -1,11 +1,18 @@
 """Words that several error messages share."""
 
+import functools
+import inspect
 import reprlib
-from collections.abc import Iterable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def suggest(name: object, options: Iterable[str]) -> str:
@@ -67,6 +74,50 @@ INSTEAD = {
     "input_dim": "input_shape=(...,), or begin the model with Input((...,))",
     "batch_input_shape": "input_shape=..., without the batch axis",
 }
+
+
+def wrong_call(who: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TypeError:
+    """The error that a function was called with arguments that it has not, or without those that it needs."""
+    parameters = [p for name, p in inspect.signature(function).parameters.items() if name != "self"]
+    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    for name in kwargs:
+        if name not in names:
+            return TypeError(f"{who} has no argument {name!r}. {suggest(name, names)}")
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(args) > len(positional):
+        return TypeError(
+            f"{who} has too many arguments without a name. Expected {len(positional)}. Received: {len(args)}."
+        )
+    for name in positional[: len(args)]:
+        if name in kwargs:
+            return TypeError(f"{who} has the argument {name!r} twice: by its place and by its name. Expected it once.")
+    missing = [
+        p.name for p in parameters if p.default is p.empty and p.name in names[len(args) :] and p.name not in kwargs
+    ]
+    return TypeError(f"{who} lacks the argument {', '.join(map(repr, missing))}. Expected: {', '.join(names)}.")
+
+
+def explained(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The same function, whose callers learn what is wrong with their arguments' names and number in full."""
+
+    @functools.wraps(function)
+    def explaining(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:  # from inside the function
+                raise
+        raise wrong_call(f"{function.__name__}()", function, args[1:], kwargs)
+
+    return explaining
+
+
+def warn(text: str) -> None:
+    """Warn, and point to the line of the user's own that it is about."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "tinyconv":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def refuse(

@@ -8,7 +8,6 @@ import contextlib
 import math
 import os
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,10 @@ from tinyconv.callbacks import Callback, CallbackList, History
 from tinyconv.callbacks.base import Position, as_callbacks
 from tinyconv.layers import Layer
 from tinyconv.locks import locked
-from tinyconv.messages import refuse
+from tinyconv.losses import Loss
+from tinyconv.messages import explained, refuse, warn
+from tinyconv.metrics import Metric
+from tinyconv.optimizers import Optimizer
 from tinyconv.plan import Plan
 from tinyconv.progress import Progress
 from tinyconv.stack import Stack
@@ -57,14 +59,12 @@ class Sequential(Stack):
     A copy (``copy.deepcopy``, pickle, a process it is sent to) has weights, an optimiser and a state of its own.
     """
 
-    def __init__(
-        self, layers: Iterable[Layer] | None = None, trainable: bool = True, name: str | None = None
-    ) -> None:
+    def __init__(self, layers: Iterable[Layer] | None = None, trainable: bool = True, name: str | None = None) -> None:
         self._stop_training = False
         self._history: History | None = None
-        self._optimizer: optimizers.Optimizer | None = None
-        self._loss: losses.Loss | None = None
-        self._metrics: tuple[metrics.Metric, ...] = ()
+        self._optimizer: Optimizer | None = None
+        self._loss: Loss | None = None
+        self._metrics: tuple[Metric, ...] = ()
         self._compiled: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
         self._running = 0  # passes over a data set under way, during which callbacks and other threads get their turn
@@ -81,17 +81,17 @@ class Sequential(Stack):
     # What training is about
 
     @property
-    def optimizer(self) -> optimizers.Optimizer | None:
+    def optimizer(self) -> Optimizer | None:
         """What ``compile`` was given; compile again to have another one."""
         return self._optimizer
 
     @property
-    def loss(self) -> losses.Loss | None:
+    def loss(self) -> Loss | None:
         """What ``compile`` was given; compile again to have another one."""
         return self._loss
 
     @property
-    def metrics(self) -> tuple[metrics.Metric, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
         """What is measured beside the loss."""
         return self._metrics
 
@@ -152,7 +152,8 @@ class Sequential(Stack):
     def _bind(self) -> None:
         """Make the optimiser this model's."""
         assert self._optimizer is not None
-        trained, frozen = {}, {}
+        trained: dict[str, Layer] = {}
+        frozen: dict[str, Layer] = {}
         for layer in self._layers:
             for spec in layer.weight_specs(layer.input_shape):  # type: ignore[arg-type]
                 kind = trained if spec.trainable and self._is_trained(layer) else frozen
@@ -186,7 +187,8 @@ class Sequential(Stack):
         if self._optimizer is None:
             raise ValueError(f"Model {self.name!r} is not compiled, and so has no optimizer. Fix: compile() first.")
         shapes = next(iter(self.optimizer_state().values()), {})
-        for slot in self._optimizer.slots:
+        slots = self._optimizer.slots
+        for slot in slots:
             for name, array in shapes.items():
                 given = moments.get(slot, {}).get(name)
                 if given is None or np.shape(given) != array.shape:
@@ -197,7 +199,10 @@ class Sequential(Stack):
         self._bind()
         self._trainer = None
         self._optimizer.keep(
-            {slot: {name: np.array(moments[slot][name], np.float32) for name in shapes} for slot in self._optimizer.slots}
+            {
+                slot: {name: np.array(moments[slot][name], np.float32) for name in shapes}
+                for slot in self._optimizer.slots
+            }
         )
 
     @locked
@@ -216,20 +221,21 @@ class Sequential(Stack):
     # Files
 
     @locked
+    @explained
     def save(self, filepath: str | os.PathLike, overwrite: bool = True, zipped: None = None, **keras: Any) -> None:
         """Write the whole model, its optimiser's state included, as a ".keras" archive: see :mod:`tinyconv.saving`."""
         refuse("save()", {"zipped": zipped, **keras}, {"zipped": (None, True)})
         saving.save_model(self, filepath, checking.boolean("save", "overwrite", overwrite))
 
     @locked
-    def save_weights(
-        self, filepath: str | os.PathLike, overwrite: bool = True, max_shard_size: None = None
-    ) -> None:
+    @explained
+    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, max_shard_size: None = None) -> None:
         """Write the weights: ".safetensors", or ".weights.h5" in Keras' layout."""
         refuse("save_weights()", {"max_shard_size": max_shard_size}, {"max_shard_size": (None,)})
         saving.save_weights(self, filepath, checking.boolean("save_weights", "overwrite", overwrite))
 
     @locked
+    @explained
     def load_weights(self, filepath: str | os.PathLike, skip_mismatch: bool = False, **keras: Any) -> None:
         """Read the weights of a model of the same layers, from a file of either kind.
 
@@ -241,12 +247,13 @@ class Sequential(Stack):
     # Training
 
     @locked
+    @explained
     def compile(
         self,
-        optimizer: str | optimizers.Optimizer = "adam",
-        loss: str | losses.Loss | None = None,
+        optimizer: str | Optimizer = "adam",
+        loss: str | Loss | None = None,
         loss_weights: None = None,
-        metrics: Sequence[str | metrics.Metric] | str | metrics.Metric | None = None,
+        metrics: Sequence[str | Metric] | str | Metric | None = None,
         weighted_metrics: None = None,
         run_eagerly: bool = False,
         steps_per_execution: int = 1,
@@ -268,9 +275,13 @@ class Sequential(Stack):
             fuse: whether the plan may fuse neighbouring operations.
         """
         self._check_free("compile()")
-        given = {"loss_weights": loss_weights, "weighted_metrics": weighted_metrics, "run_eagerly": run_eagerly}
+        given: dict[str, Any] = {
+            "loss_weights": loss_weights,
+            "weighted_metrics": weighted_metrics,
+            "run_eagerly": run_eagerly,
+        }
         given |= {"steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
-        refuse("compile()", {**given, "auto_scale_loss": auto_scale_loss}, COMPILE_ONLY_KERAS)
+        refuse("compile()", given, COMPILE_ONLY_KERAS)
         new = optimizers.get(optimizer)
         if new.built and new is not self._optimizer:
             self._refuse_foreign(new)
@@ -286,7 +297,7 @@ class Sequential(Stack):
         self._weights_moved()  # the old trainer, if there was one, gives its optimiser what it knows
         self._optimizer, self._loss, self._metrics, self._compiled = new, new_loss, found, compiled
 
-    def _refuse_foreign(self, optimizer: optimizers.Optimizer) -> None:
+    def _refuse_foreign(self, optimizer: Optimizer) -> None:
         known = list(map(id, (optimizer._known or {}).values()))
         if not any(id(layer) in known for layer in self._layers):
             raise ValueError(
@@ -294,10 +305,11 @@ class Sequential(Stack):
                 f"count belong. Fix: a new optimizer for model {self.name!r}, {type(optimizer).__name__}(...)."
             )
 
-    def _metrics_of(self, wanted: list[Any]) -> tuple[metrics.Metric, ...]:
+    def _metrics_of(self, wanted: list[Any]) -> tuple[Metric, ...]:
         shape = self.output_shape[1:] if self._input is not None and self._layers else (2,)
         return tuple(metrics.get(each, shape) for each in wanted)  # type: ignore[arg-type]
 
+    @explained
     def fit(
         self,
         x: Any = None,
@@ -391,6 +403,7 @@ class Sequential(Stack):
                 trainer.call(events, "on_train_end", logs)
         return history
 
+    @explained
     def evaluate(
         self,
         x: Any = None,
@@ -420,6 +433,7 @@ class Sequential(Stack):
                 progress.epoch_end(logs, time.perf_counter() - start)
         return logs if return_dict else _as_list(logs)
 
+    @explained
     def predict(
         self,
         x: Any,
@@ -465,6 +479,7 @@ class Sequential(Stack):
             trainer.sync_model()  # a batch normalisation has moved its statistics
         return trainer.state.read(plan.out)
 
+    @explained
     def train_on_batch(
         self,
         x: Any,
@@ -477,11 +492,13 @@ class Sequential(Stack):
         refuse("train_on_batch()", {"sample_weight": sample_weight, "class_weight": class_weight}, ONLY_KERAS)
         return self._on_batch("train_on_batch", x, y, True, return_dict)
 
+    @explained
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: None = None, return_dict: bool = False) -> Any:
         """The loss and the metrics of one batch, as :meth:`evaluate` returns them."""
         refuse("test_on_batch()", {"sample_weight": sample_weight}, ONLY_KERAS)
         return self._on_batch("test_on_batch", x, y, False, return_dict)
 
+    @explained
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The outputs for one batch; the same as calling the model."""
         return self(x)
@@ -504,6 +521,7 @@ class Sequential(Stack):
     # Looking inside
 
     @locked
+    @explained
     def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
         """The gradient of the loss on one batch with respect to every trainable weight, by "layer/weight"."""
         trainer = self._need_trainer("gradients", x)
@@ -522,6 +540,7 @@ class Sequential(Stack):
         return trainer.plan(max(sizes, default=32), training=True, with_loss=True)
 
     @locked
+    @explained
     def profile(self, x: Any, y: Any, batch_size: int | None = None, repeats: int = 20, print_fn: Any = print) -> None:
         """Print how long each step of a training batch takes, its speed, and its share. Weights are left as they are.
 
@@ -577,15 +596,14 @@ class Sequential(Stack):
             self._bind()
             self._compiled["trained"] = True
             if not self.trainable_weights:
-                warnings.warn(f"Model {self.name!r} does not have any trainable weights.", stacklevel=5)
+                warn(f"Model {self.name!r} does not have any trainable weights.")
         elif self._trainer is None:  # layers came, went or were renamed
             self._assemble()
             self._bind()
         elif self._is_stale:
-            warnings.warn(
+            warn(
                 f"Model {self.name!r}: `trainable` of a layer has changed since the first step after compile(), and "
-                "takes no effect before the model is compiled again. Fix: compile().",
-                stacklevel=5,
+                "takes no effect before the model is compiled again. Fix: compile()."
             )
 
     def _make_trainer(self) -> Trainer:
@@ -655,7 +673,7 @@ def _listed(wanted: Any) -> list[Any]:
     """The metrics of ``compile`` as a list."""
     if wanted is None:
         return []
-    if isinstance(wanted, str | metrics.Metric):
+    if isinstance(wanted, str | Metric):
         return [wanted]
     if not isinstance(wanted, Sequence):
         raise checking.invalid("compile", "metrics", "a list of names or of objects of tinyconv.metrics", wanted)

@@ -15,7 +15,6 @@ from tinyconv.messages import refuse, suggest
 from tinyconv.schedules import LearningRateSchedule, checked_rate
 from tinyconv.state import State
 
-
 MOST_STEPS = 2**62  # a counter of the kernels is an int64
 
 
@@ -63,8 +62,10 @@ class Optimizer(Configured):
         self._learning_rate = self._checked_rate(value)
 
     def _checked_rate(self, value: Any) -> float | LearningRateSchedule:
-        return value if isinstance(value, LearningRateSchedule) else checking.number(
-            type(self).__name__, "learning_rate", value, at_least=0
+        return (
+            value
+            if isinstance(value, LearningRateSchedule)
+            else checking.number(type(self).__name__, "learning_rate", value, at_least=0)
         )
 
     @property
@@ -211,7 +212,9 @@ class Adam(Optimizer):
         self.beta_1 = checking.number(type(self).__name__, "beta_1", beta_1, at_least=0, below=1)
         self.beta_2 = checking.number(type(self).__name__, "beta_2", beta_2, at_least=0, below=1)
         self.epsilon = checking.number(type(self).__name__, "epsilon", epsilon, at_least=0)
-        self.weight_decay = None if weight_decay is None else checking.number(type(self).__name__, "weight_decay", weight_decay, at_least=0)
+        if weight_decay is not None:
+            weight_decay = checking.number(type(self).__name__, "weight_decay", weight_decay, at_least=0)
+        self.weight_decay = weight_decay
 
     def steps(self, state: State) -> list[tuple[str, dict[str, Any]]]:
         arguments = {
@@ -258,7 +261,9 @@ class AdamW(Adam):
         **unsupported: Any,
     ) -> None:
         if weight_decay is None:
-            raise ValueError("Invalid weight_decay of AdamW. Expected a number of at least 0. Received: None. Fix: Adam.")
+            raise ValueError(
+                "Invalid weight_decay of AdamW. Expected a number of at least 0. Received: None. Fix: Adam."
+            )
         super().__init__(
             learning_rate,
             beta_1,

@@ -136,6 +136,7 @@ class Builder:
         key = f"{op.name}/{name}"
         if key in self.state.grads:
             return self.state.grads[key]
+        shape = shape or self.weight(op, name).shape
         return self.buffer(op, f"unused_d{name}", shape, self.state.dtype)
 
     # Steps

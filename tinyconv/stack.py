@@ -11,7 +11,7 @@ from tinyconv.configuration import Configured
 from tinyconv.kernels import memory
 from tinyconv.layers import InputLayer, Layer
 from tinyconv.locks import ModelLock, locked
-from tinyconv.messages import refuse, suggest
+from tinyconv.messages import explained, refuse, suggest
 
 BatchShape = tuple[int | None, ...]
 
@@ -116,6 +116,7 @@ class Stack(Configured):
         return list(self._layers)
 
     @locked
+    @explained
     def add(self, layer: Layer, rebuild: bool = True) -> None:
         """Put one more layer on top. Its weights are drawn at once if the input shape is known and ``rebuild``."""
         self._check_free("add()")
@@ -159,6 +160,7 @@ class Stack(Configured):
             self._named.pop(layer.name, None)
 
     @locked
+    @explained
     def pop(self, rebuild: bool = True) -> Layer:
         """Take the topmost layer off."""
         self._check_free("pop()")
@@ -195,13 +197,17 @@ class Stack(Configured):
             self._assemble()
 
     @locked
+    @explained
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Make the weights for inputs of that shape, the batch axis (None) included: (None, 28, 28, 1)."""
         self._check_free("build()")
         if input_shape is not None:
             if not isinstance(input_shape, Sequence) or isinstance(input_shape, str) or not len(input_shape):
                 raise checking.invalid(
-                    f"{self._who()}.build", "input_shape", "the shape of a batch, such as (None, 28, 28, 1)", input_shape
+                    f"{self._who()}.build",
+                    "input_shape",
+                    "the shape of a batch, such as (None, 28, 28, 1)",
+                    input_shape,
                 )
             given = InputLayer(tuple(input_shape)[1:])  # type: ignore[arg-type]
             if self._input is not None and given.shape != self._input.shape:
@@ -291,6 +297,7 @@ class Stack(Configured):
             shape = layer.output_shape(shape)  # type: ignore[arg-type]
         return (None, *shape)
 
+    @explained
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """A layer by its name or its index."""
         if (name is None) == (index is None):
@@ -303,6 +310,7 @@ class Stack(Configured):
             return self._named[name]
         raise ValueError(f"Unknown layer: {name!r}. {suggest(name, [layer.name for layer in self._layers])}")
 
+    @explained
     def summary(
         self,
         line_length: None = None,
@@ -315,7 +323,7 @@ class Stack(Configured):
         """Print the layers, their output shapes and numbers of parameters; ``print_fn`` takes the text instead."""
         given = {"line_length": line_length, "positions": positions, "expand_nested": expand_nested}
         given |= {"show_trainable": show_trainable, "layer_range": layer_range}
-        refuse("summary()", given, {**dict.fromkeys(given, (None,)), "expand_nested": (False,), "show_trainable": (False,)})
+        refuse("summary()", given, dict.fromkeys(given, (None, False)))
         if print_fn is not None and not callable(print_fn):
             raise checking.invalid("summary", "print_fn", "a function of a text, or None", print_fn)
         (print_fn or print)(tables.summary(self))
@@ -351,6 +359,7 @@ class Stack(Configured):
         return [array.copy() for array in self.weights]
 
     @locked
+    @explained
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Set all weights, in Keras' order and layout: ``keras_model.get_weights()`` fits."""
         self._need_built()
@@ -367,4 +376,3 @@ class Stack(Configured):
     def _need_built(self) -> None:
         if not self.built:
             self.build()
-

@@ -77,7 +77,7 @@ class Pass:
 
 
 class Trainer:
-    """The state and the plans of a compiled model, and the loops over them. Its callers hold the model's lock, ``lock``."""
+    """The state and the plans of a compiled model, and the loops over them. Callers hold the model's lock."""
 
     def __init__(
         self,

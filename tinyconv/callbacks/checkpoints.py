@@ -14,7 +14,6 @@ from tinyconv import saving
 from tinyconv.callbacks.base import Callback, Logs, Position
 from tinyconv.callbacks.monitors import Monitor
 from tinyconv.saving import atomic, checked_json, safetensors
-from tinyconv.schedules import LearningRateSchedule
 
 if TYPE_CHECKING:
     from tinyconv.model import Sequential
@@ -235,7 +234,6 @@ class BackupAndRestore(Callback):
         model = self.model
         optimizer = model.optimizer
         assert optimizer is not None
-        rate = optimizer.learning_rate
         arrays: dict[str, np.ndarray] = {"totals": np.asarray(model.totals() if batch else [], np.float64)}
         arrays |= {f"weights/{name}": array for name, array in saving.named_weights(model).items()}
         for slot, moments in model.optimizer_state().items():
@@ -250,7 +248,7 @@ class BackupAndRestore(Callback):
             "stopped": bool(model.stop_training),
             "seed": model.seed,
             "iterations": optimizer.iterations,
-            "learning_rate": None if isinstance(rate, LearningRateSchedule) else float(rate),
+            "learning_rate": optimizer.learning_rate if optimizer.schedule is None else None,
             "run": self.run,
             "callbacks": states,
         }

@@ -7,7 +7,6 @@ import numpy as np
 
 from tinyconv.callbacks.base import Callback, Logs
 from tinyconv.messages import suggest
-from tinyconv.schedules import LearningRateSchedule
 
 if TYPE_CHECKING:
     from tinyconv.model import Sequential
@@ -215,10 +214,10 @@ class TerminateOnNaN(Callback):
 def settable_rate(callback: Callback) -> float:
     """The learning rate, which a callback is about to set; an error if a schedule sets it already."""
     assert callback.model.optimizer is not None
-    rate = callback.model.optimizer.learning_rate
-    if isinstance(rate, LearningRateSchedule):
+    schedule = callback.model.optimizer.schedule
+    if schedule is not None:
         raise TypeError(
-            f"{type(callback).__name__} cannot set the learning rate: {type(rate).__name__} does. "
+            f"{type(callback).__name__} cannot set the learning rate: {type(schedule).__name__} does. "
             "Fix: compile with a number as learning_rate, or leave out the callback."
         )
-    return float(rate)
+    return callback.model.optimizer.learning_rate

@@ -39,8 +39,10 @@ def save_weights(model: "Sequential", path: AnyPath, overwrite: bool = True) -> 
     atomic.write(path, safetensors.dumps(named_weights(model)) if kind == SAFETENSORS else keras_weights.dumps(model))
 
 
-def load_weights(model: "Sequential", path: AnyPath) -> None:
+def load_weights(model: "Sequential", path: AnyPath, skip_mismatch: bool = False) -> None:
     """Read weights into a model of the same layers; a ".weights.h5" also brings its optimiser's state."""
+    if skip_mismatch:
+        raise ValueError("load_weights(skip_mismatch=True) is not supported by tinyconv yet. Expected False.")
     kind = kind_of(path, SAFETENSORS, KERAS_H5)
     model._need_built()
     content, where = _read(path)

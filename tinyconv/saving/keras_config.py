@@ -68,7 +68,7 @@ def of_model(model: "Sequential") -> Config:
                 "Fix: save_weights, and build the model from your own code before load_weights."
             )
         entry = of_object(layer)
-        entry["config"] |= {"trainable": True, "dtype": "float32"}
+        entry["config"] |= {"dtype": "float32"}
         entries.append({**entry, "build_config": {"input_shape": [None, *(layer.input_shape or ())]}})
     config = {"name": model.name, "trainable": True, "dtype": "float32", "layers": entries}
     whole = _entry("keras", "Sequential", {**config, "build_input_shape": batch_shape})

@@ -16,7 +16,6 @@ from tinyconv.layers import Layer
 from tinyconv.layers.base import default_name
 from tinyconv.optimizers import SGD, Optimizer
 from tinyconv.saving import hdf5
-from tinyconv.schedules import LearningRateSchedule
 
 if TYPE_CHECKING:
     from tinyconv.model import Sequential
@@ -44,7 +43,7 @@ def dumps(model: "Sequential") -> bytes:
         names[path] = layer.name
         arrays |= {f"{path}/{i}": array for i, array in enumerate(layer.weights)}
     if model.optimizer is not None:
-        names[OPTIMIZER] = KERAS_OPTIMIZER_NAMES.get(model.optimizer.name, model.optimizer.name)
+        names[OPTIMIZER] = KERAS_OPTIMIZER_NAMES.get(model.optimizer.kind, model.optimizer.kind)
         state = optimizer_arrays(model.optimizer, model.optimizer_state())
         arrays |= {f"{OPTIMIZER}/{i}": array for i, array in enumerate(state)}
     return hdf5.dumps(arrays, {**names, "vars": model.name})
@@ -104,7 +103,7 @@ def keras_slots(optimizer: Optimizer) -> tuple[str, ...]:
 def optimizer_arrays(optimizer: Optimizer, moments: Mapping[str, Mapping[str, np.ndarray]]) -> list[np.ndarray]:
     """An optimiser's state in Keras' order."""
     arrays = [np.array(optimizer.iterations, np.int64)]
-    if not isinstance(optimizer.learning_rate, LearningRateSchedule):
+    if optimizer.schedule is None:
         arrays.append(np.array(optimizer.learning_rate, np.float32))
     slots = keras_slots(optimizer)
     return arrays + [moments[slot][name] for name in next(iter(moments.values()), {}) for slot in slots]
@@ -119,7 +118,7 @@ def load_optimizer(model: "Sequential", arrays: Mapping[str, np.ndarray], where:
     optimizer, found = model.optimizer, hdf5.members(arrays, OPTIMIZER)
     if optimizer is None or not found:
         return
-    first = 1 if isinstance(optimizer.learning_rate, LearningRateSchedule) else 2  # the first of the moments
+    first = 1 if optimizer.schedule is not None else 2  # the first of the moments
     slots, moments = keras_slots(optimizer), model.optimizer_state()
     names = list(next(iter(moments.values()), {}))
     numbers = [found[str(i)] for i in range(len(found)) if str(i) in found]
@@ -130,8 +129,7 @@ def load_optimizer(model: "Sequential", arrays: Mapping[str, np.ndarray], where:
     if numbers[0] < 0 or not all(np.isfinite(array) and array >= 0 for array in numbers[1:first]):
         raise ValueError(f"{where} is damaged: the optimiser's state is not possible.")
     optimizer.iterations = int(numbers[0])
-    rate = optimizer.learning_rate
-    if not isinstance(rate, LearningRateSchedule) and np.float32(rate) != numbers[1]:
+    if optimizer.schedule is None and np.float32(optimizer.learning_rate) != numbers[1]:
         optimizer.learning_rate = float(numbers[1])
     state = {slot: {name: np.zeros_like(moments[slot][name]) for name in names} for slot in optimizer.slots}
     for i, array in enumerate(numbers[first:]):
