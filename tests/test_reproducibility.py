@@ -35,7 +35,7 @@ model = tinyconv.Sequential([
     layers.Dropout(0.5),
     layers.Dense(10, activation="softmax"),
 ])
-model.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"], backend=backend, fuse=fuse)
+model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], backend=backend, fuse=fuse)
 history = model.fit(x, y, batch_size=32, epochs=3, validation_split=0.2, verbose=0).history
 digest = hashlib.sha256()
 for array in (*model.get_weights(), model.predict(x), np.array([history[name] for name in sorted(history)])):
