@@ -279,7 +279,7 @@ def entry(config, number):
         (lambda c: entry(c, 1).update(class_name="Conv3D"), "layer 1: 'Conv3D' of 'keras.layers' is not supported"),
         (lambda c: entry(c, 1)["config"].update(groups=3), r"Conv2D\(groups=3\) is not supported by tinyconv"),
         (lambda c: entry(c, 1)["config"].update(trainable="no"), "Invalid trainable of Conv2D"),
-        (lambda c: entry(c, 1)["config"].update(filters=10**12), "layers/conv2d/vars/0 does not fit layer 'conv2d'"),
+        (lambda c: entry(c, 1)["config"].update(filters=10**12), "Layer 'conv2d': invalid filters"),
         (lambda c: entry(c, 1)["config"].update(filters=-1), "Expected a positive integer. Received: -1"),
         (lambda c: entry(c, 1)["config"].update(what=1), "Conv2D has no argument 'what'"),
         (lambda c: entry(c, 2)["config"].update(renorm=True), r"BatchNormalization\(renorm=True\) is not supported"),

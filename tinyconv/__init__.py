@@ -3,6 +3,8 @@
 Two doors: the names of Keras, below, to train networks; and :mod:`tinyconv.kernels.reference`, to read how they work.
 """
 
+from typing import TYPE_CHECKING
+
 from tinyconv import (
     callbacks,
     datasets,
@@ -50,10 +52,14 @@ def set_threads(count: int) -> None:
     threads.set_threads(count)
 
 
-def __getattr__(name: str) -> str:
-    """``tinyconv.__version__``, as pyproject.toml states it: looked up only when somebody asks."""
-    if name == "__version__":
-        from importlib.metadata import version
+if TYPE_CHECKING:
+    __version__: str  # and a type-checker sees that there is no other name
+else:
 
-        return version("tinyconv")
-    raise AttributeError(f"module 'tinyconv' has no attribute {name!r}")
+    def __getattr__(name):
+        """``tinyconv.__version__``, as pyproject.toml states it: looked up only when somebody asks."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("tinyconv")
+        raise AttributeError(f"module 'tinyconv' has no attribute {name!r}")

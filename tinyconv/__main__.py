@@ -184,7 +184,7 @@ def _train_every_layer(backend: str) -> None:
             layers.LeakyReLU(),
             layers.MaxPooling2D(3, strides=1),
             layers.Conv2D(8, 3, activation="elu"),
-            layers.AveragePooling2D(),
+            layers.AveragePooling2D(2),
             layers.Activation("sigmoid"),
             layers.GlobalAveragePooling2D(),
             layers.Dense(10, activation="tanh"),

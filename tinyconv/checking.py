@@ -7,7 +7,7 @@ name and what was given; it returns the clean value, or raises a ValueError that
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -22,9 +22,8 @@ LARGEST = 2**31 - 1  # a size, a count: what fits an int32 everywhere, in kernel
 
 def invalid(where: str, name: str, expected: str, value: Any, fix: str = "") -> ValueError:
     """The error that an argument is not what it should be."""
-    whose = f" of {where}" if where else ""
     return ValueError(
-        f"Invalid {name}{whose}. Expected {expected}. Received: {received(value)}.{fix and f' Fix: {fix}'}"
+        f"{_begun('invalid', name, where)}. Expected {expected}. Received: {received(value)}.{fix and f' Fix: {fix}'}"
     )
 
 
@@ -39,9 +38,9 @@ def number(
     below: float = math.inf,
 ) -> float:
     """A finite number within bounds, as a float."""
-    bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    bounds = {"of at least": at_least, "above": above, "of at most": at_most, "less than": below}
     limits = [f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
-    kind = "a positive number" if limits == ["above 0"] else " ".join(["a number", " and ".join(limits)]).strip()
+    kind = "a positive number" if limits == ["above 0"] else f"a number {' and '.join(limits)}".rstrip()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise invalid(where, name, kind, value)
     try:
@@ -57,8 +56,9 @@ def integer(where: str, name: str, value: Any, *, at_least: int = 1, at_most: in
     """An integer within bounds, as an int; NumPy's are welcome, 2.0 and True are not."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not at_least <= int(value) <= at_most:
         kind = "a positive integer" if at_least == 1 else f"an integer of at least {at_least}"
-        above = isinstance(value, Integral) and int(value) > at_most
-        raise invalid(where, name, kind + (f" and at most {at_most}" if above else ""), value)
+        if isinstance(value, Integral) and int(value) > at_most:
+            kind = f"an integer from {at_least} to {at_most}"
+        raise invalid(where, name, kind, value)
     return int(value)
 
 
@@ -88,8 +88,14 @@ def choice(where: str, name: str, value: Any, options: Iterable[str]) -> str:
 
 def unknown(where: str, what: str, value: Any, options: Iterable[str]) -> ValueError:
     """The error that a name is not one of the known ones."""
-    whose = f" of {where}" if where else ""
-    return ValueError(f"Unknown {what}{whose}: {received(value)}. {suggest(value, options)}")
+    return ValueError(f"{_begun('unknown', what, where)}: {received(value)}. {suggest(value, options)}")
+
+
+def _begun(problem: str, name: str, where: str) -> str:
+    """How a message begins: "Layer 'dense': invalid units", "Invalid beta_1 of Adam", "Invalid seed"."""
+    if where.startswith("layer "):
+        return f"L{where[1:]}: {problem} {name}"
+    return f"{problem.capitalize()} {name}" + (f" of {where}" if where else "")
 
 
 def optional_name(where: str, value: Any) -> str | None:
@@ -151,6 +157,10 @@ def finite_array(where: str, name: str, value: Any) -> np.ndarray:
     return array.astype(np.float64)
 
 
+# Whatever NumPy turns into an array as a whole, without asking for one element after the other.
+ARRAYS = ("__array__", "__array_interface__", "__array_struct__", "__cuda_array_interface__", "__dlpack__")
+
+
 def numbers(what: str, value: Any) -> np.ndarray:
     """``value`` as an array of numbers: bool, integers or floats. ``what`` begins the message: "The targets"."""
     if isinstance(value, np.ma.MaskedArray):
@@ -163,6 +173,13 @@ def numbers(what: str, value: Any) -> np.ndarray:
             f"{what}: sparse matrices are not supported. Expected a plain array. "
             f"Received: {type(value).__name__}. Fix: .toarray()."
         )
+    if not isinstance(value, Sequence | Mapping | Set) and not any(hasattr(value, mark) for mark in ARRAYS):
+        for mark in ("__next__", "__iter__", "__getitem__"):
+            if hasattr(value, mark):
+                raise TypeError(
+                    f"{what}: generators and data sets are not supported by tinyconv yet. Expected an array. "
+                    f"Received: {received(value)}. Fix: collect what it gives, np.concatenate(list(...))."
+                )
     try:
         array = np.asarray(value)
     except Exception:  # ragged lists, tensors that another library does not give away, ...

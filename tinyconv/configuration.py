@@ -7,10 +7,10 @@ known one is checked as the constructor would check it, or refused where it is t
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
-from tinyconv.messages import suggest, wrong_call
+from tinyconv.messages import received, suggest, wrong_call
 
 
 class Configured:
@@ -21,6 +21,16 @@ class Configured:
         super().__init_subclass__(**rest)
         if "__init__" in cls.__dict__:
             cls.__init__ = _sealing(cls.__dict__["__init__"])  # type: ignore[method-assign]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """An object like the one whose ``get_config`` gave this."""
+        if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
+            raise TypeError(
+                f"Invalid config of {cls.__name__}. Expected a dictionary of its arguments. "
+                f"Received: {received(config)}."
+            )
+        return cls(**config)
 
     def _why_frozen(self) -> str | None:
         """Why no argument can be changed any more; None: they can. Values such as initialisers never change."""

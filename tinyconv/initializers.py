@@ -6,14 +6,19 @@ how many outputs one input reaches. For filters (KH, KW, C, F) these are KH * KW
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
+from tinyconv import checking
 from tinyconv.arena import Shape
-from tinyconv.checking import affordable, numbers
-from tinyconv.messages import suggest
+from tinyconv.checking import affordable, choice, finite_array, invalid, number, numbers
+from tinyconv.configuration import Configured
+from tinyconv.lookup import look_up
+from tinyconv.messages import refuse
 
+NEUTRAL: dict[str, tuple[Any, ...]] = {"input_axes": (None,), "output_axes": (None,)}
 TRUNCATED_STD = 0.87962566103423978  # the standard deviation of a normal distribution cut off at two of its own
 
 
@@ -25,11 +30,13 @@ def fans(shape: Shape) -> tuple[int, int]:
     return receptive_field * shape[-2], receptive_field * shape[-1]
 
 
-class Initializer:
+class Initializer(Configured):
     """Base class. ``seed``: None draws from the model's generator; an integer makes this initialiser repeat itself."""
 
+    keras_module = "keras.initializers"
+
     def __init__(self, seed: int | None = None) -> None:
-        self.seed = seed
+        self.seed = checking.seed(type(self).__name__, seed)
 
     def __call__(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
         return self.draw(shape, rng if self.seed is None else np.random.default_rng(self.seed))
@@ -39,17 +46,24 @@ class Initializer:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an initialiser like this one."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
 
 class Constant(Initializer):
-    """One value everywhere."""
+    """One value everywhere; or, as in Keras, an array of values that is repeated over the weights' first axes."""
 
-    def __init__(self, value: float = 0.0) -> None:
-        self.value = value
+    def __init__(self, value: float | Sequence[Any] | np.ndarray = 0.0) -> None:
+        given = finite_array(type(self).__name__, "value", value)
+        self.value: float | list[Any] = given.tolist()
 
     def __call__(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
-        return np.full(shape, self.value, np.float64)
+        try:
+            return np.broadcast_to(np.asarray(self.value, np.float64), shape).copy()
+        except ValueError:
+            raise ValueError(
+                f"The value of {type(self).__name__} does not fit weights of shape {shape}. Expected a number, or an "
+                f"array that can be repeated to that shape. Received: shape {np.shape(self.value)}."
+            ) from None
 
 
 class Zeros(Constant):
@@ -77,7 +91,10 @@ class RandomUniform(Initializer):
 
     def __init__(self, minval: float = -0.05, maxval: float = 0.05, seed: int | None = None) -> None:
         super().__init__(seed)
-        self.minval, self.maxval = minval, maxval
+        who = type(self).__name__
+        self.minval, self.maxval = number(who, "minval", minval), number(who, "maxval", maxval)
+        if self.minval > self.maxval:
+            raise invalid(who, "minval", f"a number of at most maxval, {self.maxval:g}", minval)
 
     def draw(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
         return rng.uniform(self.minval, self.maxval, shape)
@@ -88,7 +105,8 @@ class RandomNormal(Initializer):
 
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: int | None = None) -> None:
         super().__init__(seed)
-        self.mean, self.stddev = mean, stddev
+        who = type(self).__name__
+        self.mean, self.stddev = number(who, "mean", mean), number(who, "stddev", stddev, at_least=0.0)
 
     def draw(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
         return rng.normal(self.mean, self.stddev, shape)
@@ -116,19 +134,20 @@ class VarianceScaling(Initializer):
     def __init__(
         self,
         scale: float = 1.0,
-        mode: str = "fan_in",
-        distribution: str = "truncated_normal",
+        mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in",
+        distribution: Literal["truncated_normal", "untruncated_normal", "uniform", "normal"] = "truncated_normal",
         seed: int | None = None,
+        input_axes: None = None,
+        output_axes: None = None,
     ) -> None:
         super().__init__(seed)
-        modes, distributions = ("fan_in", "fan_out", "fan_avg"), ("uniform", "truncated_normal", "untruncated_normal")
-        if scale <= 0:
-            raise ValueError(f"Invalid scale. Expected a positive number. Received: {scale!r}.")
-        if mode not in modes:
-            raise ValueError(f"Unknown mode: {mode!r}. {suggest(mode, modes)}")
-        if distribution not in distributions:
-            raise ValueError(f"Unknown distribution: {distribution!r}. {suggest(distribution, distributions)}")
-        self.scale, self.mode, self.distribution = scale, mode, distribution
+        who = type(self).__name__
+        refuse(who, {"input_axes": input_axes, "output_axes": output_axes}, NEUTRAL)
+        self.scale = number(who, "scale", scale, above=0.0)
+        self.mode = choice(who, "mode", mode, ("fan_in", "fan_out", "fan_avg"))
+        names = ("uniform", "truncated_normal", "untruncated_normal", "normal")
+        named = choice(who, "distribution", distribution, names)
+        self.distribution = "truncated_normal" if named == "normal" else named  # as in Keras
 
     def draw(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
         fan_in, fan_out = fans(shape)
@@ -144,10 +163,10 @@ class VarianceScaling(Initializer):
 class _NamedScaling(VarianceScaling):
     """A variance scaling that is known under its authors' names."""
 
-    settings: tuple[float, str, str]
+    settings: tuple[float, Any, Any]
 
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(*self.settings, seed=seed)
+    def __init__(self, seed: int | None = None, input_axes: None = None, output_axes: None = None) -> None:
+        super().__init__(*self.settings, seed, input_axes, output_axes)
 
     def get_config(self) -> dict[str, Any]:
         return {"seed": self.seed}
@@ -218,12 +237,37 @@ NAMES: dict[str, type[Initializer]] = {
     "lecun_uniform": LecunUniform,
     "lecun_normal": LecunNormal,
 }
+InitializerName = Literal[
+    "zeros",
+    "Zeros",
+    "ones",
+    "Ones",
+    "constant",
+    "Constant",
+    "random_uniform",
+    "RandomUniform",
+    "random_normal",
+    "RandomNormal",
+    "truncated_normal",
+    "TruncatedNormal",
+    "variance_scaling",
+    "VarianceScaling",
+    "glorot_uniform",
+    "GlorotUniform",
+    "glorot_normal",
+    "GlorotNormal",
+    "he_uniform",
+    "HeUniform",
+    "he_normal",
+    "HeNormal",
+    "lecun_uniform",
+    "LecunUniform",
+    "lecun_normal",
+    "LecunNormal",
+]
+InitializerLike = InitializerName | Initializer | type[Initializer] | dict[str, Any]
 
 
-def get(identifier: "str | Initializer") -> Initializer:
-    """The initialiser of that name, or the given one."""
-    if isinstance(identifier, Initializer):
-        return identifier
-    if identifier in NAMES:
-        return NAMES[identifier]()
-    raise ValueError(f"Unknown initializer: {identifier!r}. {suggest(identifier, NAMES)}")
+def get(identifier: InitializerLike | str) -> Initializer:
+    """The initialiser of that name or class, or the given one."""
+    return look_up("initializer", identifier, Initializer, NAMES)

@@ -11,21 +11,18 @@ from typing import Any
 import numpy as np
 
 from tinyconv.arena import Shape
-
-NUMBERS = "biuf"  # dtype kinds: bool, integers, floats
+from tinyconv.checking import invalid, number, numbers
 
 
 def as_batch(x: Any, where: str) -> np.ndarray:
     """``x`` as an array of numbers with a batch axis, not yet of the right shape or type."""
-    try:
-        array = np.asarray(x)
-    except (ValueError, TypeError) as error:
-        raise TypeError(f"The input of {where} is no array: {error} Received: {type(x).__name__}.") from None
-    if array.dtype.kind not in NUMBERS:
+    if hasattr(x, "weight_specs"):
         raise TypeError(
-            f"The input of {where} has an unsupported type. Expected numbers (float32 is used as it is, other floats "
-            f"and integers are converted). Received: dtype {array.dtype}."
+            f"{where[0].upper()}{where[1:]} was called on {x!r}, which is no data. Expected a batch of samples: an "
+            "array. Layers are not called on Input, as tinyconv has no functional API yet. "
+            "Fix: Sequential([Input(...), ...])."
         )
+    array = numbers(f"The input of {where}", x)
     if array.ndim == 0:
         raise ValueError(f"The input of {where} has no axes. Expected a batch of samples. Received: a single number.")
     if len(array) == 0:
@@ -87,12 +84,7 @@ def as_targets(y: Any, out_shape: Shape, sparse: bool, samples: int, loss: str) 
     """
     if y is None:
         raise ValueError(f"No targets. Expected y, one target per sample, for the loss {loss!r}. Received: None.")
-    try:
-        array = np.asarray(y)
-    except (ValueError, TypeError) as error:
-        raise TypeError(f"The targets are no array: {error} Received: {type(y).__name__}.") from None
-    if array.dtype.kind not in NUMBERS:
-        raise TypeError(f"The targets have an unsupported type. Expected numbers. Received: dtype {array.dtype}.")
+    array = numbers("The targets", y)
     if array.ndim == 0 or len(array) != samples:
         raise ValueError(
             f"Inputs and targets differ in length. Expected one target per sample, {samples}. "
@@ -147,6 +139,8 @@ def checked_weights(
     where: str, arrays: Sequence[tuple[str, np.ndarray]], weights: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """``weights`` as arrays that fit the given named ones, or a ValueError that says which does not."""
+    if not isinstance(weights, Sequence | np.ndarray) or isinstance(weights, str | bytes):
+        raise invalid(repr(where), "weights", "a list of arrays, as get_weights gives it", weights)
     weights = list(weights)
     if len(weights) != len(arrays):
         names = ", ".join(f"{name} {array.shape}" for name, array in arrays) or "none"
@@ -155,8 +149,8 @@ def checked_weights(
         )
     checked = []
     for (name, array), values in zip(arrays, weights, strict=True):
-        values = np.asarray(values)
-        if values.shape != array.shape or values.dtype.kind not in NUMBERS:
+        values = numbers(f"Weight {name!r} of {where!r}", values)
+        if values.shape != array.shape:
             raise ValueError(
                 f"Weight {name!r} of {where!r} does not fit. Expected numbers of shape {array.shape}. "
                 f"Received: dtype {values.dtype}, shape {values.shape}."
@@ -169,8 +163,7 @@ def split_validation(
     x: np.ndarray, y: np.ndarray, share: float
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """The first samples for training and the last ``share`` of them for validation, before any shuffling."""
-    if not 0 < share < 1:
-        raise ValueError(f"Invalid validation_split. Expected a number of at least 0 and below 1. Received: {share!r}.")
+    number("", "validation_split", share, above=0.0, below=1.0)
     samples = len(x)
     rows = len(y) // samples  # of targets for each sample
     split = int(samples * (1 - share))

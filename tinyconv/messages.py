@@ -6,7 +6,7 @@ import reprlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -130,15 +130,23 @@ def refuse(
     """
     for argument, value in unsupported.items():
         if argument not in neutral:
-            raise TypeError(f"{owner} has no argument {argument!r}. {suggest(argument, [*known, *neutral])}")
-        options = neutral[argument]
-        if not any(isinstance(value, type(option)) and value == option for option in options):  # no array == None
-            expected = " or ".join(map(repr, options))
+            fix = f" Fix: {INSTEAD[argument]}." if argument in INSTEAD else ""
+            options = dict.fromkeys([*known, *neutral])
+            raise TypeError(f"{owner} has no argument {argument!r}. {suggest(argument, options)}{fix}")
+        if not any(_same(value, option) for option in neutral[argument]):
+            expected = " or ".join(map(repr, neutral[argument]))
             fix = f" Fix: {INSTEAD[argument]}." if argument in INSTEAD else ""
             raise ValueError(
                 f"{owner.removesuffix('()')}({argument}={received(value)}) is not supported by tinyconv yet. "
                 f"Expected {expected}.{fix}"
             )
+
+
+def _same(value: Any, option: Any) -> bool:
+    """Whether an argument is that text, number, boolean or None; False is not 0 here, and an array is none of them."""
+    if isinstance(value, Real) and isinstance(option, Real) and not isinstance(value, bool):
+        return not isinstance(option, bool) and bool(value == option)
+    return isinstance(value, type(option)) and value == option
 
 
 def _plain(name: object) -> str:

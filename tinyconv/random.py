@@ -6,6 +6,8 @@ from numbers import Integral
 
 import numpy as np
 
+from tinyconv.checking import invalid
+
 _generator: np.random.Generator | None = None  # None until a seed is set: then seeds come from the operating system
 
 
@@ -16,7 +18,7 @@ def set_random_seed(seed: int) -> None:
     ``seed`` is an integer from 0 to 2**32 - 1, the range NumPy takes.
     """
     if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise ValueError(f"Invalid seed. Expected an integer from 0 to 2**32 - 1. Received: {seed!r}.")
+        raise invalid("", "seed", "an integer from 0 to 2**32 - 1", seed)
     global _generator
     seed = int(seed)
     random.seed(seed)

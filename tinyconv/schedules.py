@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyconv.checking import boolean, integer, number, optional_name, several
+from tinyconv.configuration import Configured
 from tinyconv.messages import received
 
 
-class LearningRateSchedule:
+class LearningRateSchedule(Configured):
     """Base class: called with a step (from 0), returns the learning rate of that step."""
+
+    keras_module = "keras.optimizers.schedules"
 
     def __call__(self, step: int) -> float:
         raise TypeError(f"{type(self).__name__} does not say its learning rates: override __call__(step).")
@@ -102,6 +105,8 @@ class OneCycle(LearningRateSchedule):
     ``final_div_factor``.
     Keras has no such schedule; names and defaults are those of the original's descendants (fastai, PyTorch).
     """
+
+    keras_module = "tinyconv.schedules"
 
     def __init__(
         self,

@@ -1,14 +1,14 @@
 """Activations as layers, and as the ``activation`` of other layers."""
 
-import math
-from typing import Any
+from typing import Any, Literal, Unpack
 
 from tinyconv import ops
 from tinyconv.arena import Shape
-from tinyconv.layers.arguments import Named
+from tinyconv.checking import number, unknown
+from tinyconv.layers.arguments import LayerOptions, Named, who
 from tinyconv.layers.base import Layer
-from tinyconv.messages import suggest
 
+ActivationName = Literal["linear", "relu", "sigmoid", "tanh", "softmax", "leaky_relu", "elu"]
 ACTIVATIONS: dict[str, dict[str, float]] = {
     "linear": {},
     "relu": {},
@@ -25,9 +25,7 @@ def activation_name(layer: Named, activation: str | None) -> str:
     if activation is None:
         return "linear"
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise ValueError(
-            f"Layer {layer.name!r}: unknown activation: {activation!r}. {suggest(activation, ACTIVATIONS)}"
-        )
+        raise unknown(who(layer), "activation", activation, ACTIVATIONS)
     return activation
 
 
@@ -46,8 +44,8 @@ class Activation(Layer):
     The mathematics: ``kernels.reference.activation``.
     """
 
-    def __init__(self, activation: str | None, **rest: Any) -> None:
-        super().__init__(**rest)
+    def __init__(self, activation: ActivationName | None, **options: Unpack[LayerOptions]) -> None:
+        super().__init__(**options)
         self.activation = activation_name(self, activation)
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
@@ -60,14 +58,9 @@ class Activation(Layer):
 class LeakyReLU(Layer):
     """x where x is positive, else ``negative_slope`` times x. See ``kernels.reference.leaky_relu_forward``."""
 
-    def __init__(self, negative_slope: float = 0.3, **rest: Any) -> None:
-        super().__init__(**rest)
-        self.negative_slope = float(negative_slope)
-        if not 0 <= self.negative_slope < math.inf:
-            raise ValueError(
-                f"Layer {self.name!r}: invalid negative_slope. Expected a number of at least 0. "
-                f"Received: {negative_slope!r}."
-            )
+    def __init__(self, negative_slope: float = 0.3, **options: Unpack[LayerOptions]) -> None:
+        super().__init__(**options)
+        self.negative_slope = number(who(self), "negative_slope", negative_slope, at_least=0.0)
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         return activation_ops(self.name, "leaky_relu", input_shape, negative_slope=self.negative_slope)
@@ -79,11 +72,9 @@ class LeakyReLU(Layer):
 class ELU(Layer):
     """x where x is positive, else ``alpha`` * (exp(x) - 1). See ``kernels.reference.elu_forward``."""
 
-    def __init__(self, alpha: float = 1.0, **rest: Any) -> None:
-        super().__init__(**rest)
-        self.alpha = float(alpha)
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"Layer {self.name!r}: invalid alpha. Expected a positive number. Received: {alpha!r}.")
+    def __init__(self, alpha: float = 1.0, **options: Unpack[LayerOptions]) -> None:
+        super().__init__(**options)
+        self.alpha = number(who(self), "alpha", alpha, above=0.0)
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         return activation_ops(self.name, "elu", input_shape, alpha=self.alpha)

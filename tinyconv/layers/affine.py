@@ -1,33 +1,34 @@
 """The layers that learn filters: convolution and dense."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from tinyconv import initializers, ops, regularizers
 from tinyconv.arena import Shape
-from tinyconv.initializers import Initializer
-from tinyconv.layers.activation import activation_name, activation_ops
-from tinyconv.layers.arguments import padding_name, pair, positive, windows
+from tinyconv.checking import affordable, boolean, choice, integer
+from tinyconv.initializers import InitializerLike
+from tinyconv.layers.activation import ActivationName, activation_name, activation_ops
+from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, pair, who, windows
 from tinyconv.layers.base import Layer, WeightSpec
-from tinyconv.regularizers import L2
+from tinyconv.lookup import saved
+from tinyconv.messages import refuse
+from tinyconv.regularizers import RegularizerLike
 
 
 class _Affine(Layer):
     """What Conv2D and Dense share: a kernel, a bias, and an activation."""
 
-    def __init__(
+    def _set(
         self,
         activation: str | None,
         use_bias: bool,
-        kernel_initializer: str | Initializer,
-        bias_initializer: str | Initializer,
-        kernel_regularizer: str | L2 | None,
-        bias_regularizer: str | L2 | None,
-        **rest: Any,
+        kernel_initializer: InitializerLike,
+        bias_initializer: InitializerLike,
+        kernel_regularizer: RegularizerLike,
+        bias_regularizer: RegularizerLike,
     ) -> None:
-        super().__init__(**rest)
         self.activation = activation_name(self, activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = boolean(who(self), "use_bias", use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
@@ -41,7 +42,7 @@ class _Affine(Layer):
     def get_config(self) -> dict[str, Any]:
         names = ("activation", "use_bias", "kernel_initializer", "bias_initializer")
         regularizer_names = ("kernel_regularizer", "bias_regularizer")
-        return {**super().get_config(), **{name: getattr(self, name) for name in (*names, *regularizer_names)}}
+        return {**super().get_config(), **{name: saved(getattr(self, name)) for name in (*names, *regularizer_names)}}
 
 
 class Conv2D(_Affine):
@@ -67,24 +68,35 @@ class Conv2D(_Affine):
         filters: int,
         kernel_size: int | Sequence[int],
         strides: int | Sequence[int] = (1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
+        padding: Padding = "valid",
+        data_format: DataFormat | None = None,
         dilation_rate: int | Sequence[int] = (1, 1),
         groups: int = 1,
-        activation: str | None = None,
+        activation: ActivationName | None = None,
         use_bias: bool = True,
-        kernel_initializer: str | Initializer = "glorot_uniform",
-        bias_initializer: str | Initializer = "zeros",
-        kernel_regularizer: str | L2 | None = None,
-        bias_regularizer: str | L2 | None = None,
-        **rest: Any,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        kernel_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        activity_regularizer: None = None,
+        kernel_constraint: None = None,
+        bias_constraint: None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        affine = (activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer)
-        super().__init__(*affine, data_format=data_format, groups=groups, **rest)
-        self.filters = positive(self, "filters", filters)
+        super().__init__(**options)
+        unsupported = {
+            "data_format": data_format,
+            "groups": groups,
+            "activity_regularizer": activity_regularizer,
+            "kernel_constraint": kernel_constraint,
+            "bias_constraint": bias_constraint,
+        }
+        refuse(type(self).__name__, unsupported, NEUTRAL)
+        self._set(activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer)
+        self.filters = integer(who(self), "filters", filters)
         self.kernel_size = pair(self, "kernel_size", kernel_size)
         self.strides = pair(self, "strides", strides)
-        self.padding = padding_name(self, padding)
+        self.padding = choice(who(self), "padding", padding, ("valid", "same"))
         self.dilation_rate = pair(self, "dilation_rate", dilation_rate)
         if max(self.strides) > 1 and max(self.dilation_rate) > 1:
             raise ValueError(
@@ -98,6 +110,7 @@ class Conv2D(_Affine):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         (height, _), (width, _) = self._windows(input_shape)
+        affordable(who(self), "output of one sample", (height, width, self.filters))
         return height, width, self.filters
 
     def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:
@@ -128,21 +141,37 @@ class Dense(_Affine):
     def __init__(
         self,
         units: int,
-        activation: str | None = None,
+        activation: ActivationName | None = None,
         use_bias: bool = True,
-        kernel_initializer: str | Initializer = "glorot_uniform",
-        bias_initializer: str | Initializer = "zeros",
-        kernel_regularizer: str | L2 | None = None,
-        bias_regularizer: str | L2 | None = None,
-        **rest: Any,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        kernel_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        activity_regularizer: None = None,
+        kernel_constraint: None = None,
+        bias_constraint: None = None,
+        lora_rank: None = None,
+        lora_alpha: None = None,
+        quantization_config: None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        affine = (activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer)
-        super().__init__(*affine, **rest)
-        self.units = positive(self, "units", units)
+        super().__init__(**options)
+        unsupported = {
+            "activity_regularizer": activity_regularizer,
+            "kernel_constraint": kernel_constraint,
+            "bias_constraint": bias_constraint,
+            "lora_rank": lora_rank,
+            "lora_alpha": lora_alpha,
+            "quantization_config": quantization_config,
+        }
+        refuse(type(self).__name__, unsupported, NEUTRAL)
+        self._set(activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer)
+        self.units = integer(who(self), "units", units)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         if not input_shape:
             raise ValueError(f"Layer {self.name!r} expected samples with at least one axis. Received: shape ().")
+        affordable(who(self), "output of one sample", (*input_shape[:-1], self.units))
         return (*input_shape[:-1], self.units)
 
     def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:

@@ -1,19 +1,69 @@
-"""Checks of layers' arguments, and the arithmetic of windows. ``layer`` is whose arguments they are, for messages."""
+"""Layers' arguments: their types, their checks, and the arithmetic of windows.
+
+``layer`` is whose arguments they are, for messages.
+"""
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
+import numpy as np
+
+from tinyconv import checking
 from tinyconv.arena import Shape
-from tinyconv.messages import suggest
 
 Pair = tuple[int, int]
+Padding = Literal["valid", "same"]
+DataFormat = Literal["channels_last"]
+
+
+class UnnamedOptions(TypedDict, total=False):
+    """What every layer takes besides its own arguments and its name: see :class:`tinyconv.layers.Layer`."""
+
+    trainable: bool
+    dtype: Literal["float32"] | None
+    autocast: bool
+    input_shape: Sequence[int] | None
+
+
+class LayerOptions(UnnamedOptions, total=False):
+    """What every layer takes besides its own arguments: see :class:`tinyconv.layers.Layer`."""
+
+    name: str | None
+
+
+# Arguments of Keras' layers that tinyconv has not: the values at which it does the same as Keras.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "data_format": (None, "channels_last"),
+    "groups": (1,),
+    "activity_regularizer": (None,),
+    "kernel_constraint": (None,),
+    "bias_constraint": (None,),
+    "beta_constraint": (None,),
+    "gamma_constraint": (None,),
+    "beta_regularizer": (None,),
+    "gamma_regularizer": (None,),
+    "noise_shape": (None,),
+    "lora_rank": (None,),
+    "lora_alpha": (None,),
+    "quantization_config": (None,),
+    "renorm": (False,),
+    "renorm_clipping": (None,),
+    "renorm_momentum": (0.99,),
+    "synchronized": (False,),
+}
 
 
 class Named(Protocol):
     """Whatever has a name."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
+
+
+def who(layer: Named) -> str:
+    """What messages call a layer."""
+    return f"layer {layer.name!r}"
 
 
 def windows(
@@ -45,37 +95,20 @@ def windows(
     return found
 
 
-def positive(layer: Named, argument: str, value: Any) -> int:
-    """A positive integer."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
-        raise ValueError(f"Layer {layer.name!r}: invalid {argument}. Expected a positive integer. Received: {value!r}.")
-    return int(value)
-
-
 def pair(layer: Named, argument: str, value: Any) -> Pair:
     """A pair of positive integers, from one or two."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
     values = (value, value) if isinstance(value, Integral) else value
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 2:
-        raise ValueError(
-            f"Layer {layer.name!r}: invalid {argument}. Expected a positive integer or a pair of them. "
-            f"Received: {value!r}."
-        )
-    return positive(layer, argument, values[0]), positive(layer, argument, values[1])
-
-
-def padding_name(layer: Named, padding: Any) -> str:
-    """ "valid" or "same", in lower case."""
-    if not isinstance(padding, str) or padding.lower() not in ("valid", "same"):
-        raise ValueError(f"Layer {layer.name!r}: unknown padding: {padding!r}. {suggest(padding, ['valid', 'same'])}")
-    return padding.lower()
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes) or len(values) != 2:
+        raise checking.invalid(who(layer), argument, "a positive integer or a pair of them", value)
+    try:
+        return checking.integer("", "", values[0]), checking.integer("", "", values[1])
+    except ValueError:
+        limit = f"positive integers of at most {checking.LARGEST}, one or a pair of them"
+        raise checking.invalid(who(layer), argument, limit, value) from None
 
 
 def shape_of(layer: Named, shape: Sequence[Any]) -> Shape:
     """The shape of one sample."""
-    sizes = list(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else None
-    if sizes is None or not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
-        raise ValueError(
-            f"Layer {layer.name!r}: invalid shape. Expected the sizes of one sample, positive integers, without the "
-            f"batch axis, such as (28, 28, 1). Received: {shape!r}."
-        )
-    return tuple(int(size) for size in sizes)
+    return checking.shape(who(layer), "shape", shape)

@@ -1,5 +1,6 @@
 """The base class of all layers, and of your own."""
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,22 +24,8 @@ from tinyconv.state import State
 # What Keras' further arguments must be for tinyconv to do the same as Keras.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "dtype": (None, "float32"),
-    "data_format": (None, "channels_last"),
-    "groups": (1,),
     "activity_regularizer": (None,),
     "autocast": (True,),
-    "kernel_constraint": (None,),
-    "bias_constraint": (None,),
-    "beta_constraint": (None,),
-    "gamma_constraint": (None,),
-    "beta_regularizer": (None,),
-    "gamma_regularizer": (None,),
-    "noise_shape": (None,),
-    "lora_rank": (None,),
-    "lora_alpha": (None,),
-    "quantization_config": (None,),
-    "renorm": (False,),
-    "synchronized": (False,),
 }
 
 
@@ -90,7 +77,10 @@ class Layer(Configured):
         **unsupported: Any,
     ) -> None:
         keras = {"activity_regularizer": activity_regularizer, "dtype": dtype, "autocast": autocast}
-        refuse(type(self).__name__, {**keras, **unsupported}, NEUTRAL)
+        known = [*self._parameters(), *inspect.signature(Layer).parameters]
+        unpacked = ("options", "unsupported", "kwargs")  # **options is no argument's name
+        names = dict.fromkeys(name for name in known if name not in unpacked)
+        refuse(type(self).__name__, {**keras, **unsupported}, NEUTRAL, names)
         self._owner: Owner | None = None  # the model that holds the weights, and has to hear of changes
         self._name = checking.optional_name(type(self).__name__, name) or default_name(type(self))
         self._named_by_user = name is not None
@@ -260,11 +250,6 @@ class Layer(Configured):
     @locked
     def __call__(self, x: Any, training: bool = False, backend: str = "reference") -> np.ndarray:
         """The layer's output for a batch of inputs, (batch, ...). Builds the layer first if need be."""
-        if isinstance(x, Layer):
-            raise TypeError(
-                f"Layer {self.name!r} was called on a layer. Expected an array of numbers, (batch, ...). "
-                f"Received: {x!r}. Fix: stack layers with Sequential([Input(...), ...])."
-            )
         x = inputs.as_batch(x, f"layer {self.name!r}")
         training = checking.boolean(self._who(), "training", training)
         if not self.built:

@@ -2,22 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any
+from typing import Any, Literal, Unpack
 
-from tinyconv import ops
+from tinyconv import checking, ops
 from tinyconv.arena import Shape
-from tinyconv.layers.arguments import shape_of
+from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, shape_of, who
 from tinyconv.layers.base import Layer
 from tinyconv.messages import refuse
 
 # Input's further arguments in Keras, none of which changes anything here at its default.
 KERAS_INPUT: dict[str, tuple[Any, ...]] = {
-    "dtype": (None, "float32"),
     "batch_size": (None,),
-    "batch_shape": (None,),
+    "dtype": (None, "float32"),
     "sparse": (None, False),
     "ragged": (None, False),
+    "input_tensor": (None,),
     "tensor": (None,),
     "optional": (False,),
 }
@@ -28,12 +27,39 @@ class InputLayer(Layer):
 
     Args:
         shape: the shape of one sample, without the batch axis: (28, 28, 1).
+        batch_shape: the same with the batch axis, (None, 28, 28, 1), instead.
     """
 
-    def __init__(self, shape: Sequence[int], name: str | None = None, **unsupported: Any) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int] | None = None,
+        batch_size: None = None,
+        dtype: Literal["float32"] | None = None,
+        sparse: bool | None = None,
+        ragged: bool | None = None,
+        batch_shape: Sequence[int | None] | None = None,
+        input_tensor: None = None,
+        optional: bool = False,
+        name: str | None = None,
+    ) -> None:
+        unsupported = {
+            "batch_size": batch_size,
+            "dtype": dtype,
+            "sparse": sparse,
+            "ragged": ragged,
+            "input_tensor": input_tensor,
+            "optional": optional,
+        }
         refuse("Input", unsupported, KERAS_INPUT)
         super().__init__(name=name)
-        self.shape = shape_of(self, shape)
+        if (shape is None) == (batch_shape is None):
+            given = {"shape": shape, "batch_shape": batch_shape}
+            raise checking.invalid(who(self), "shape", "shape, the sizes of one sample, such as (28, 28, 1)", given)
+        if shape is None:
+            if not isinstance(batch_shape, list | tuple) or not batch_shape or batch_shape[0] is not None:
+                raise checking.invalid(who(self), "batch_shape", "a shape such as (None, 28, 28, 1)", batch_shape)
+            shape = batch_shape[1:]  # type: ignore[assignment]  # what is None in it is refused below
+        self.shape = shape_of(self, shape)  # type: ignore[arg-type]
 
     def _why_frozen(self) -> str | None:
         return "a model may have been built from it"
@@ -42,19 +68,31 @@ class InputLayer(Layer):
         return []
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "shape": self.shape}
+        return {"batch_shape": (None, *self.shape), "dtype": "float32", "sparse": False, "name": self.name}
 
 
-def Input(shape: Sequence[int], name: str | None = None, **unsupported: Any) -> InputLayer:
+def Input(
+    shape: Sequence[int] | None = None,
+    batch_size: None = None,
+    dtype: Literal["float32"] | None = None,
+    sparse: bool | None = None,
+    ragged: bool | None = None,
+    batch_shape: Sequence[int | None] | None = None,
+    name: str | None = None,
+    tensor: None = None,
+    optional: bool = False,
+) -> InputLayer:
     """What samples look like: the first entry of a Sequential. See :class:`InputLayer`."""
-    return InputLayer(shape, name, **unsupported)
+    refuse("Input", {"tensor": tensor}, KERAS_INPUT)
+    return InputLayer(shape, batch_size, dtype, sparse, ragged, batch_shape, None, optional, name)
 
 
 class Flatten(Layer):
     """All axes of a sample become one; no number is moved."""
 
-    def __init__(self, data_format: str | None = None, **rest: Any) -> None:
-        super().__init__(data_format=data_format, **rest)
+    def __init__(self, data_format: DataFormat | None = None, **options: Unpack[LayerOptions]) -> None:
+        super().__init__(**options)
+        refuse(type(self).__name__, {"data_format": data_format}, NEUTRAL)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (math.prod(input_shape),)
@@ -71,15 +109,13 @@ class Dropout(Layer):
         seed: mixed into the model's seed.
     """
 
-    def __init__(self, rate: float, noise_shape: None = None, seed: int | None = None, **rest: Any) -> None:
-        super().__init__(noise_shape=noise_shape, **rest)
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= rate < 1:
-            raise ValueError(
-                f"Layer {self.name!r}: invalid rate. Expected a number of at least 0 and less than 1. "
-                f"Received: {rate!r}."
-            )
-        self.rate: float = float(rate)
-        self.seed: int | None = seed
+    def __init__(
+        self, rate: float, noise_shape: None = None, seed: int | None = None, **options: Unpack[LayerOptions]
+    ) -> None:
+        super().__init__(**options)
+        refuse(type(self).__name__, {"noise_shape": noise_shape}, NEUTRAL)
+        self.rate = checking.number(who(self), "rate", rate, at_least=0.0, below=1.0)
+        self.seed = checking.seed(who(self), seed)
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         if not self.rate:

@@ -1,11 +1,15 @@
 """Batch normalisation."""
 
-from typing import Any
+from typing import Any, Unpack
 
 from tinyconv import initializers, ops
 from tinyconv.arena import Shape
-from tinyconv.initializers import Initializer
+from tinyconv.checking import LARGEST, boolean, integer, number
+from tinyconv.initializers import InitializerLike
+from tinyconv.layers.arguments import NEUTRAL, LayerOptions, who
 from tinyconv.layers.base import Layer, WeightSpec
+from tinyconv.lookup import saved
+from tinyconv.messages import refuse
 
 
 class BatchNormalization(Layer):
@@ -27,19 +31,37 @@ class BatchNormalization(Layer):
         epsilon: float = 0.001,
         center: bool = True,
         scale: bool = True,
-        beta_initializer: str | Initializer = "zeros",
-        gamma_initializer: str | Initializer = "ones",
-        moving_mean_initializer: str | Initializer = "zeros",
-        moving_variance_initializer: str | Initializer = "ones",
-        **rest: Any,
+        beta_initializer: InitializerLike = "zeros",
+        gamma_initializer: InitializerLike = "ones",
+        moving_mean_initializer: InitializerLike = "zeros",
+        moving_variance_initializer: InitializerLike = "ones",
+        beta_regularizer: None = None,
+        gamma_regularizer: None = None,
+        beta_constraint: None = None,
+        gamma_constraint: None = None,
+        renorm: bool = False,
+        renorm_clipping: None = None,
+        renorm_momentum: float = 0.99,
+        synchronized: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(**rest)
-        self.axis, self.momentum, self.epsilon = axis, float(momentum), float(epsilon)
-        self.center, self.scale = bool(center), bool(scale)
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"Layer {self.name!r}: expected 0 <= momentum <= 1. Received: {momentum!r}.")
-        if not self.epsilon > 0:
-            raise ValueError(f"Layer {self.name!r}: expected a positive epsilon. Received: {epsilon!r}.")
+        super().__init__(**options)
+        unsupported = {
+            "beta_regularizer": beta_regularizer,
+            "gamma_regularizer": gamma_regularizer,
+            "beta_constraint": beta_constraint,
+            "gamma_constraint": gamma_constraint,
+            "renorm": renorm,
+            "renorm_clipping": renorm_clipping,
+            "renorm_momentum": renorm_momentum,
+            "synchronized": synchronized,
+        }
+        refuse(type(self).__name__, unsupported, NEUTRAL)
+        self.axis = integer(who(self), "axis", axis, at_least=-LARGEST)
+        self.momentum = number(who(self), "momentum", momentum, at_least=0.0, at_most=1.0)
+        self.epsilon = number(who(self), "epsilon", epsilon, above=0.0)
+        self.center = boolean(who(self), "center", center)
+        self.scale = boolean(who(self), "scale", scale)
         self.beta_initializer = initializers.get(beta_initializer)
         self.gamma_initializer = initializers.get(gamma_initializer)
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
@@ -68,4 +90,4 @@ class BatchNormalization(Layer):
     def get_config(self) -> dict[str, Any]:
         parameters = ("beta", "gamma", "moving_mean", "moving_variance")
         names = ("axis", "momentum", "epsilon", "center", "scale", *(f"{name}_initializer" for name in parameters))
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        return {**super().get_config(), **{name: saved(getattr(self, name)) for name in names}}

@@ -1,12 +1,14 @@
 """Pooling layers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from tinyconv import ops
 from tinyconv.arena import Shape
-from tinyconv.layers.arguments import padding_name, pair, windows
+from tinyconv.checking import boolean, choice
+from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, UnnamedOptions, pair, who, windows
 from tinyconv.layers.base import Layer
+from tinyconv.messages import refuse
 
 
 class _Pooling2D(Layer):
@@ -14,27 +16,28 @@ class _Pooling2D(Layer):
 
     op: type[ops.MaxPool2D] | type[ops.AveragePool2D]
 
-    def __init__(
+    def _set(
         self,
-        pool_size: int | Sequence[int] = (2, 2),
-        strides: int | Sequence[int] | None = None,
-        padding: str = "valid",
-        data_format: str | None = None,
-        **rest: Any,
+        pool_size: int | Sequence[int],
+        strides: int | Sequence[int] | None,
+        padding: str,
+        data_format: str | None,
     ) -> None:
-        super().__init__(data_format=data_format, **rest)
+        refuse(type(self).__name__, {"data_format": data_format}, NEUTRAL)
         self.pool_size = pair(self, "pool_size", pool_size)
         self.strides = self.pool_size if strides is None else pair(self, "strides", strides)
-        self.padding = padding_name(self, padding)
+        self.padding = choice(who(self), "padding", padding, ("valid", "same"))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         (height, _), (width, _) = windows(self, input_shape, self.pool_size, self.strides, self.padding, "pool_size")
         return height, width, input_shape[-1]
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
-        (_, top), (_, left) = windows(self, input_shape, self.pool_size, self.strides, self.padding, "pool_size")
+        # a window that reaches over the whole image, wherever it stands, need be no larger
+        height, width = (min(size, 2 * length + 2) for size, length in zip(self.pool_size, input_shape, strict=False))
+        (_, top), (_, left) = windows(self, input_shape, (height, width), self.strides, self.padding, "pool_size")
         shapes = (input_shape, self.output_shape(input_shape))
-        return [self.op(self.name, *shapes, self.pool_size, self.strides, (top, left))]
+        return [self.op(self.name, *shapes, (height, width), self.strides, (top, left))]
 
     def get_config(self) -> dict[str, Any]:
         names = ("pool_size", "strides", "padding")
@@ -52,6 +55,18 @@ class MaxPooling2D(_Pooling2D):
 
     op = ops.MaxPool2D
 
+    def __init__(
+        self,
+        pool_size: int | Sequence[int] = (2, 2),
+        strides: int | Sequence[int] | None = None,
+        padding: Padding = "valid",
+        data_format: DataFormat | None = None,
+        name: str | None = None,
+        **options: Unpack[UnnamedOptions],
+    ) -> None:
+        super().__init__(name=name, **options)
+        self._set(pool_size, strides, padding, data_format)
+
 
 class AveragePooling2D(_Pooling2D):
     """The mean of each window, over its pixels inside the image. Arguments as :class:`MaxPooling2D`.
@@ -61,6 +76,18 @@ class AveragePooling2D(_Pooling2D):
 
     op = ops.AveragePool2D
 
+    def __init__(
+        self,
+        pool_size: int | Sequence[int],
+        strides: int | Sequence[int] | None = None,
+        padding: Padding = "valid",
+        data_format: DataFormat | None = None,
+        name: str | None = None,
+        **options: Unpack[UnnamedOptions],
+    ) -> None:
+        super().__init__(name=name, **options)
+        self._set(pool_size, strides, padding, data_format)
+
 
 class GlobalAveragePooling2D(Layer):
     """The mean of each channel over the whole image: (batch, height, width, channels) becomes (batch, channels).
@@ -69,9 +96,12 @@ class GlobalAveragePooling2D(Layer):
         keepdims: keep height and width as axes of size 1.
     """
 
-    def __init__(self, data_format: str | None = None, keepdims: bool = False, **rest: Any) -> None:
-        super().__init__(data_format=data_format, **rest)
-        self.keepdims = bool(keepdims)
+    def __init__(
+        self, data_format: DataFormat | None = None, keepdims: bool = False, **options: Unpack[LayerOptions]
+    ) -> None:
+        super().__init__(**options)
+        refuse(type(self).__name__, {"data_format": data_format}, NEUTRAL)
+        self.keepdims = boolean(who(self), "keepdims", keepdims)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         windows(self, input_shape, (1, 1), (1, 1), "valid", "pool_size")

@@ -97,6 +97,8 @@ def of_object(value: Any) -> Any:
         return _entry(MODULES[type(value)], type(value).__name__, config)
     if isinstance(value, list | tuple):
         return [of_object(each) for each in value]
+    if isinstance(value, dict):  # an object of tinyconv's within another's configuration
+        return value
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"A {type(value).__name__} cannot be saved in Keras' format: it is no class of tinyconv's own.")
