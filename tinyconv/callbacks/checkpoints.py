@@ -395,7 +395,7 @@ def _description(model: "Sequential", samples: int, batch_size: int) -> dict[str
         "learning_rate": "a number" if schedule is None else _as_text(schedule, schedule.get_config()),
         "loss": _as_text(loss, loss.get_config()),
         "metrics": [_as_text(metric, metric.get_config()) for metric in model.metrics],
-        "frozen": [layer.name for layer in model.layers if not getattr(layer, "trainable", True)],
+        "frozen": [layer.name for layer in model.layers if not (model.trainable and layer.trainable)],
     }
 
 
