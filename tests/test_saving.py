@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import numpy as np
@@ -15,8 +16,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import tinyconv
-from tinyconv import layers, optimizers, regularizers
-from tinyconv.saving import atomic, checked_json, keras_archive, keras_weights, load_model, safetensors
+from tinyconv import initializers, layers, losses, metrics, optimizers, regularizers
+from tinyconv.saving import atomic, checked_json, hdf5, keras_archive, keras_weights, load_model, safetensors
 
 
 def make(optimizer="adam", seed=0, compiled=True):
@@ -105,6 +106,7 @@ def test_training_goes_on_from_weights_and_state_of_a_keras_weights_file(tmp_pat
     train(whole, 4)
     train(stopped, 2)
     stopped.save_weights(tmp_path / "m.weights.h5")
+    train(resumed, 1)  # as in Keras, an optimiser that has not trained takes no state
     resumed.load_weights(tmp_path / "m.weights.h5")
     train(resumed, 4, initial_epoch=2)
     assert digest(resumed) == digest(whole)
@@ -135,21 +137,165 @@ def test_the_same_model_makes_the_same_file(tmp_path):
 
 def test_a_learning_rate_that_a_callback_changed_is_kept(tmp_path):
     model = make()
+    train(model, 1)
     model.optimizer.learning_rate = 0.0125
+    model.save(tmp_path / "m.keras")
+    assert load_model(tmp_path / "m.keras").optimizer.learning_rate == np.float32(0.0125)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
+def test_loading_weights_leaves_the_learning_rate_that_compile_was_given(tmp_path, trained, suffix):
+    model, other = make(optimizers.Adam(1e-2)), make(optimizers.Adam(1e-5))
+    train(model, 1)
+    model.save_weights(tmp_path / f"m{suffix}")
+    if trained:
+        train(other, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other.load_weights(tmp_path / f"m{suffix}")
+    assert other.optimizer.learning_rate == 1e-5
+    assert other.optimizer.built == trained
+
+
+def test_an_optimiser_that_has_not_trained_takes_no_state(tmp_path):
+    model, other = make(), make()
+    model.save_weights(tmp_path / "new.weights.h5")
+    train(model, 1)
     model.save_weights(tmp_path / "m.weights.h5")
-    other = make()
-    other.load_weights(tmp_path / "m.weights.h5")
-    assert other.optimizer.learning_rate == np.float32(0.0125)
+    with pytest.warns(
+        UserWarning,
+        match="Skipping variable loading for optimizer 'adam', because it has 2 variables whereas the saved optimizer "
+        "has 14 variables",
+    ):
+        other.load_weights(tmp_path / "m.weights.h5")
+    assert other.optimizer.iterations == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other.load_weights(tmp_path / "new.weights.h5")  # neither has a state
 
 
 def test_the_state_of_another_optimiser_is_left_with_a_warning(tmp_path):
     model, other = make("sgd"), make("adam")
     train(model, 1)
+    train(other, 1)
+    before = digest(other)
     model.save_weights(tmp_path / "m.weights.h5")
-    with pytest.warns(UserWarning, match="the optimiser's state is of another optimiser"):
+    with pytest.warns(UserWarning, match="because it has 14 variables whereas the saved optimizer has 2 variables"):
         other.load_weights(tmp_path / "m.weights.h5")
-    assert other.optimizer.iterations == 0
+    assert other.optimizer.iterations == 3
     np.testing.assert_array_equal(model.get_weights()[0], other.get_weights()[0])
+    other.set_weights(make("adam").get_weights())
+    assert digest(other) != before
+
+
+def test_a_damaged_optimiser_leaves_the_weights(tmp_path):
+    model, other = make(), make(seed=1)
+    train(model, 1)
+    train(other, 1)
+    before = digest(other)
+    arrays = dict(hdf5.loads(keras_weights.dumps(model), "it"))
+    arrays["optimizer/vars/0"] = np.array(-1)
+    (tmp_path / "m.weights.h5").write_bytes(hdf5.dumps(arrays, {}))
+    with pytest.raises(ValueError, match=r"m.weights.h5' is damaged: the optimiser's state is not possible"):
+        other.load_weights(tmp_path / "m.weights.h5")
+    assert digest(other) == before
+
+
+# Weights of another model
+
+
+def with_head(classes, use_bias=True):
+    model = tinyconv.Sequential(
+        [
+            tinyconv.Input((6, 6, 1)),
+            layers.Conv2D(3, 3, use_bias=use_bias, name="body"),
+            layers.Flatten(),
+            layers.Dense(classes, name="head"),
+        ]
+    )
+    model.compile("adam", "mse", backend="reference")
+    return model
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".weights.h5"])
+def test_layers_that_do_not_fit_are_skipped_and_named(tmp_path, suffix):
+    model, other = with_head(3), with_head(7)
+    model.save_weights(tmp_path / f"m{suffix}")
+    head = other.get_layer("head").get_weights()
+    with pytest.raises(ValueError, match="does not fit"):
+        other.load_weights(tmp_path / f"m{suffix}")
+    with pytest.warns(UserWarning, match=r"1 layers were skipped, since they do not fit. 'head': .*\(48, 3\)"):
+        other.load_weights(tmp_path / f"m{suffix}", skip_mismatch=True)
+    for layer, expected in (("body", model.get_layer("body").get_weights()), ("head", head)):
+        for ours, theirs in zip(other.get_layer(layer).get_weights(), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".weights.h5"])
+def test_a_layer_is_skipped_whole_and_what_is_too_much_is_named(tmp_path, suffix):
+    model, other = with_head(3), with_head(3, use_bias=False)
+    model.add(layers.Dense(2, name="more"))
+    model.save_weights(tmp_path / f"m{suffix}")
+    kernel = other.get_layer("body").get_weights()[0]
+    with pytest.warns(UserWarning, match=r"2 layers were skipped.*'body': .*'(more|dense_1)': is no layer"):
+        other.load_weights(tmp_path / f"m{suffix}", skip_mismatch=True)
+    np.testing.assert_array_equal(other.get_layer("body").get_weights()[0], kernel)
+    np.testing.assert_array_equal(other.get_layer("head").get_weights()[0], model.get_layer("head").get_weights()[0])
+
+
+def test_where_all_fits_skip_mismatch_says_nothing(tmp_path):
+    with_head(3).save_weights(tmp_path / "m.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_head(3).load_weights(tmp_path / "m.safetensors", skip_mismatch=True)
+    with pytest.raises((TypeError, ValueError), match="by_name"):
+        with_head(3).load_weights(tmp_path / "m.safetensors", by_name=True)
+
+
+# Frozen layers
+
+
+@pytest.mark.parametrize("frozen", [["conv2d"], ["batch_normalization", "dense"], [], None])
+def test_frozen_layers_stay_frozen(tmp_path, frozen):
+    """None: the whole model."""
+    model = make(compiled=False)
+    for layer in model.layers:
+        layer.trainable = frozen is not None and layer.name not in frozen
+    if frozen is None:
+        model.trainable = False
+    model.compile("adam", "categorical_crossentropy", backend="reference")
+    if frozen is not None:
+        train(model, 1)
+    model.save(tmp_path / "m.keras")
+    loaded = load_model(tmp_path / "m.keras", backend="reference")
+    assert [layer.trainable for layer in loaded.layers] == [layer.trainable for layer in model.layers]
+    if frozen is not None:
+        assert digest(loaded) == digest(model)
+        train(loaded, 2, initial_epoch=1)
+        train(model, 2, initial_epoch=1)
+        assert digest(loaded) == digest(model)
+
+
+# Configuration
+
+
+def test_names_and_arrays_of_the_configuration_come_back(tmp_path):
+    values = [[0.5, -1.0], [0.25, 3.0], [1e-3, 2.0]]
+    kernel = layers.Dense(2, kernel_initializer=initializers.Constant(np.array(values)), name="first")
+    model = tinyconv.Sequential([tinyconv.Input((3,)), kernel], name="mine")
+    model.compile(
+        optimizers.SGD(0.25, name="slow"),
+        losses.MeanSquaredError(name="distance"),
+        metrics=[metrics.BinaryAccuracy(name="hits")],
+    )
+    model.save(tmp_path / "m.keras")
+    loaded = load_model(tmp_path / "m.keras")
+    assert (loaded.name, loaded.optimizer.name, loaded.loss.name) == ("mine", "slow", "distance")
+    assert [metric.name for metric in loaded.metrics] == ["hits"]
+    np.testing.assert_array_equal(loaded.layers[0].kernel_initializer.value, values)
+    loaded.save(tmp_path / "again.keras")
+    assert (tmp_path / "again.keras").read_bytes() == (tmp_path / "m.keras").read_bytes()
 
 
 # safetensors
@@ -226,7 +372,7 @@ def test_unknown_suffixes_name_the_known_ones():
 
 def test_custom_objects_and_unsafe_loading_do_not_exist(tmp_path):
     for options in ({"custom_objects": {"Mine": object}}, {"safe_mode": False}):
-        with pytest.raises(ValueError, match=r"is not supported by tinyconv yet"):
+        with pytest.raises(ValueError, match=r"supports neither custom_objects nor safe_mode=False"):
             load_model(tmp_path / "m.keras", **options)
 
 

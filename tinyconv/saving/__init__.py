@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyconv.checking import boolean
 from tinyconv.extras import need
-from tinyconv.messages import explained, refuse
+from tinyconv.layers import Layer
+from tinyconv.messages import warn
 from tinyconv.saving import atomic, hdf5, keras_archive, keras_weights, safetensors
 
 if TYPE_CHECKING:
@@ -42,19 +42,29 @@ def save_weights(model: "Sequential", path: AnyPath, overwrite: bool = True) -> 
 
 
 def load_weights(model: "Sequential", path: AnyPath, skip_mismatch: bool = False) -> None:
-    """Read weights into a model of the same layers; a ".weights.h5" also brings its optimiser's state."""
-    if skip_mismatch:
-        raise ValueError("load_weights(skip_mismatch=True) is not supported by tinyconv yet. Expected False.")
+    """Read weights into a model of the same layers.
+
+    A ".weights.h5" also brings the state (the step count and the moments) of an optimiser that has trained this model
+    before; the learning rate stays what ``compile`` was given.
+
+    ``skip_mismatch``: layers that do not fit keep the weights they have, with a warning that names them.
+    """
     kind = kind_of(path, SAFETENSORS, KERAS_H5)
     model._need_built()
     content, where = _read(path)
+    skipped: dict[str, str] | None = {} if skip_mismatch else None
     if kind == SAFETENSORS:
-        model.set_weights(fitting(named_weights(model), safetensors.loads(content, where)[0], where))
-        return
-    arrays = hdf5.loads(content, where)
-    shape: tuple[int, ...] = model.input_shape[1:]  # type: ignore[assignment]
-    model.set_weights(keras_weights.fitting_weights(model.layers, shape, arrays, where))
-    keras_weights.load_optimizer(model, arrays, where)
+        weights = fitting_layers(model.layers, safetensors.loads(content, where)[0], where, skipped)
+        groups: hdf5.Groups = {}
+    else:
+        groups = hdf5.by_group(hdf5.loads(content, where))
+        shape: tuple[int, ...] = model.input_shape[1:]  # type: ignore[assignment]
+        weights = keras_weights.fitting_weights(model.layers, shape, groups, where, skipped)
+    if skipped:
+        reasons = "; ".join(f"{name!r}: {reason}" for name, reason in skipped.items())
+        warn(f"{where}: {len(skipped)} layers were skipped, since they do not fit. {reasons}")
+    keras_weights.load_optimizer(model, groups, where)  # first, since it may find damage
+    model.set_weights(weights)
 
 
 def save_model(model: "Sequential", path: AnyPath, overwrite: bool = True) -> None:
@@ -64,9 +74,8 @@ def save_model(model: "Sequential", path: AnyPath, overwrite: bool = True) -> No
     atomic.write(path, keras_archive.dumps(model))
 
 
-@explained
 def load_model(
-    filepath: AnyPath,
+    path: AnyPath,
     custom_objects: None = None,
     compile: bool = True,
     safe_mode: bool = True,
@@ -76,21 +85,44 @@ def load_model(
     """The model of a ".keras" archive that tinyconv or Keras saved, ready to predict, and to train where it stopped.
 
     Args:
-        filepath: the file.
+        path: the file.
         custom_objects: must be None: a file can hold tinyconv's own layers only.
         compile: whether to compile it too, with the loss, metrics and optimiser it was saved with.
         safe_mode: must be True: no file is read in any other way.
         backend: which kernels compute, as in :meth:`tinyconv.Sequential.compile`.
     """
-    unsupported = {"custom_objects": custom_objects, "safe_mode": safe_mode}
-    refuse("load_model()", unsupported, {"custom_objects": (None, {}), "safe_mode": (True,)})
-    kind_of(filepath, KERAS_ARCHIVE)
-    return keras_archive.loads(*_read(filepath), boolean("load_model", "compile", compile), backend)
+    if custom_objects or not safe_mode:
+        raise ValueError("load_model supports neither custom_objects nor safe_mode=False. Fix: leave them out.")
+    kind_of(path, KERAS_ARCHIVE)
+    return keras_archive.loads(*_read(path), compile, backend)
 
 
 def named_weights(model: "Sequential") -> dict[str, np.ndarray]:
     """All weights, by "layer/weight"."""
-    return {f"{layer.name}/{name}": array for layer in model.layers for name, array in layer.arrays.items()}
+    return {name: array for layer in model.layers for name, array in _named(layer).items()}
+
+
+def _named(layer: Layer) -> dict[str, np.ndarray]:
+    return {f"{layer.name}/{name}": array for name, array in layer.arrays.items()}
+
+
+def fitting_layers(
+    layers: list[Layer], found: dict[str, np.ndarray], where: str, skipped: dict[str, str] | None = None
+) -> list[np.ndarray]:
+    """The arrays ``found`` in the order of the layers' weights, which they must fit. If there is a dict ``skipped``,
+    layers that they do not fit keep their own, and go there with the reason."""
+    if skipped is None:
+        return fitting({name: array for layer in layers for name, array in _named(layer).items()}, found, where)
+    groups, weights = hdf5.by_group(found), []
+    for layer in layers:
+        theirs = {f"{layer.name}/{name}": array for name, array in groups.pop(layer.name, {}).items()}
+        try:
+            weights += fitting(_named(layer), theirs, where)
+        except ValueError as error:
+            weights += layer.get_weights()
+            skipped[layer.name] = str(error)
+    skipped |= dict.fromkeys(groups, "is no layer of this model.")
+    return weights
 
 
 def fitting(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], where: str) -> list[np.ndarray]:

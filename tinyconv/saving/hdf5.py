@@ -16,7 +16,6 @@ import io
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -25,9 +24,12 @@ from tinyconv.extras import need
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 USER_BLOCK = 512
 SEAL = b"tinyconv: the SHA-256 of all after byte 512 is "
-MOST_OBJECTS = 20_000  # groups and arrays
+MOST_OBJECTS = 100_000  # groups and arrays
+DEEPEST = 32
 WRITER = ("Keras' formats are written with", "h5py")
 LINK_NAMES = 255  # bytes of the longest name
+
+Groups = dict[str, dict[str, np.ndarray]]  # arrays, by the path of their group and by name
 
 # Types of object header messages
 DATASPACE, DATATYPE, EXTERNAL_FILES, LAYOUT, FILTERS, CONTINUATION, SYMBOL_TABLE = 0x1, 0x3, 0x7, 0x8, 0xB, 0x10, 0x11
@@ -42,6 +44,8 @@ DTYPES: dict[bytes, np.dtype] = {
 def dumps(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, str]) -> bytes:
     """A file with these arrays, by path, and these groups, by path, each with an attribute ``name``."""
     h5py = need(*WRITER)
+    if len(arrays) + len(attributes) > MOST_OBJECTS // 2:  # what is written must be readable, groups included
+        raise ValueError(f"The model has too many layers for an HDF5 file: {len(attributes):,}.")
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=USER_BLOCK) as file:
         for path, name in attributes.items():
@@ -80,6 +84,8 @@ class Reader:
             path, address = pending.pop()
             if len(found) + len(pending) > MOST_OBJECTS:
                 raise self.refused(f"more than {MOST_OBJECTS:,} objects")
+            if path.count("/") >= DEEPEST:
+                raise self.refused(f"groups nested more than {DEEPEST} deep")
             messages = self._messages(address)
             if SYMBOL_TABLE in messages:
                 tree, heap = struct.unpack("<QQ", self._message(messages, SYMBOL_TABLE, 16))
@@ -228,7 +234,10 @@ class Reader:
         return struct.unpack(f"<{rank}Q", self._message(messages, DATASPACE, 8 + 8 * rank)[8:])
 
 
-def members(arrays: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """What lies directly in a group, by name."""
-    prefix = f"{path}/"
-    return {key[len(prefix) :]: value for key, value in arrays.items() if key.rpartition("/")[0] == path}
+def by_group(arrays: Mapping[str, np.ndarray]) -> Groups:
+    """What lies directly in each group, by the group's path and by name."""
+    groups: Groups = {}
+    for path, array in arrays.items():
+        group, _, name = path.rpartition("/")
+        groups.setdefault(group, {})[name] = array
+    return groups

@@ -7,10 +7,11 @@ so that an archive holds no more than its own size. zip's CRC-32 guards each of 
 and the dropout masks that it would have drawn without the interruption.
 """
 
+import contextlib
 import io
 import json
-import struct
 import zipfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tinyconv.saving import checked_json, hdf5, keras_config, keras_weights
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 KERAS_VERSION = "3.15.0"  # whose format this is
+DIRECTORY_ENTRY, MOST_MEMBERS = b"PK\1\2", 100  # what each entry of a zip's directory begins with
+LARGEST_CONFIG = 4 << 20
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # instead of the time, so that the same model makes the same file
 
 
@@ -27,8 +30,8 @@ def dumps(model: "Sequential") -> bytes:
     """A model, its compilation and its optimiser's state as the bytes of an archive."""
     config = keras_config.of_model(model)
     members = {
-        METADATA: _json({"keras_version": KERAS_VERSION, "tinyconv": {"seed": model.seed}}),
-        CONFIG: _json(config),
+        METADATA: _json({"keras_version": KERAS_VERSION, "tinyconv": {"seed": model.seed}}, "The model's metadata"),
+        CONFIG: _json(config, "The model's configuration"),
         WEIGHTS: keras_weights.dumps(model),
     }
     buffer = io.BytesIO()
@@ -38,8 +41,10 @@ def dumps(model: "Sequential") -> bytes:
     return buffer.getvalue()
 
 
-def _json(value: Any) -> bytes:
-    return json.dumps(value, allow_nan=False).encode()
+def _json(value: Any, what: str) -> bytes:
+    text = json.dumps(value, allow_nan=False).encode()
+    checked_json.check_size(text, what, LARGEST_CONFIG)  # what is written must be readable
+    return text
 
 
 def loads(content: bytes, where: str, compile: bool = True, backend: str | None = None) -> "Sequential":
@@ -47,10 +52,10 @@ def loads(content: bytes, where: str, compile: bool = True, backend: str | None 
     from tinyconv.model import Sequential
 
     parts = _members(content, where)
-    config = checked_json.loads(parts[CONFIG], f"{CONFIG} of {where}")
+    config = checked_json.loads(parts[CONFIG], f"{CONFIG} of {where}", LARGEST_CONFIG)
     name, input_shape, layers = keras_config.to_layers(config, where)
-    arrays = hdf5.loads(parts[WEIGHTS], f"{WEIGHTS} of {where}")
-    weights = keras_weights.fitting_weights(layers, input_shape, arrays, where)  # before anything is allocated
+    groups = hdf5.by_group(hdf5.loads(parts[WEIGHTS], f"{WEIGHTS} of {where}"))
+    weights = keras_weights.fitting_weights(layers, input_shape, groups, where)  # before anything is allocated
     seed = _seed(parts[METADATA], where)
     try:
         model = Sequential(layers, name=name)
@@ -63,7 +68,7 @@ def loads(content: bytes, where: str, compile: bool = True, backend: str | None 
         if not isinstance(config["compile_config"], dict):
             raise ValueError(f"{where} is damaged: its compile_config is no object.")
         model.compile(**keras_config.to_compilation(config["compile_config"], where), backend=backend)
-        keras_weights.load_optimizer(model, arrays, where, same=True)
+        keras_weights.load_optimizer(model, groups, where, same=True)
     return model
 
 
@@ -81,12 +86,12 @@ def _seed(metadata: bytes, where: str) -> int | None:
 
 def _members(content: bytes, where: str) -> dict[str, bytes]:
     """The three members of an archive."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = archive.namelist()
-            return {name: _read(archive, name, names.count(name), where) for name in (METADATA, CONFIG, WEIGHTS)}
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, struct.error) as error:
-        raise ValueError(f"{where} is no whole .keras archive: {error}") from None
+    if content.count(DIRECTORY_ENTRY) > MOST_MEMBERS:  # zipfile would make an object of each of them
+        raise ValueError(f"{where} is no .keras archive. Expected three members. Received: more than {MOST_MEMBERS}.")
+    with _unzipping(where):
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    names = archive.namelist()
+    return {name: _read(archive, name, names.count(name), where) for name in (METADATA, CONFIG, WEIGHTS)}
 
 
 def _read(archive: zipfile.ZipFile, name: str, count: int, where: str) -> bytes:
@@ -95,4 +100,14 @@ def _read(archive: zipfile.ZipFile, name: str, count: int, where: str) -> bytes:
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise ValueError(f"{where}: {name!r} is compressed, which Keras does not do. Fix: store it as it is.")
-    return archive.read(info)
+    with _unzipping(where):
+        return archive.read(info)
+
+
+@contextlib.contextmanager
+def _unzipping(where: str) -> Iterator[None]:
+    """Whatever zipfile stumbles over: there are many kinds of error."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{where} is no whole .keras archive: {error or type(error).__name__}.") from None

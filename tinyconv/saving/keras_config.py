@@ -6,10 +6,14 @@ no module is ever imported because a file says so. An argument that tinyconv has
 changes nothing, and named in the error where it is not.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tinyconv import initializers, layers, losses, metrics, optimizers, regularizers, schedules
+from tinyconv.messages import received
 
 if TYPE_CHECKING:
     from tinyconv.model import Sequential
@@ -50,7 +54,7 @@ NEUTRAL: dict[str, Config] = {
     "keras.metrics": {"dtype": None, "threshold": 0.5},
 }
 FLOAT32 = (None, "float32")
-NAMED = ("keras.losses", "keras.optimizers.schedules")  # have a name in Keras that means nothing here
+MOST_LAYERS, LONGEST_NAME = 10_000, 1000
 
 # Writing
 
@@ -61,6 +65,8 @@ def of_model(model: "Sequential") -> Config:
     assert model._input is not None
     source = {"batch_shape": batch_shape, "dtype": "float32", "sparse": False, "name": model._input.name}
     entries = [_entry("keras.layers", "InputLayer", source)]
+    if len(model.layers) > MOST_LAYERS:
+        raise ValueError(f"Model {model.name!r} is too large to be saved. Expected at most {MOST_LAYERS:,} layers.")
     for layer in model.layers:
         if type(layer) not in MODULES:
             raise ValueError(
@@ -70,7 +76,7 @@ def of_model(model: "Sequential") -> Config:
         entry = of_object(layer)
         entry["config"] |= {"dtype": "float32"}
         entries.append({**entry, "build_config": {"input_shape": [None, *(layer.input_shape or ())]}})
-    config = {"name": model.name, "trainable": True, "dtype": "float32", "layers": entries}
+    config = {"name": model.name, "trainable": model.trainable, "dtype": "float32", "layers": entries}
     whole = _entry("keras", "Sequential", {**config, "build_input_shape": batch_shape})
     whole["build_config"] = {"input_shape": batch_shape}
     if model.optimizer is not None:
@@ -95,13 +101,24 @@ def of_object(value: Any) -> Any:
     if type(value) in MODULES:
         config = {key: of_object(each) for key, each in value.get_config().items()}
         return _entry(MODULES[type(value)], type(value).__name__, config)
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return [of_object(each) for each in value]
-    if isinstance(value, dict):  # an object of tinyconv's within another's configuration
-        return value
+    if isinstance(value, dict):  # in Keras' notation already
+        if "class_name" in value and (value.get("module"), value["class_name"]) not in CLASSES:
+            raise _foreign(str(value["class_name"]))
+        return {key: of_object(each) for key, each in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ValueError(f"A {type(value).__name__} cannot be saved in Keras' format: it is no class of tinyconv's own.")
+    raise _foreign(type(value).__name__)
+
+
+def _foreign(class_name: str) -> ValueError:
+    return ValueError(
+        f"A {class_name} cannot be saved in Keras' format: it is no class of tinyconv's own. "
+        "Fix: save_weights, and build the model from your own code before load_weights."
+    )
 
 
 def _entry(module: str, class_name: str, config: Config) -> Config:
@@ -119,11 +136,15 @@ def to_layers(config: Any, where: str) -> tuple[str, tuple[int, ...], list[layer
             f"{where}: models of the class {config.get('class_name')!r} are not supported by tinyconv. "
             "Expected a Sequential."
         )
-    entries, name = inner.get("layers"), inner.get("name")
-    if not isinstance(entries, list) or not isinstance(name, str):
-        raise ValueError(f"{where} is damaged: the model has no name or no list of layers.")
-    if inner.get("trainable", True) is not True:
-        raise ValueError(f"{where}: trainable={inner['trainable']!r} is not supported by tinyconv. Expected True.")
+    entries: Any = inner.get("layers")
+    name: Any = inner.get("name")
+    if not isinstance(entries, list):
+        raise ValueError(f"{where} is damaged: the model has no list of layers.")
+    if len(entries) > MOST_LAYERS + 1:
+        raise ValueError(f"{where}: expected at most {MOST_LAYERS:,} layers. Received: {len(entries):,}.")
+    _check_name(name, where)
+    if not isinstance(inner.get("trainable", True), bool):  # else it says nothing that the layers do not say
+        raise ValueError(f"{where} is damaged: expected trainable to be true or false.")
     shape: Any = inner.get("build_input_shape")
     found = []
     for number, entry in enumerate(entries):
@@ -167,8 +188,11 @@ def to_object(entry: Any, module: str, where: str) -> Any:
     if kind is None or entry.get("registered_name") or not _belongs(found, module):
         raise ValueError(f"{where}: {class_name!r} of {found!r} is not supported by tinyconv.")
     arguments = {key: to_value(value, f"{where} ({class_name}), {key}") for key, value in config.items()}
-    if not isinstance(arguments.get("name", ""), str):
-        raise ValueError(f"{where}: expected a text as name. Received: {arguments['name']!r}.")
+    if arguments.get("name") is not None:
+        _check_name(arguments["name"], where)
+        parameters = inspect.signature(kind).parameters.values()
+        if not any(each.name == "name" or each.kind is each.VAR_KEYWORD for each in parameters):
+            del arguments["name"]  # which means nothing here
     neutral = NEUTRAL.get(found, {})
     for key in [key for key in arguments if key in neutral]:
         value = arguments.pop(key)
@@ -176,9 +200,14 @@ def to_object(entry: Any, module: str, where: str) -> Any:
             raise ValueError(
                 f"{where}: {class_name}({key}={value!r}) is not supported by tinyconv. Expected {neutral[key]!r}."
             )
-    if found in NAMED:
-        arguments.pop("name", None)
     return _made(kind, arguments, where)
+
+
+def _check_name(name: Any, where: str) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or "/" in name or not name.isprintable():
+        raise ValueError(
+            f"{where}: expected a name of 1 to {LONGEST_NAME:,} letters without '/'. Received: {received(name)}."
+        )
 
 
 def _belongs(found: str, module: str) -> bool:
@@ -197,6 +226,8 @@ def to_value(value: Any, where: str) -> Any:
     """An argument: as it is, or the object it stands for; a data type's policy becomes its name."""
     if not isinstance(value, dict):
         return value
+    if value.get("class_name") == "__numpy__":  # an array, as nested lists
+        return _fields(value, where).get("value")
     if value.get("class_name") == "DTypePolicy" and value.get("module") == "keras":
         return _fields(value, where).get("name")
     for module in ("keras.initializers", "keras.regularizers", "keras.optimizers.schedules"):

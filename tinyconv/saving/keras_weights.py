@@ -5,7 +5,6 @@ counts the steps; ``1`` is the learning rate, unless a schedule gives it; after 
 parameter: Adam's m and v, or SGD's velocity if it has momentum.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import numpy as np
 from tinyconv.arena import Shape
 from tinyconv.layers import Layer
 from tinyconv.layers.base import default_name
+from tinyconv.messages import warn
 from tinyconv.optimizers import SGD, Optimizer
 from tinyconv.saving import hdf5
 
@@ -44,42 +44,45 @@ def dumps(model: "Sequential") -> bytes:
         arrays |= {f"{path}/{i}": array for i, array in enumerate(layer.weights)}
     if model.optimizer is not None:
         names[OPTIMIZER] = KERAS_OPTIMIZER_NAMES.get(model.optimizer.kind, model.optimizer.kind)
-        state = optimizer_arrays(model.optimizer, model.optimizer_state())
+        state = optimizer_arrays(model.optimizer, model.optimizer_state() if model.optimizer.built else {})
         arrays |= {f"{OPTIMIZER}/{i}": array for i, array in enumerate(state)}
     return hdf5.dumps(arrays, {**names, "vars": model.name})
 
 
 def fitting_weights(
-    layers: list[Layer], input_shape: Shape, arrays: Mapping[str, np.ndarray], where: str
+    layers: list[Layer], input_shape: Shape, groups: hdf5.Groups, where: str, skipped: dict[str, str] | None = None
 ) -> list[np.ndarray]:
-    """The weights of ``layers`` out of a file's arrays, all of which must fit. Nothing is allocated."""
+    """The weights of ``layers`` out of a file's arrays, all of which must fit. Nothing is allocated. If there is a dict
+    ``skipped``, layers that they do not fit keep their own, and go there with the reason."""
     weights: list[np.ndarray] = []
     expected: set[str] = set()
     shape = input_shape
     for layer, path in layer_paths(layers):
-        shapes = [spec.shape for spec in layer.weight_specs(shape)]
-        weights += _take(arrays, path, shapes, f"layer {layer.name!r}", where)
+        try:
+            shapes = [spec.shape for spec in layer.weight_specs(shape)]
+            shape = layer.output_shape(shape)
+        except (ValueError, TypeError, OverflowError) as error:  # layers that do not follow upon one another
+            raise ValueError(f"{where}: {error}") from None
+        try:
+            weights += _take(groups, path, shapes, f"layer {layer.name!r}", where)
+        except ValueError as error:
+            if skipped is None:
+                raise
+            weights += layer.get_weights()
+            skipped[layer.name] = str(error)
         expected.add(path)
-        shape = layer.output_shape(shape)
-    check_no_others(expected, arrays, where)
+    for group in groups:
+        if group.startswith("layers/") and group.endswith("/vars") and group not in expected:
+            name = group[len("layers/") : -len("/vars")]
+            if skipped is None:
+                raise ValueError(f"{where} has weights for {name!r}, which is no layer here.")
+            skipped[name] = "is no layer of this model."
     return weights
 
 
-def check_no_others(expected: set[str], arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Refuse a file that has weights of layers that the model has not."""
-    for path in arrays:
-        group = path.rpartition("/")[0]
-        if group.startswith("layers/") and group.endswith("/vars") and group not in expected:
-            raise ValueError(
-                f"{where} has weights for {group[len('layers/') : -len('/vars')]!r}, which is no layer here."
-            )
-
-
-def _take(
-    arrays: Mapping[str, np.ndarray], path: str, shapes: list[tuple[int, ...]], what: str, where: str
-) -> list[np.ndarray]:
+def _take(groups: hdf5.Groups, path: str, shapes: list[tuple[int, ...]], what: str, where: str) -> list[np.ndarray]:
     """The numbered float32 arrays of a group, which must have exactly these shapes."""
-    members = hdf5.members(arrays, path)
+    members = groups.get(path, {})
     if set(members) != {str(i) for i in range(len(shapes))}:
         raise ValueError(f"{where}: expected {len(shapes)} arrays for {what}. Received: {len(members)} in {path!r}.")
     for i, shape in enumerate(shapes):
@@ -109,28 +112,41 @@ def optimizer_arrays(optimizer: Optimizer, moments: Mapping[str, Mapping[str, np
     return arrays + [moments[slot][name] for name in next(iter(moments.values()), {}) for slot in slots]
 
 
-def load_optimizer(model: "Sequential", arrays: Mapping[str, np.ndarray], where: str, same: bool = False) -> None:
-    """Set the optimiser's state from the arrays of a file; with a warning, as in Keras, leave it if it does not fit.
+def load_optimizer(model: "Sequential", groups: hdf5.Groups, where: str, same: bool = False) -> None:
+    """Set the optimiser's state from a file's arrays; with a warning, as in Keras, leave it if it does not fit.
 
-    ``same``: the file is known to be of this kind of optimiser. Then its moments may be missing: Keras saves none
-    before the first step.
+    ``same``: the file has the optimiser too, so that its learning rate comes from there, and the moments may be
+    missing: Keras saves none before the first step. Otherwise the optimiser keeps the learning rate that it was given,
+    and has a state only if it has trained.
     """
-    optimizer, found = model.optimizer, hdf5.members(arrays, OPTIMIZER)
+    optimizer, found = model.optimizer, groups.get(OPTIMIZER, {})
     if optimizer is None or not found:
         return
     first = 1 if optimizer.schedule is not None else 2  # the first of the moments
     slots, moments = keras_slots(optimizer), model.optimizer_state()
     names = list(next(iter(moments.values()), {}))
     numbers = [found[str(i)] for i in range(len(found)) if str(i) in found]
-    wanted = [moments[slot][name].shape for name in names for slot in slots]
-    if not _fits(numbers, first, [wanted, []] if same else [wanted]):
-        warnings.warn(f"{where}: the optimiser's state is of another optimiser, and was not loaded.", stacklevel=4)
+    ready = same or optimizer.built
+    if len(numbers) == first and not ready:
+        return  # neither has made a step
+    wanted = [moments[slot][name].shape for name in names for slot in slots] if ready else []
+    if not (ready and _fits(numbers, first, [wanted, []] if same else [wanted])):
+        ours, theirs = first + len(wanted), len(found)
+        reason = f"it has {ours} variables whereas the saved optimizer has {theirs} variables"
+        if ours == theirs:
+            reason = "its variables have other shapes than those of the saved optimizer"
+        warn(f"{where}: Skipping variable loading for optimizer {optimizer.name!r}, because {reason}.")
         return
     if numbers[0] < 0 or not all(np.isfinite(array) and array >= 0 for array in numbers[1:first]):
         raise ValueError(f"{where} is damaged: the optimiser's state is not possible.")
-    optimizer.iterations = int(numbers[0])
-    if optimizer.schedule is None and np.float32(optimizer.learning_rate) != numbers[1]:
+    try:
+        optimizer.iterations = int(numbers[0])
+    except ValueError as error:
+        raise ValueError(f"{where} is damaged: {error}") from None
+    if same and optimizer.schedule is None and np.float32(optimizer.learning_rate) != numbers[1]:
         optimizer.learning_rate = float(numbers[1])
+    if len(numbers) == first and (wanted or not numbers[0]):
+        return
     state = {slot: {name: np.zeros_like(moments[slot][name]) for name in names} for slot in optimizer.slots}
     for i, array in enumerate(numbers[first:]):
         state[slots[i % len(slots)]][names[i // len(slots)]][...] = array

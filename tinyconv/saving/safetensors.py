@@ -24,6 +24,7 @@ DTYPES: dict[str, np.dtype] = {
     "I64": np.dtype("<i8"),
     "U8": np.dtype("u1"),
 }
+LARGEST_HEADER = 4 << 20
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -47,6 +48,9 @@ def dumps(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None =
     header["__metadata__"] = {"format": "tinyconv", **(metadata or {}), "sha256": hashlib.sha256(data).hexdigest()}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    checked_json.check_size(
+        text, "The header that names the arrays", LARGEST_HEADER
+    )  # what is written must be readable
     return struct.pack("<Q", len(text)) + text + data
 
 
@@ -55,7 +59,7 @@ def loads(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, 
     length = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else -1
     if not 2 <= length <= len(content) - 8:
         raise ValueError(f"{where} is no whole safetensors file. Expected a header after the first 8 bytes.")
-    header = checked_json.loads(content[8 : 8 + length], f"The header of {where}")
+    header = checked_json.loads(content[8 : 8 + length], f"The header of {where}", LARGEST_HEADER)
     data = memoryview(content)[8 + length :]
     metadata = _metadata(header, where)
     if metadata.get("sha256") is None:
