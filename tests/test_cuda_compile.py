@@ -1,182 +1,116 @@
-"""Every CUDA kernel compiles for sm_90 without a GPU: no float64, no spills, shared memory within its limit.
+"""Every CUDA kernel compiles offline for sm_80, sm_90 and sm_100: no float64, no spills, little enough shared memory.
 
-Runs where the extra ``cuda`` is installed (numba-cuda and a CUDA 13 toolkit from PyPI); a driver or a GPU it does not
-need. The kernels are called on NumPy arrays, and instead of being launched, what would have been launched is compiled
-for the types of its arguments.
+The compiler's tests run where the extra ``cuda`` or ``cuda-mlir`` is installed (the package and a CUDA 13 toolkit from
+PyPI; a driver or a GPU they do not need), with whichever package the kernels use there. That the recorded table names
+the kernels there are, and that one module alone imports either package, is tested everywhere.
 """
 
-import importlib.util
-import os
+import ast
 import re
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("numba_cuda") is None,
-        reason="numba-cuda is not installed (pip install 'tinyconv[cuda]'; no GPU is needed)",
-    ),
-    pytest.mark.skipif(os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0", reason="the simulator compiles nothing"),
-]
+from benchmarks import cuda_kernels, report
+from tinyconv.kernels.cuda import package
 
-FAMILIES = ("activation", "conv", "data", "dropout", "fused", "loss", "normalization", "pool", "product", "update")
+FOLDER = Path(package.__file__).parent
 IN_DOUBLE_PRECISION = {"_accumulate", "_l2_forward"}  # by their definition
 SHARED_LIMIT = 48 * 1024
+RECORDED = cuda_kernels.read()
+
+compiler = pytest.mark.skipif(
+    not package.NAME,
+    reason=package.PROBLEM + " (no GPU is needed)" if package.PROBLEM else "the simulator compiles nothing",
+)
 
 
-def zeros(*shape, dtype=np.float32):
-    return np.zeros(shape, dtype)
+def problems(row):
+    """What is wrong with a row of the table."""
+    if row["stack"] or row["spills"]:
+        yield f"{row['stack']} bytes of stack, {row['spills']} of spills"
+    if row["float64"] and row["kernel"] not in IN_DOUBLE_PRECISION:
+        yield "float64 instructions"
+    if row["shared"] > SHARED_LIMIT:
+        yield f"{row['shared']} bytes of static shared memory"
+    if row["registers"] * row["threads"] > 65_536 or row["threads"] > 1024:
+        yield f"{row['registers']} registers times {row['threads']} threads do not fit on a multiprocessor"
 
 
-def calls():
-    """One call of every kernel of the contract: the MNIST network's convolutions, small arrays for the others."""
-    counters, order, one = zeros(3, dtype=np.int64), zeros(8, dtype=np.int64), zeros(1)
-    row, rows, channels = zeros(8), zeros(8, 4), zeros(4)
-    image, pooled = zeros(2, 4, 4, 3), zeros(2, 2, 2, 3)
-    winners, pooling = zeros(2, 2, 2, 3, dtype=np.int32), ((2, 2), (2, 2), (0, 0))
-    for name in ("relu", "sigmoid", "tanh"):
-        yield f"{name}_forward", row, row
-        yield f"{name}_backward", row, row, row
-    for name in ("leaky_relu", "elu"):
-        yield f"{name}_forward", row, row, 0.1
-        yield f"{name}_backward", row, row, row, 0.1
-    yield "softmax_forward", rows, rows
-    yield "softmax_backward", rows, rows, rows
-    for name in ("softmax_cross_entropy", "sigmoid_cross_entropy"):
-        yield f"{name}_forward", row, rows, rows, rows
-        yield f"{name}_backward", rows, rows, rows
-    for name in ("cross_entropy", "binary_cross_entropy", "mean_squared_error"):
-        yield f"{name}_forward", row, rows, rows
-        yield f"{name}_backward", rows, rows, rows
-    yield "count_correct", row, rows, rows
-    yield "count_binary_correct", row, rows, rows
-    yield "count_top_k", row, rows, rows, 5
-    yield "accumulate", zeros(4, dtype=np.float64), row, 1, 1.0
-    yield "dropout_forward", rows, rows, counters, 7, 1, 0.5
-    yield "dropout_backward", rows, rows, counters, 7, 1, 0.5
-    yield "dropout_pooled_forward", rows, zeros(8, 4, dtype=np.int8), counters, 7, 1, 0.5
-    yield "gather_rows", rows, rows, order, counters
-    yield "gather_one_hot", rows, order, order, counters
-    yield "scatter_rows", rows, rows, counters
-    yield "advance", counters, 1, 8
-    yield "max_pool2d_forward", pooled, winners, image, *pooling
-    yield "max_pool2d_backward", image, pooled, winners, *pooling
-    yield "average_pool2d_forward", pooled, image, *pooling
-    yield "average_pool2d_backward", image, pooled, *pooling
-    yield "batch_norm_forward", rows, *(channels,) * 4, rows, channels, channels, 0.9, 1e-3
-    yield "batch_norm_backward", rows, channels, channels, rows, rows, channels, channels, channels
-    yield "batch_norm_inference", rows, rows, *(channels,) * 4, 1e-3
-    yield "batch_norm_fold", rows, channels, rows, *(channels,) * 5, 1e-3
-    yield "adam_update", row, row, row, row, counters, one, 0.9, 0.999, 1e-7, 0.0
-    yield "sgd_update", row, row, row, one, 0.9, True
-    yield "l2_forward", one, row, row
-    yield "l2_backward", row, row, row
-    yield from convolutions()
+def kernels_defined():
+    """The names of the set's kernels: functions under a bare ``@cuda.jit``."""
+    for file in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and "cuda.jit" in map(ast.unparse, node.decorator_list):
+                yield node.name
 
 
-def convolutions():
-    """The products and the fused step, at the sizes of the MNIST network (batch 128)."""
-    from tinyconv.kernels import cuda
-
-    nothing, geometry = zeros(0), ((1, 1), (0, 0), (1, 1))
-    for H, C, F in ((28, 1, 32), (13, 32, 64)):
-        x, w, b = zeros(128, H, H, C), zeros(3, 3, C, F), zeros(F)
-        out = zeros(128, H - 2, H - 2, F)
-        work = zeros(cuda.conv2d_workspace(out.shape, x.shape, w.shape, *geometry))
-        yield "conv2d_prepare", work, w, out.shape, x.shape, *geometry
-        yield "conv2d_forward", out, x, w, b, work, *geometry, True
-        yield "conv2d_backward", x, w, b, out, x, w, work, *geometry
-        P = (H - 2) // 2
-        out, argmax = zeros(128, P, P, F), zeros(128, P, P, F, dtype=np.int8)
-        work = zeros(cuda.conv2d_relu_max_pool2d_workspace(out.shape, x.shape, w.shape, (0, 0)))
-        yield "conv2d_relu_max_pool2d_prepare", work, w
-        yield "conv2d_relu_max_pool2d_forward", out, argmax, x, w, b, work, (0, 0)
-        dx = x if C > 1 else nothing
-        yield "conv2d_relu_max_pool2d_backward", dx, w, b, out, argmax, x, w, work, (0, 0), 2.0
-    x, w, b, out = zeros(128, 1600), zeros(1600, 10), zeros(10), zeros(128, 10)
-    work = zeros(cuda.dense_workspace(out.shape, x.shape, w.shape))
-    yield "dense_prepare", work, w
-    yield "dense_forward", out, x, w, b, work, False
-    yield "dense_backward", x, w, b, out, x, w, work
+def test_the_table_has_every_kernel_with_both_packages_and_for_every_target_within_the_limits():
+    assert set(RECORDED) == set(package.SUPPORTED)
+    names = sorted(kernels_defined())
+    for name, found in RECORDED.items():
+        for target in cuda_kernels.TARGETS:
+            there = {row["kernel"] for row in found["rows"] if row["target"] == target}
+            assert sorted(there) == names, f"{name}, {target}. Fix: python benchmarks/cuda_kernels.py"
+        wrong = [f"{name}, {row['target']}, {row['kernel']}: {p}" for row in found["rows"] for p in problems(row)]
+        assert not wrong, "\n".join(wrong)
 
 
-def launches(monkeypatch):
-    """(kernel, signature, blocks, threads) of everything that the calls would launch, once for each signature."""
-    from numba import typeof, types
-
-    from tinyconv.kernels import contract, cuda
-
-    found, called = {}, set()
-
-    def note(kernel, blocks, threads, *arguments):
-        signature = types.void(*map(typeof, arguments))
-        found.setdefault((kernel, signature), (blocks, threads))
-
-    for family in FAMILIES:
-        module = importlib.import_module(f"tinyconv.kernels.cuda.{family}")
-        if hasattr(module, "launch"):
-            monkeypatch.setattr(module, "launch", note)
-    for name, *arguments in calls():
-        getattr(cuda, name)(*arguments)
-        called.add(name)
-    assert {name for name in contract() if not name.endswith("workspace")} <= called
-    return [(*key, *value) for key, value in found.items()]
+def test_the_page_shows_the_recorded_figures():
+    page = (report.RESULTS / f"{cuda_kernels.NAME}.md").read_text(encoding="utf-8")
+    assert cuda_kernels.markdown(RECORDED) in page
 
 
-def assembled(ptx):
-    """The assembler's report on a kernel: registers, stack, spills and shared memory."""
-    from cuda.bindings import nvjitlink
-
-    link = nvjitlink.create(3, ["-arch=sm_90", "-Xptxas=-v", "-verbose"])
-    text = ptx.encode()
-    nvjitlink.add_data(link, nvjitlink.InputType.PTX, text, len(text), "kernel")
-    nvjitlink.complete(link)
-    report = bytearray(nvjitlink.get_info_log_size(link))
-    nvjitlink.get_info_log(link, report)
-    cubin = bytearray(nvjitlink.get_linked_cubin_size(link))
-    nvjitlink.get_linked_cubin(link, cubin)
-    nvjitlink.destroy(link)
-    return report.decode(), bytes(cubin)
-
-
-def number(pattern, report):
-    found = re.search(pattern, report)
-    return int(found.group(1)) if found else 0
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stack": 8}, "8 bytes of stack, 0 of spills"),
+        ({"spills": 4}, "0 bytes of stack, 4 of spills"),
+        ({"float64": True}, "float64 instructions"),
+        ({"shared": 49_153}, "49153 bytes of static shared memory"),
+        ({"registers": 255, "threads": 512}, "255 registers times 512 threads do not fit on a multiprocessor"),
+        ({"threads": 1056}, "32 registers times 1056 threads do not fit on a multiprocessor"),
+        ({"float64": True, "kernel": "_accumulate"}, None),
+    ],
+)
+def test_a_figure_beyond_its_limit_is_found(change, message):
+    row = {"kernel": "k", "stack": 0, "spills": 0, "float64": False, "shared": 49_152, "registers": 32, "threads": 1024}
+    assert list(problems(row)) == []
+    assert list(problems(row | change)) == ([message] if message else [])
 
 
-def test_every_kernel_compiles_for_an_h100(monkeypatch, capsys):
-    from numba import cuda as numba_cuda
-    from numba.cuda import dispatcher
+@compiler
+@pytest.mark.parametrize("target", cuda_kernels.TARGETS)
+def test_every_kernel_compiles(target):
+    """Where the versions are the recorded ones, to the recorded figures."""
+    rows = [cuda_kernels.measure(launch, target) for launch in cuda_kernels.launches()]
+    wrong = [f"{row['kernel']}: {problem}" for row in rows for problem in problems(row)]
+    assert not wrong, "\n".join(wrong)
+    recorded = RECORDED[package.NAME]
+    if recorded["versions"] == cuda_kernels.versions():
+        assert rows == [row for row in recorded["rows"] if row["target"] == target]
 
-    # Functions that kernels call are compiled for the current device, which there need not be.
-    monkeypatch.setattr(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=(9, 0)))
-    lines, problems = [], []
-    folder = os.environ.get("TINYCONV_KEEP_CUBINS")  # for whoever wants to disassemble them
-    for kernel, signature, blocks, threads in launches(monkeypatch):
-        name = kernel.py_func.__name__
-        ptx, _ = numba_cuda.compile_ptx(kernel.py_func, signature, cc=(9, 0))
-        report, cubin = assembled(ptx)
-        registers = number(r"Used (\d+) registers", report)
-        stack = number(r"(\d+) bytes stack frame", report)
-        spills = number(r"(\d+) bytes spill stores", report) + number(r"(\d+) bytes spill loads", report)
-        shared = number(r"(\d+) bytes smem", report)
-        size = int(np.prod(threads))
-        lines.append(f"{name:40} {registers:4} registers {shared:6} B shared   {blocks} x {threads}")
-        if stack or spills:
-            problems.append(f"{name}: {stack} bytes of stack, {spills} of spills")
-        if re.search(r"\.f64\b", ptx) and name not in IN_DOUBLE_PRECISION:
-            problems.append(f"{name}: float64 instructions")
-        if shared > SHARED_LIMIT:
-            problems.append(f"{name}: {shared} bytes of static shared memory")
-        if registers * size > 65_536 or size > 1024:
-            problems.append(f"{name}: {registers} registers times {size} threads do not fit on a multiprocessor")
-        if folder:
-            Path(folder, f"{name}_{len(lines)}.cubin").write_bytes(cubin)
-            Path(folder, f"{name}_{len(lines)}.ptx").write_text(ptx)
-    with capsys.disabled():
-        print("\n" + "\n".join(sorted(lines)), file=sys.stderr)
-    assert not problems, "\n".join(problems)
+
+def imported(file):
+    """The names of the modules that a file imports, in statements and by name."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            yield from (inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant))
+
+
+def of_cuda(name):
+    return bool(re.match(r"numba\.cuda\b|numba_cuda", str(name)))
+
+
+def test_one_module_alone_imports_either_package():
+    assert of_cuda("numba_cuda_mlir.cuda")
+    assert of_cuda("numba.cuda.simulator")
+    assert not of_cuda("numba.config")
+    root = FOLDER.parent.parent
+    files = [*root.rglob("*.py"), *(root.parent / "benchmarks").rglob("*.py")]
+    found = {file for file in files if any(map(of_cuda, imported(file)))}
+    assert found == {Path(package.__file__)}

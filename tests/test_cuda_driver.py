@@ -5,7 +5,6 @@ and which writes down what it is asked for; each test runs a few lines of Python
 """
 
 import collections
-import importlib.util
 import os
 import re
 import shutil
@@ -15,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from tinyconv.kernels.cuda import package
+
 ROOT = Path(__file__).parent.parent
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fake driver is a Linux library"),
     pytest.mark.skipif(COMPILER is None, reason="a C compiler builds the fake driver"),
-    pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda is not installed"),
+    pytest.mark.skipif(not package.NAME, reason=package.PROBLEM or "the simulator needs no driver"),
 ]
 
 FIT = """

@@ -125,12 +125,20 @@ int cuKernelGetName(const char **name, void *k) { *name = k; return SUCCESS; }
 int cuKernelGetFunction(void **f, void *k) { *f = k; return SUCCESS; }
 int cuKernelGetAttribute(int *v, int which, void *k, int d) { *v = which ? 0 : 1024; return SUCCESS; }
 int cuFuncGetAttribute(int *v, int which, void *k) { *v = which ? 0 : 1024; return SUCCESS; }
-int cuLaunchKernelEx(Launch *l, void *f, void **arguments, void **extra) {
-    int recorded = capturing && l->stream == capturing;
+int cuFuncSetAttribute(void *f, int which, int v) { return SUCCESS; }
+int cuLibraryGetModule(void **m, void *l) { *m = l; return SUCCESS; }
+int cuModuleGetGlobal_v2(Pointer *p, size_t *n, void *m, const char *name) { return NOT_FOUND; }
+int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, void *stream, void **arguments, void **extra) {
+    int recorded = capturing && stream == capturing;
     captured += recorded;
-    SAY("%s %s on %u x %u x %u blocks of %u x %u x %u%s", recorded ? "capture" : "launch", (char *)f, l->grid[0],
-        l->grid[1], l->grid[2], l->block[0], l->block[1], l->block[2], l->stream ? "" : " on the default stream");
+    SAY("%s %s on %u x %u x %u blocks of %u x %u x %u%s", recorded ? "capture" : "launch", (char *)f, gx, gy, gz, bx,
+        by, bz, stream ? "" : " on the default stream");
     return SUCCESS;
+}
+int cuLaunchKernelEx(Launch *l, void *f, void **arguments, void **extra) {
+    return cuLaunchKernel(f, l->grid[0], l->grid[1], l->grid[2], l->block[0], l->block[1], l->block[2], l->shared,
+                          l->stream, arguments, extra);
 }
 
 /* Events: a millisecond between any two */

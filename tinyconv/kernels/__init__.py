@@ -40,7 +40,7 @@ def load(name: str) -> ModuleType:
 
 def cuda_usable() -> bool:
     """Whether the ``cuda`` set could work here: its packages are installed and there is a GPU. Never raises."""
-    if importlib.util.find_spec("numba_cuda") is None:
+    if not any(map(importlib.util.find_spec, ("numba_cuda", "numba_cuda_mlir"))):  # without importing Numba
         return False
     from tinyconv.kernels.cuda import device
 

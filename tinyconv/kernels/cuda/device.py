@@ -1,4 +1,4 @@
-"""The one door to the GPU: Numba's CUDA, what is known about the device, and the launch of a kernel.
+"""What the kernels stand on: what is known about the device, the stream, and the launch of a kernel.
 
 How to read a kernel: it is a Python function that runs once per *thread*. Threads come in blocks (``cuda.threadIdx``
 says which thread of the block, ``cuda.blockIdx`` which block of the grid); the threads of a block share a little fast
@@ -16,9 +16,7 @@ but read from somewhere harmless and replaced by zero: loads without branches ca
 """
 
 import contextlib
-import importlib
 import importlib.metadata
-import importlib.util
 import threading
 import time
 import warnings
@@ -26,17 +24,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numba import config
 
-try:
-    cuda: Any = importlib.import_module("numba.cuda")  # Any: what kernels call has its types on the device
-except ImportError:  # a future Numba may leave CUDA to the package numba-cuda altogether
-    cuda = None
+from tinyconv.kernels.cuda import package
+from tinyconv.kernels.cuda.package import SIMULATED, cuda
 
 float32 = np.float32
 index = np.uint64
 
-SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 if SIMULATED:
     from tinyconv.kernels.cuda import simulator
 
@@ -48,7 +42,6 @@ warnings.filterwarnings("ignore", message="Grid size .* low occupancy")
 VECTOR = None if SIMULATED else 16  # bytes: shared arrays aligned so are read four floats at a time
 THREADS = 128  # of a block, where nothing else decides
 
-INSTALL = "Fix: pip install 'tinyconv[cuda]', or use backend=\"cpu\"."
 OLDEST = (7, 5)  # the compute capability below which a CUDA 13 toolkit does not compile
 
 
@@ -84,10 +77,8 @@ def name() -> str:
 
 def _problem() -> str:
     """What keeps the kernels from running, or an empty string."""
-    if SIMULATED:
-        return ""
-    if cuda is None or importlib.util.find_spec("numba_cuda") is None:
-        return f"the package numba-cuda is not installed. {INSTALL}"
+    if package.PROBLEM or SIMULATED:
+        return package.PROBLEM
     try:
         driver = cuda.cudadrv.driver.driver.get_version()
     except ImportError as error:  # numba-cuda's CudaSupportError is one

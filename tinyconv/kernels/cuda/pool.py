@@ -49,7 +49,7 @@ def _max_pool2d_forward(out, argmax, x, pool_size, strides, padding, keep):
             row = i * strides[0] + k - padding[0]
             for l in range(pool_size[1]):
                 column = j * strides[1] + l - padding[1]
-                if 0 <= row < H and 0 <= column < W:
+                if (row >= 0) & (row < H) & (column >= 0) & (column < W):
                     value = x[n, row, column, c]
                     if winner < 0 or value > best or (value != value and best == best):
                         best = value

@@ -10,8 +10,8 @@ import sys
 from typing import Any
 
 import numpy as np
-from numba.cuda.simulator import kernelapi
-from numba.cuda.simulator.cudadrv import devicearray
+
+from tinyconv.kernels.cuda import package
 
 
 class Shared:
@@ -44,5 +44,6 @@ def _poisoned(shape: Any, dtype: Any) -> np.ndarray:
 
 def install() -> None:
     """Put them in the place of Numba's."""
+    kernelapi, devicearray = package.simulator()
     vars(kernelapi).update(FakeCUDAShared=Shared, FakeCUDALocal=Local)
     vars(devicearray).update(FakeShape=tuple)
