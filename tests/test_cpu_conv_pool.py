@@ -156,7 +156,7 @@ def test_of_equal_values_the_first_wins():
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([16, 32]), st.floats(-3, 3))
 def test_winograd_keeps_its_error_bound(seed, C, exponent):
-    """(C + 20) u times 9/4 of the sum of |pixel| |weight| over the whole 4 x 4 tile; see ``winograd.py``."""
+    """(C + 20) u times 4 times the sum of |pixel| |weight| over the whole 4 x 4 tile; see ``winograd.py``."""
     rng, x, w, b, shape = arrays(seed, 2, 8, 8, C, 16, 3, 3, (0, 0, 0, 0))
     assert winograd.applies(w.shape)
     x *= np.float32(10.0**exponent) * (rng.random(x.shape) < 0.5)
@@ -169,4 +169,4 @@ def test_winograd_keeps_its_error_bound(seed, C, exponent):
         [np.abs(x[:, i : i + 2 * shape[1] : 2, j : j + 2 * shape[2] : 2]) for i in range(4) for j in range(4)]
     )
     total = np.einsum("tnhwc,cf->nhwf", pixels.astype(np.float64), np.abs(w).sum(axis=(0, 1), dtype=np.float64))
-    assert (np.abs(out - expected) <= (C + 20) * 2.0**-24 * 9 / 4 * total).all()
+    assert (np.abs(out - expected) <= (C + 20) * 2.0**-24 * 4 * total).all()

@@ -25,12 +25,14 @@ The dx of such a convolution is another one: pixel y of x took part in output i 
 at y + p - k, which is a correlation of dout with the filters turned by 180 degrees, channels and filters exchanged, and
 with padding 2 - p. ``prepare`` turns the filters, and the kernel is the same.
 
-The price is rounding: sums of pixels are multiplied with sums of weights, and differences taken afterwards. With u the
-unit roundoff (2**-24) and C channels, an output is off by at most about (C + 20) u times 9/4 of the sum of
-|pixel| |weight| taken over the *whole 4 x 4 tile* and all absolute values. Tests hold it to that bound. In practice the
-error is about half of the direct sum's, whose chains of additions are nine times as long. But a small output beside
-large ones is rounded as they are, and an infinite or NaN pixel or weight reaches all four outputs of its tiles, also
-those that it has no part in.
+The price is rounding: sums of pixels are multiplied by sums of weights, and differences are taken afterwards. With u
+the unit roundoff (2**-24) and C channels, an output is off by at most about (C + 20) u times 4 times the sum, over the
+channels, of (the sum of all |pixel| of the *whole 4 x 4 tile*) times (the sum of all |weight|). Why 4: in one dimension
+d2 meets g0 in all three products of y0, with the factors 1, 1/2 and 1/2. Exactly, the three cancel; their roundings add
+up to twice |d2| |g0|, no pair meets with more, and the second dimension doubles it again. Tests hold the kernel to the
+bound, and build the case that comes close to it. In practice the error is about half of the direct sum's, whose chains
+of additions are nine times as long. But a small output beside large ones is rounded as they are, and an infinite or NaN
+pixel or weight reaches all four outputs of its tiles, including those that it has no part in.
 
 Source: Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016), sections 4.1 and 5.
 """
