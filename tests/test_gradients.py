@@ -4,6 +4,8 @@
 of sum(weights * out) with random weights, so every element of its Jacobian takes part.
 """
 
+import doctest
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -349,6 +351,13 @@ def test_l2():
     k.l2_backward(grads, params, strength)
     check(loss, (params, grads - 10))
     np.testing.assert_array_equal(grads[::3], 10)
+
+
+def test_the_worked_example_of_backpropagation():
+    """The one in the docstring of the reference."""
+    results = doctest.testmod(k)
+    assert results.attempted >= 10
+    assert results.failed == 0
 
 
 def test_every_backward_is_checked_here():

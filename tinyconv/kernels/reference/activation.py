@@ -1,7 +1,7 @@
 """Activations, and softmax.
 
 The element-wise ones take 1-D arrays (any shape, flattened). Their backward passes read the *output* of the forward
-pass, not its input: each of these derivatives can be said in terms of it, so the input need not be kept.
+pass, not its input: each of these derivatives can be written in terms of it, so the input need not be kept.
 """
 
 import numpy as np

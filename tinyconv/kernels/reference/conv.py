@@ -1,8 +1,11 @@
 """Two-dimensional convolution: forward, backward, and the fused conv -> ReLU -> 2x2 max-pool.
 
-A convolutional layer slides a small window over an image. At every place it multiplies the window's pixels with each
-of its filters and adds up: one number per filter and place. (Mathematicians call this a cross-correlation; the field
-calls it convolution, and so do we.)
+A convolutional layer slides a small window over an image. At every place it multiplies the window's pixels by each of
+its filters and adds up: one number per filter and place. (In mathematics that is a cross-correlation, and a convolution
+turns the filter by 180 degrees first. The field calls the former a convolution, and so does everything here.)
+
+In the formulae n counts images, (i, j) places of the output, (u, v) pixels of the image, (k, l) taps of a filter, c
+channels and f filters; the pairs s, d and p are strides, dilation and padding, each (vertical, horizontal).
 """
 
 import numpy as np
@@ -11,21 +14,21 @@ from tinyconv.kernels.reference.pool import max_pool2d_forward
 
 
 def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
-    """How many floats of ``work`` the convolution wants. The reference needs none."""
+    """The number of floats of ``work`` that the convolution needs: none here."""
     return 0
 
 
 def conv2d_prepare(work, w, out_shape, x_shape, strides, padding, dilation):
-    """Put what forward and backward want to know of the filters ``w`` (KH, KW, C, F) into ``work``. Nothing here."""
+    """Store in ``work`` what forward and backward need to know of the filters ``w`` (KH, KW, C, F): nothing here."""
 
 
 def conv2d_forward(out, x, w, b, work, strides, padding, dilation, relu):
     r"""Convolve, add the bias, and apply ReLU if asked to.
 
-    .. math:: out_{n,i,j,f} = b_f + \sum_{k,l,c} x_{n,\; i s_h + k d_h - p_t,\; j s_w + l d_w - p_l,\; c} \; w_{k,l,c,f}
+    .. math:: out_{n,i,j,f} = b_f + \sum_{k,l,c} x_{n,u,v,c} \; w_{k,l,c,f}
+              \quad\text{with}\quad u = i s_0 + k d_0 - p_0,\; v = j s_1 + l d_1 - p_1
 
-    where x is zero outside the image, s are the strides, d the dilation and p the padding. With ``relu`` the result
-    is max(0, .).
+    where x is zero outside the image. With ``relu`` the result is max(0, .).
 
     Shapes: x (N, H, W, C), w (KH, KW, C, F), b (F,), out (N, OH, OW, F), overwritten.
 
@@ -45,12 +48,13 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
 
     .. math::
         db_f &= \sum_{n,i,j} dout_{n,i,j,f} \\
-        dw_{k,l,c,f} &= \sum_{n,i,j} x_{n,\; i s_h + k d_h - p_t,\; j s_w + l d_w - p_l,\; c} \; dout_{n,i,j,f} \\
-        dx_{n,y,x,c} &= \sum_{k,l,f} dout_{n,i,j,f} \; w_{k,l,c,f}
-            \quad\text{over all } i, j \text{ with } i s_h + k d_h - p_t = y,\; j s_w + l d_w - p_l = x
+        dw_{k,l,c,f} &= \sum_{n,i,j} x_{n,u,v,c} \; dout_{n,i,j,f}
+            \quad\text{with}\quad u = i s_0 + k d_0 - p_0,\; v = j s_1 + l d_1 - p_1 \\
+        dx_{n,u,v,c} &= \sum_{k,l,f} dout_{n,i,j,f} \; w_{k,l,c,f}
+            \quad\text{over all } i, j \text{ with } i s_0 + k d_0 - p_0 = u,\; j s_1 + l d_1 - p_1 = v
 
-    So dw is a correlation of the image with the gradient, and dx a convolution of the gradient with the filters
-    turned by 180 degrees (for stride 1).
+    For stride 1 both are convolutions again: dw slides the gradient over the image, and dx slides the filters, turned
+    by 180 degrees, over the gradient (i = u + p - k d: as k goes up, i goes down).
 
     Shapes: dx (N, H, W, C), dw (KH, KW, C, F), db (F,): overwritten; dout (N, OH, OW, F), x, w as in the forward.
     A ``dx`` of size zero is not computed.
@@ -74,12 +78,12 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
 
 
 def conv2d_relu_max_pool2d_workspace(out_shape, x_shape, w_shape, padding):
-    """How many floats of ``work`` the fused step wants. The reference needs none."""
+    """The number of floats of ``work`` that the fused step needs: none here."""
     return 0
 
 
 def conv2d_relu_max_pool2d_prepare(work, w):
-    """Put what the fused step wants to know of the filters ``w`` into ``work``. Nothing here."""
+    """Store in ``work`` what the fused step needs to know of the filters ``w``: nothing here."""
 
 
 def conv2d_relu_max_pool2d_forward(out, argmax, x, w, b, work, padding):

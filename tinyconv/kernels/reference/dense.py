@@ -4,12 +4,12 @@ import numpy as np
 
 
 def dense_workspace(out_shape, x_shape, w_shape):
-    """How many floats of ``work`` the dense layer wants. The reference needs none."""
+    """The number of floats of ``work`` that the dense layer needs: none here."""
     return 0
 
 
 def dense_prepare(work, w):
-    """Put what forward and backward want to know of the weights ``w`` (K, F) into ``work``. Nothing here."""
+    """Store in ``work`` what forward and backward need to know of the weights ``w`` (K, F): nothing here."""
 
 
 def dense_forward(out, x, w, b, work, relu):
@@ -25,7 +25,9 @@ def dense_forward(out, x, w, b, work, relu):
 def dense_backward(dx, dw, db, dout, x, w, work):
     r"""The gradients of a dense layer (without its activation).
 
-    x_{n,k} meets every w_{k,f} on its way to out_{n,f}, so (Goodfellow et al., "Deep Learning", section 6.5.6):
+    x_{n,k} is multiplied by w_{k,f} on its way to out_{n,f}, for every f, so its derivative is
+    :math:`dx_{n,k} = \sum_f dout_{n,f} w_{k,f}`; likewise w's and b's, which are sums over the batch. As matrices
+    (Goodfellow et al., "Deep Learning", section 6.5.6):
 
     .. math:: dx = dout \; w^T, \qquad dw = x^T dout, \qquad db_f = \sum_n dout_{n,f}
 

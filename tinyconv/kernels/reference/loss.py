@@ -47,8 +47,11 @@ def cross_entropy_forward(losses, probs, targets):
 
 
 def cross_entropy_backward(dprobs, probs, targets):
-    r"""With g the derivative with respect to q (:math:`-t_c/q_c`, or 0 where q was clipped), the quotient rule gives
-    :math:`dp_c = (g_c - \sum_k g_k q_k) / \sum_k p_k`.
+    r"""With g the derivative of a row's loss with respect to q (:math:`-t_c/q_c`, or 0 where q was clipped), the
+    quotient rule, :math:`\partial q_k / \partial p_c = (\delta_{kc} - q_k) / \sum_j p_j`, and the mean over the M
+    rows give
+
+    .. math:: dp_c = \frac{1}{M} \; \frac{g_c - \sum_k g_k q_k}{\sum_k p_k}
 
     Shapes: all (M, C), dprobs overwritten.
     """

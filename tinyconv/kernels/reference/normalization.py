@@ -24,11 +24,28 @@ def batch_norm_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamm
 
 
 def batch_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std):
-    r"""With :math:`d\hat x = dout \, \gamma`, the chain rule through mu and sigma (both depend on every x) gives
+    r"""The gradients, channel by channel; sums and means are over the M rows.
 
-    .. math::
-        dx &= \sigma^{-1} ( d\hat x - \mathrm{mean}(d\hat x) - \hat x \, \mathrm{mean}(d\hat x \, \hat x) ) \\
-        d\gamma &= \sum dout \, \hat x, \qquad d\beta = \sum dout
+    gamma and beta enter linearly: :math:`d\gamma = \sum_m dout_m \hat x_m` and :math:`d\beta = \sum_m dout_m`. For dx,
+    write g for :math:`d\hat x = \gamma \, dout` and v for the variance, so that :math:`\sigma = (v + \epsilon)^{1/2}`.
+    An input x_i reaches the loss by three paths: through its own :math:`\hat x_i`, through mu, and through v.
+
+    * Its own: :math:`\partial \hat x_i / \partial x_i = 1/\sigma` contributes :math:`g_i / \sigma`.
+    * mu has :math:`\partial \hat x_m / \partial \mu = -1/\sigma` for every m, so :math:`d\mu = -\sum_m g_m / \sigma`.
+      (It also appears in v, but there :math:`\partial v / \partial \mu = -\frac{2}{M} \sum_m (x_m - \mu) = 0`.) With
+      :math:`\partial \mu / \partial x_i = 1/M` that contributes :math:`-\mathrm{mean}(g) / \sigma`.
+    * v has :math:`\partial \hat x_m / \partial v = -\frac12 (x_m - \mu) \sigma^{-3} = -\frac12 \hat x_m \sigma^{-2}`,
+      so :math:`dv = -\frac12 \sigma^{-2} \sum_m g_m \hat x_m`. With
+      :math:`\partial v / \partial x_i = \frac{2}{M} (x_i - \mu) = \frac{2}{M} \sigma \hat x_i` that contributes
+      :math:`-\hat x_i \, \mathrm{mean}(g \hat x) / \sigma`.
+
+    The three add up to
+
+    .. math:: dx_i = \sigma^{-1} \left( g_i - \mathrm{mean}(g) - \hat x_i \, \mathrm{mean}(g \hat x) \right)
+
+    where :math:`\mathrm{mean}(g) = \gamma \, d\beta / M` and :math:`\mathrm{mean}(g \hat x) = \gamma \, d\gamma / M`:
+    the sums for gamma and beta serve again. (So dx sums to zero and, but for epsilon, is orthogonal to x-hat: to shift
+    or stretch a whole channel changes nothing.)
 
     Shapes: dx, dout, x (M, C), all others (C,); dx, dgamma and dbeta overwritten. A ``dx`` of size zero is not
     computed.

@@ -13,8 +13,24 @@ def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, ep
         \theta &\leftarrow \theta - \alpha_t \frac{m}{\sqrt{v} + \hat\epsilon}, \qquad
         \alpha_t = \alpha \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
 
-    t counts from 1: it is counters[STEP] + 1. ``epsilon`` is the paper's epsilon-hat. A ``weight_decay`` above 0 first
-    shrinks the parameters by learning_rate * weight_decay (AdamW: Loshchilov and Hutter, 2019).
+    Why alpha_t: m and v begin at 0, so they are too small in the first steps. Unrolled,
+
+    .. math:: m_t = (1 - \beta_1) \sum_{i=1}^{t} \beta_1^{t-i} g_i
+
+    and if all gradients have the same expectation, :math:`\mathrm{E}[m_t] = \mathrm{E}[g] (1 - \beta_1)
+    \sum_{i=0}^{t-1} \beta_1^i = \mathrm{E}[g] (1 - \beta_1^t)`, by the geometric series; likewise
+    :math:`\mathrm{E}[v_t] = \mathrm{E}[g^2] (1 - \beta_2^t)`. So :math:`\hat m = m / (1 - \beta_1^t)` and
+    :math:`\hat v = v / (1 - \beta_2^t)` have the right expectations, and
+
+    .. math:: \alpha \frac{\hat m}{\sqrt{\hat v} + \epsilon}
+              = \alpha \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \; \frac{m}{\sqrt v + \epsilon \sqrt{1 - \beta_2^t}}
+              = \alpha_t \frac{m}{\sqrt v + \hat\epsilon}
+
+    where :math:`\hat\epsilon`, ``epsilon`` here, is constant instead. In the first step m / sqrt(v) is
+    (1 - beta_1) g / (sqrt(1 - beta_2) |g|), and alpha_t makes of it just alpha times the sign of g.
+
+    t counts from 1: it is counters[STEP] + 1. A ``weight_decay`` above 0 first shrinks the parameters by
+    learning_rate * weight_decay (AdamW: Loshchilov and Hutter, 2019).
 
     Shapes: params, m, v, grads (P,); params, m and v changed in place. learning_rate: (1,), same type as params.
     """
