@@ -1,15 +1,12 @@
 """Test accuracy of the notebook's training run, over some seeds: 15 epochs, batches of 128, 10 % for validation.
 
-    python -m benchmarks.accuracy
-    python -m benchmarks.accuracy --seeds 0 1 2 --epochs 15 --backend cpu
-
-Writes the table to benchmarks/results/accuracy.md (and .json).
+python -m benchmarks.accuracy
+python -m benchmarks.accuracy --seeds 0 1 2 --epochs 15 --backend cpu --record
 """
 
 import argparse
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -17,26 +14,24 @@ import tinyconv
 from benchmarks import report
 from benchmarks.network import keras_model
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Test accuracy of the MNIST network over some seeds.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--backend", choices=("auto", "cpu", "cuda", "reference"), default="cpu")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the table")
+    report.add_output(parser)
     options = parser.parse_args()
+    watch = report.LoadWatch()
     runs = [run(seed, options.epochs, options.backend) for seed in options.seeds]
     rows = [(str(r["seed"]), f"{r['accuracy']:.4f}", f"{r['loss']:.4f}", f"{r['seconds']:.1f} s") for r in runs]
     mean = statistics.mean(r["accuracy"] for r in runs)
     facts = {**report.machine(), "backend": options.backend, "epochs": str(options.epochs)}
+    facts["other load"] = watch.share()
     table = report.table(("seed", "test accuracy", "test loss", "training time"), rows, right=(1, 2, 3))
     body = f"{report.facts_list(facts)}\n\n{table}\n\nMean test accuracy: {mean:.4f} over {len(runs)} seeds.\n"
     print(body)
-    report.write(
-        options.results, "accuracy", "MNIST: test accuracy", body, {"facts": facts, "runs": runs, "mean": mean}
-    )
+    report.write(options.out, "accuracy", "MNIST: test accuracy", body, {"facts": facts, "runs": runs, "mean": mean})
 
 
 def run(seed: int, epochs: int, backend: str) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """Compare tinyconv with every peer that is installed, all in one interleaved run, and hold it to its targets.
 
     python benchmarks/compare.py                            everything: about ten minutes
-    python benchmarks/compare.py --sections epoch inference --add
     python benchmarks/compare.py --quick                    a few seconds of work, to see that it runs
+    python benchmarks/compare.py --record                   writes compare.md, .json and .png into benchmarks/results/
+    python benchmarks/compare.py --record --add --sections epoch inference
 
-Writes compare.md, compare.json and compare.png into benchmarks/results/. ``pip install -e '.[bench]'`` installs the
+``pip install -e '.[bench]'`` installs the
 peers. How it is made fair: benchmarks/worker.py (one process at a time), benchmarks/peers/ (the same work for all),
 benchmarks/measure.py (turns and medians).
 """
@@ -17,8 +18,10 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that this file can be run as a script
+if not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import network, peers, report
 from benchmarks.report import Result
@@ -92,8 +95,10 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", default="cpu", help="tinyconv's kernels")
     parser.add_argument("--quick", action="store_true", help="tiny amounts of work; the times mean nothing")
     parser.add_argument("--add", action="store_true", help="keep the other sections of the run in the folder")
-    parser.add_argument("--out", type=Path, default=report.RESULTS, help="folder for the tables and the picture")
+    report.add_output(parser)
     options = parser.parse_args(arguments)
+    if options.add and options.out is None:
+        parser.error("--add needs --record or --out FOLDER: the run to add to.")
     if options.quick and options.rounds == parser.get_default("rounds"):
         options.rounds = 1
     return options
@@ -113,12 +118,12 @@ def is_detail(result: Result) -> bool:
     return result.target is None or (result.section == "conv" and result.theirs != "PyTorch" and result.unit == "x")
 
 
-def write(run: Run, folder: Path) -> None:
+def write(run: Run, folder: Path | None) -> None:
     """compare.md and compare.json."""
     about = (
-        "Made by `python benchmarks/compare.py`. Everybody does the same work on the same cores in turns, in processes "
-        "of which only one runs at a time, after a check that their results are equal; times are medians, ± half the "
-        "distance between the slowest and the fastest run."
+        "Made by `python benchmarks/compare.py --record`. All libraries do the same work on the same cores, in "
+        "turn and one process at a time, after a check that their results are equal. Times are medians, ± half the "
+        "distance between the slowest and the fastest run; compare.json has every run."
     )
     columns, rows = report.RESULT_COLUMNS, run.rows
     parts = [about, report.facts_list(run.facts), report.table(columns, [r.row for r in rows if not is_detail(r)])]
@@ -131,27 +136,28 @@ def write(run: Run, folder: Path) -> None:
     report.write(folder, "compare", "tinyconv and its peers", "\n\n".join(parts), content)
 
 
-def draw(results: list[Result], folder: Path, caption: str) -> None:
+def draw(results: list[Result], folder: Path | None, caption: str) -> None:
     """compare.png: the epochs, the targets, and the convolutions, as far as they were measured."""
-    plt = report.pyplot()
     held = [r for r in results if r.target is not None and not is_detail(r)]
     epochs = [r for r in results if r.section == "epoch" and r.target is None]
     convolutions = [r for r in results if r.section == "conv" and is_detail(r) and r.unit == "x"]
-    if plt is None or not held:
+    if not held:
         return
     names = [name for name, there in (("epochs", epochs), ("targets", held), ("conv", convolutions)) if there]
     heights = {"epochs": 0.6 + 0.3 * len(epochs), "targets": 0.8 + 0.26 * len(held), "conv": 4.2}
     sizes = [heights[name] for name in names]
-    figure, axes = plt.subplots(len(names), 1, figsize=(9, sum(sizes) + 0.4), height_ratios=sizes, squeeze=False)
-    for name, a in zip(names, axes[:, 0], strict=True):
-        if name == "epochs":
-            draw_epochs(a, epochs)
-        elif name == "targets":
-            draw_targets(a, held)
-        else:
-            draw_convolutions(a, convolutions)
-    report.save(figure, folder, "compare", caption)
-    plt.close(figure)
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots(len(names), 1, height_ratios=sizes, squeeze=False)
+        for name, a in zip(names, axes[:, 0], strict=True):
+            if name == "epochs":
+                draw_epochs(a, epochs)
+            elif name == "targets":
+                draw_targets(a, held)
+            else:
+                draw_convolutions(a, convolutions)
+
+    report.picture(folder, "compare", (9, sum(sizes) + 0.4), paint, caption)
 
 
 def draw_epochs(axes, epochs: list[Result]) -> None:

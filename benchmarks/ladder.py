@@ -1,6 +1,7 @@
 """Why code is fast: one convolution on seven rungs, from plain Python to the fused step that trains the network.
 
-    python benchmarks/ladder.py
+    python benchmarks/ladder.py             prints the table
+    python benchmarks/ladder.py --record    writes it, and a picture, into benchmarks/results
 
 Every rung computes the same: the larger convolution of the MNIST network, its ReLU, and its 2 x 2 max-pool. Each is a
 short function, and its docstring says what it adds to the one before. All are checked to give the same result before
@@ -13,13 +14,14 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import njit, prange
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that this file can be run as a script
+if not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import measure, network, report
 from tinyconv import kernels
@@ -239,9 +241,7 @@ def climb(images: int, rounds: int) -> list[tuple[Rung, measure.Timing]]:
         rung.run(out[: rung.images], x[: rung.images], w, b)
         np.testing.assert_allclose(out[: rung.images], expected[: rung.images], rtol=1e-3, atol=1e-3)
         turns[rung.name] = lambda rung=rung: seconds_per_image(rung, out, x, w, b)
-    slow = found[0]
-    times = measure.interleave({rung.name: turns[rung.name] for rung in found[1:]}, rounds)
-    times |= measure.interleave({slow.name: turns[slow.name]}, 1)
+    times = measure.interleave(turns, rounds)
     return [(rung, times[rung.name]) for rung in found]
 
 
@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=CONVOLUTION.N, help="a batch")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each rung, interleaved")
-    parser.add_argument("--out", type=Path, default=report.RESULTS, help="folder for the table and the picture")
+    report.add_output(parser)
     options = parser.parse_args(arguments)
     watch = report.LoadWatch()
     climbed = climb(options.images, options.rounds)
@@ -267,18 +267,21 @@ def main(arguments: list[str] | None = None) -> None:
     for number, (rung, timing) in enumerate(climbed, 1):
         speed = flops / timing.median / 1e9
         gain = f"{before / timing.median:,.2f}x" if number > 1 else ""
-        batch = measure.duration(timing.median * options.images)
-        rows.append((number, rung.name, rung.adds, batch, f"{speed:,.3g}", gain, f"{first / timing.median:,.0f}x"))
+        batch = measure.Timing(tuple(seconds * options.images for seconds in timing.seconds))
+        time = str(batch) if rung.images == options.images else f"{batch}, extrapolated from {rung.images}"
+        runs = len(timing.seconds)
+        rows.append((number, rung.name, rung.adds, time, runs, f"{speed:,.3g}", gain, f"{first / timing.median:,.0f}x"))
         before = timing.median
-    columns = ("", "rung", "what it adds", f"{options.images} images", "GFLOP/s", "step", "in all")
-    text = report.table(columns, rows, right=(3, 4, 5, 6))
+    columns = ("", "rung", "what it adds", f"{options.images} images", "turns", "GFLOP/s", "step", "in all")
+    text = report.table(columns, rows, right=(3, 4, 5, 6, 7))
     print(text)
     facts = report.machine() | {"threads": str(numba.get_num_threads()), "threading layer": numba.threading_layer()}
     facts["other load"] = watch.share()
     about = (
-        f"{s.name} → ReLU → 2x2 max-pool. Every rung gives the same result. Made by `python benchmarks/ladder.py`, "
-        "whose source is the explanation. GFLOP/s count the multiplications and additions of the definition; "
-        "Winograd's transform needs fewer. Python is timed on one image.\n\n"
+        f"{s.name} → ReLU → 2x2 max-pool. Every rung gives the same result. Made by "
+        "`python benchmarks/ladder.py --record`, whose source is the explanation. GFLOP/s count the multiplications "
+        "and additions of the definition; Winograd's transform needs fewer. Times are medians of turns, ± half the "
+        "distance between the slowest and the fastest. Python's is that of one image, multiplied.\n\n"
     )
     times = {rung.name: timing.seconds for rung, timing in climbed}
     report.write(
@@ -291,25 +294,25 @@ def main(arguments: list[str] | None = None) -> None:
     draw(climbed, flops, options.out, f"{s.name}, ReLU, 2x2 max-pool; {facts['processor']}; {facts['threads']} threads")
 
 
-def draw(climbed: list[tuple[Rung, measure.Timing]], flops: float, folder: Path, caption: str) -> None:
+def draw(climbed: list[tuple[Rung, measure.Timing]], flops: float, folder: Path | None, caption: str) -> None:
     """The ladder as bars: each rung's speed, on a logarithmic axis, and what it adds."""
-    plt = report.pyplot()
-    if plt is None:
-        return
-    figure, axes = plt.subplots(figsize=(8.6, 4.2))
     speeds = [flops / timing.median / 1e9 for _, timing in climbed]
     labels = [f"{speed:,.3g}" for speed in speeds]
-    report.bars(axes, [rung.name for rung, _ in climbed], speeds, labels, [report.OURS] * len(speeds))
     floor = 10 ** np.floor(np.log10(min(speeds)) - 0.7)
-    axes.set_xscale("log")
-    axes.set_xlim(floor, max(speeds) * 6)
-    for number, (rung, _) in enumerate(climbed):
-        inside = speeds[number] > 1
-        place = floor * 1.3 if inside else speeds[number] * 5
-        axes.text(place, number, rung.adds, va="center", fontsize=8, color="white" if inside else "#555555")
-    axes.set_xlabel("GFLOP/s (logarithmic: each line is ten times as fast)")
-    axes.set_title("One convolution, from plain Python to the fused step")
-    report.save(figure, folder, "ladder", caption)
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        report.bars(axes, [rung.name for rung, _ in climbed], speeds, labels, [report.OURS] * len(speeds))
+        axes.set_xscale("log")
+        axes.set_xlim(floor, max(speeds) * 6)
+        for number, (rung, _) in enumerate(climbed):
+            inside = speeds[number] > 1
+            place = floor * 1.3 if inside else speeds[number] * 5
+            axes.text(place, number, rung.adds, va="center", fontsize=8, color="white" if inside else "#555555")
+        axes.set_xlabel("GFLOP/s (logarithmic: each line is ten times as fast)")
+        axes.set_title("One convolution, from plain Python to the fused step")
+
+    report.picture(folder, "ladder", (8.6, 4.2), paint, caption)
 
 
 if __name__ == "__main__":

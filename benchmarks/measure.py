@@ -23,7 +23,8 @@ class Timing(NamedTuple):
         return (max(self.seconds) - min(self.seconds)) / 2 / self.median
 
     def __str__(self) -> str:
-        return f"{duration(self.median)} ± {100 * self.spread:.0f} %"
+        spread = f" ± {100 * self.spread:.0f} %" if len(self.seconds) > 1 else ""
+        return duration(self.median) + spread
 
 
 def seconds_per_call(function: Callable[[], object], at_least: float = 0.1, calls: int = 3, warm_up: int = 1) -> float:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ class Result:
     at_most: bool = False  # whether the target is an upper limit
     ours: str = ""  # what the value was computed from
     theirs: str = ""
-    seconds: dict[str, tuple[float, ...]] = field(default_factory=dict)  # every run of everybody
+    seconds: dict[str, tuple[float, ...]] = field(default_factory=dict)  # of every run, by who ran
 
     @property
     def met(self) -> bool | None:
@@ -102,7 +103,7 @@ def own_seconds() -> float:
 
 
 class LoadWatch:
-    """How much of the processors somebody else uses, from now on: a benchmark beside other work is worth little."""
+    """The share of the processors that other processes use, from now on: a timing beside other work is worth little."""
 
     def __init__(self, own: Callable[[], float] = own_seconds) -> None:
         self.own, self.before, self.ticks = own, own(), cpu_ticks()
@@ -134,40 +135,61 @@ def facts_list(facts: dict[str, str]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in facts.items()) + "."
 
 
-def write(folder: Path, name: str, title: str, body: str, content: dict[str, Any]) -> None:
+def add_output(parser: ArgumentParser) -> None:
+    """The options that say where results go: nowhere, unless one asks, so that no trial replaces a recorded run."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--out", "--results", type=Path, metavar="FOLDER", help="write the results into this folder")
+    help_ = "replace the recorded results in benchmarks/results"
+    group.add_argument("--record", dest="out", action="store_const", const=RESULTS, help=help_)
+
+
+def write(folder: Path | None, name: str, title: str, body: str, content: dict[str, Any]) -> None:
     """Write ``name``.md and ``name``.json."""
+    if folder is None:
+        print("Nothing is written: --out FOLDER writes the results there, --record into benchmarks/results.")
+        return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(f"# {title}\n\n{body}\n", encoding="utf-8")
     plain = json.dumps(content, indent=1, ensure_ascii=False, default=lambda thing: asdict(thing))
     (folder / f"{name}.json").write_text(plain + "\n", encoding="utf-8")
 
 
-def pyplot() -> Any | None:
-    """Matplotlib, in the style of all pictures here; None, and a line about it, where it is not installed."""
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "font.size": 9,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 150,
+}
+
+
+def picture(
+    folder: Path | None, name: str, size: tuple[float, float], paint: Callable[[Any], None], caption: str
+) -> None:
+    """Save ``name``.png, which ``paint`` draws on a figure of that size in inches, with a caption below it.
+
+    The style holds for this picture only: Matplotlib's settings, which are the whole process's, stay as they are.
+    """
+    if folder is None:
+        return
     try:
-        import matplotlib
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
     except ImportError:
         print("No picture: matplotlib is not installed (pip install 'tinyconv[plot]').")
-        return None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update(
-        {
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": 11,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": "#e6e6e6",
-            "font.size": 9,
-            "figure.constrained_layout.use": True,
-            "savefig.dpi": 150,
-        }
-    )
-    return plt
+        return
+    with rc_context(STYLE):
+        figure = Figure(figsize=size)
+        paint(figure)
+        figure.supxlabel(caption, fontsize=7, color="#666666", x=0.01, ha="left")
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"{name}.png")
 
 
 def bars(
@@ -180,10 +202,3 @@ def bars(
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-
-
-def save(figure: Any, folder: Path, name: str, caption: str) -> None:
-    """Save a picture with the machine below it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.supxlabel(caption, fontsize=7, color="#666666", x=0.01, ha="left")
-    figure.savefig(folder / f"{name}.png")

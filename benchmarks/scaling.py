@@ -1,19 +1,21 @@
 """How the cost of a training step grows with the batch, the image, the channels and the threads.
 
-    python benchmarks/scaling.py
+    python benchmarks/scaling.py             prints the table
+    python benchmarks/scaling.py --record    writes it, and a picture, into benchmarks/results
 
-Varies one of them at a time around the MNIST network at batch 128, and writes a table and a picture.
+Varies one of them at a time around the MNIST network at batch 128.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that this file can be run as a script
+if not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tinyconv as keras
 from benchmarks import measure, network, report
@@ -110,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each")
     parser.add_argument("--quick", action="store_true", help="tiny networks; the times mean nothing")
     parser.add_argument("--backend", default="cpu", help="tinyconv's kernels")
-    parser.add_argument("--out", type=Path, default=report.RESULTS, help="folder for the table and the picture")
+    report.add_output(parser)
     options = parser.parse_args(arguments)
     watch = report.LoadWatch()
     settings = axes(options.quick)
@@ -127,9 +129,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(text)
     facts = report.machine() | {"threading layer": pool.threading_layer(), "other load": watch.share()}
     about = (
-        "Made by `python benchmarks/scaling.py`: one quantity at a time is varied around the MNIST network (without "
-        f"dropout) with batch 128, images of 28x28, 32 and 64 filters, {MOST_THREADS} threads. GFLOP/s count dense "
-        "products; a backward pass through pooling skips most of them, so they may exceed the processor's peak."
+        "Made by `python benchmarks/scaling.py --record`: one quantity at a time is varied around the MNIST network "
+        f"(without dropout) with batch 128, images of 28x28, 32 and 64 filters, {MOST_THREADS} threads. GFLOP/s count "
+        "dense products; a backward pass through pooling skips most of them, so they may exceed the processor's peak. "
+        f"Times are medians of {options.rounds} turns, ± half the distance between the slowest and the fastest."
     )
     body = f"{about}\n\n{text}\n\n![Scaling](scaling.png)\n\n{report.facts_list(facts)}"
     content = {
@@ -148,12 +151,19 @@ LABELS = {
 }
 
 
-def draw(settings: dict[str, list[Setting]], costs: dict[Setting, Cost], folder: Path, caption: str) -> None:
+def draw(settings: dict[str, list[Setting]], costs: dict[Setting, Cost], folder: Path | None, caption: str) -> None:
     """Time above and memory below, one column for each quantity."""
-    plt = report.pyplot()
-    if plt is None:
-        return
-    figure, grid = plt.subplots(2, len(settings), figsize=(11, 5), sharey="row", sharex="col")
+
+    def paint(figure: Any) -> None:
+        grid = figure.subplots(2, len(settings), sharey="row", sharex="col")
+        paint_grid(grid, settings, costs)
+        figure.suptitle("How the cost of a training step grows", fontweight="bold", x=0.01, ha="left", fontsize=11)
+
+    report.picture(folder, "scaling", (11, 5), paint, caption)
+
+
+def paint_grid(grid: Any, settings: dict[str, list[Setting]], costs: dict[Setting, Cost]) -> None:
+    """One quantity in each column of two axes."""
     for column, (name, found) in enumerate(settings.items()):
         values = [getattr(setting, name) for setting in found]
         power, memory_power = {"image": (2, 2), "channels": (2, 1), "threads": (-1, 0)}.get(name, (1, 1))
@@ -173,10 +183,7 @@ def draw(settings: dict[str, list[Setting]], costs: dict[Setting, Cost], folder:
     grid[0, 0].set_ylabel("ms per training step")
     grid[1, 0].set_ylabel("MB of buffers")
     for a in grid[:, 0]:
-        a.yaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
-    figure.suptitle("How the cost of a training step grows", fontweight="bold", x=0.01, ha="left", fontsize=11)
-    report.save(figure, folder, "scaling", caption)
-    plt.close(figure)
+        a.yaxis.set_major_formatter("{x:g}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     pytest benchmarks/ --benchmark-only
     pytest benchmarks/ --benchmark-only -k "conv2d and forward" --benchmark-columns=median,iqr
 
-Groups are by op and shape. Before a kernel is timed, its outputs are compared with the reference's, and it is thereby
-compiled: ``extra_info`` reports for how long, and GFLOP/s (from the fastest round) and the bytes of all its arrays.
+A group is one kernel in one direction, over its shapes: what does different work is not ranked. Before a kernel is
+timed, its outputs are compared with the reference's, which also compiles it. A second table, and ``extra_info`` in the
+JSON file, give GFLOP/s (of the median round), the bytes of all arrays, and the time it took to compile.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 
 pytest.importorskip("pytest_benchmark")
 
-from benchmarks import network
+from benchmarks import measure, network, report
 from tinyconv import kernels
 
 CPU, REFERENCE = kernels.load("cpu"), kernels.load("reference")
@@ -25,7 +26,7 @@ N = 128  # images; the shapes below are those of the MNIST network
 class Case(NamedTuple):
     """A kernel call: arguments in the contract's order, which of them are outputs, and the FLOPs of the work."""
 
-    group: str
+    shape: str
     work: str
     kernel: str
     arguments: Callable[[], dict[str, Any]]
@@ -34,7 +35,12 @@ class Case(NamedTuple):
 
     @property
     def id(self) -> str:
-        return f"{self.group}: {self.work}".replace("→", "-")  # pytest shows ASCII only
+        return f"{self.group}: {self.shape}".replace("→", "-")  # pytest shows ASCII only
+
+    @property
+    def group(self) -> str:
+        """What is ranked together: the same work on several shapes."""
+        return f"{self.kernel.rpartition('_')[0]}, {self.work}"
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -62,12 +68,12 @@ def convolution_cases(shape: network.Convolution) -> list[Case]:
         outputs = {"dx": dx, "dw": empty(*shapes["w"]), "db": empty(shape.F)}
         return {**outputs, **{n: a[n] for n in ("dout", "x", "w")}, "work": None, **settings}
 
-    group = f"conv2d, {shape.name}, batch {shape.N}"
+    name = f"{shape.name}, batch {shape.N}"
     return [
-        Case(group, "forward", "conv2d_forward", forward, ("out",), shape.flops),
-        Case(group, "dW", "conv2d_backward", lambda: backward(NOTHING), ("dw", "db"), shape.flops),
+        Case(name, "forward", "conv2d_forward", forward, ("out",), shape.flops),
+        Case(name, "dW", "conv2d_backward", lambda: backward(NOTHING), ("dw", "db"), shape.flops),
         Case(
-            group,
+            name,
             "dW and dX",
             "conv2d_backward",
             lambda: backward(empty(*shapes["x"])),
@@ -94,12 +100,12 @@ def pooled_cases(shape: network.Convolution) -> list[Case]:
         inputs = {"dout": random(*pooled), "argmax": f["argmax"], "x": a["x"], "w": a["w"], "work": None}
         return {**outputs, **inputs, "padding": f["padding"], "scale": 1.0}
 
-    group = f"conv2d_relu_max_pool2d, {shape.name}, batch {shape.N}"
+    name = f"{shape.name}, batch {shape.N}"
     used = shape.flops * (2 * pooled[1]) ** 2 // shape.out_size**2
     sparse = used // 4 * (1 if shape.C == 1 else 2)  # one position of four; ReLU takes away more
     return [
-        Case(group, "forward", "conv2d_relu_max_pool2d_forward", forward, ("out",), used),
-        Case(group, "backward", "conv2d_relu_max_pool2d_backward", backward, ("dx", "dw", "db"), sparse),
+        Case(name, "forward", "conv2d_relu_max_pool2d_forward", forward, ("out",), used),
+        Case(name, "backward", "conv2d_relu_max_pool2d_backward", backward, ("dx", "dw", "db"), sparse),
     ]
 
 
@@ -111,10 +117,10 @@ def dense_cases(K: int, F: int) -> list[Case]:
         outputs = {"dx": empty(N, K), "dw": empty(K, F), "db": empty(F)}
         return {**outputs, "dout": random(N, F), "x": random(N, K, seed=1), "w": random(K, F), "work": None}
 
-    group = f"dense, {K}→{F}, batch {N}"
+    name = f"{K}→{F}, batch {N}"
     return [
-        Case(group, "forward", "dense_forward", forward, ("out",), 2 * N * K * F),
-        Case(group, "backward", "dense_backward", backward, ("dx", "dw", "db"), 4 * N * K * F),
+        Case(name, "forward", "dense_forward", forward, ("out",), 2 * N * K * F),
+        Case(name, "backward", "dense_backward", backward, ("dx", "dw", "db"), 4 * N * K * F),
     ]
 
 
@@ -150,14 +156,14 @@ def other_cases() -> list[Case]:
         }
 
     return [
-        Case(f"max_pool2d, 2x2 of 26x26x32, batch {N}", "forward", "max_pool2d_forward", max_pool, ("out", "argmax")),
-        Case(f"dropout, 1600, batch {N}", "forward", "dropout_forward", dropout, ("out",)),
-        Case(f"loss, 10 classes, batch {N}", "forward", "softmax_cross_entropy_forward", softmax, ("losses", "probs")),
-        Case(f"update, {parameters:,} parameters", "Adam", "adam_update", update, ("params", "m", "v")),
+        Case(f"2x2 of 26x26x32, batch {N}", "forward", "max_pool2d_forward", max_pool, ("out", "argmax")),
+        Case(f"1600, batch {N}", "forward", "dropout_forward", dropout, ("out",)),
+        Case(f"10 classes, batch {N}", "forward", "softmax_cross_entropy_forward", softmax, ("losses", "probs")),
+        Case(f"{parameters:,} parameters", "update", "adam_update", update, ("params", "m", "v")),
     ]
 
 
-CASES = [
+ALL = [
     *(case for shape in network.CONVOLUTIONS for case in convolution_cases(shape)),
     *pooled_cases(network.Convolution(N, 28, 1, 32, 3)),
     *pooled_cases(network.Convolution(N, 13, 32, 64, 3)),
@@ -165,6 +171,7 @@ CASES = [
     *dense_cases(1024, 512),
     *other_cases(),
 ]
+CASES = {case.id: case for case in ALL}
 
 
 def placed(arguments: dict[str, Any], kernel: str) -> dict[str, Any]:
@@ -203,16 +210,24 @@ def check(case: Case, found: dict[str, Any]) -> None:
         assert error < 1e-4, f"{case.kernel}: {name} is wrong by {error:.1e} of its maximum"
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_kernel(benchmark, case: Case) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_kernel(benchmark, record_property, name: str) -> None:
+    case = CASES[name]
     benchmark.group = case.group
     function = getattr(CPU, case.kernel)
     with CPU.compile_watch() as compiled:
         found = placed(case.arguments(), case.kernel)
         function(*found.values())
     check(case, found)
+    watch = report.LoadWatch()
     benchmark(function, *found.values())
     arrays = (value for name, value in found.items() if isinstance(value, np.ndarray) and name != "work")
-    benchmark.extra_info |= {"compile seconds": round(compiled.seconds, 2), "bytes": sum(a.nbytes for a in arrays)}
-    if case.flops and benchmark.stats:
-        benchmark.extra_info["GFLOP/s"] = round(case.flops / benchmark.stats["min"] / 1e9, 1)
+    facts = {"compile seconds": round(compiled.seconds, 2), "bytes": sum(array.nbytes for array in arrays)}
+    if benchmark.stats:
+        median = benchmark.stats["median"]
+        facts["GFLOP/s"] = round(case.flops / median / 1e9, 1) if case.flops else None
+        timing = f"{measure.duration(median)} ± {50 * benchmark.stats['iqr'] / median:.0f} %"
+        rate, speed = f"{facts['bytes'] / median / 1e9:.1f}", facts["GFLOP/s"]
+        rounds, load = benchmark.stats["rounds"], watch.share()
+        record_property("kernel", (case.group, case.shape, rounds, timing, "" if speed is None else speed, rate, load))
+    benchmark.extra_info |= {name: fact for name, fact in facts.items() if fact is not None}

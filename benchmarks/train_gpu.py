@@ -4,7 +4,7 @@
 
 Per step, per epoch and for 15 epochs with validation; then each of tinyconv's kernels against its floor, what the
 device's memory and its float32 units cannot go below. A peer that is missing is named and left out. Without a GPU the
-script says why and ends with code 2. Results go to benchmarks/results/, under the device's name.
+script says why and ends with code 2. ``--record`` writes the results into benchmarks/results/, under the device's name.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that this file can be run as a script
+if not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import network, report
 from tinyconv.kernels.cuda import device
@@ -54,9 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(text)
     name = "gpu-" + re.sub(r"\W+", "-", device.name().lower()).strip("-")
     content = {"facts": facts, "epochs": epochs, f"{EPOCHS} epochs": long, "kernels": kernels}
-    report.write(
-        options.results, name, f"Training on {device.name()}", report.facts_list(facts) + "\n\n" + text, content
-    )
+    report.write(options.out, name, f"Training on {device.name()}", report.facts_list(facts) + "\n\n" + text, content)
     return 0
 
 
@@ -67,7 +66,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="epochs of each, in turns")
     parser.add_argument("--samples", type=int, default=network.TRAINING_SAMPLES, help="images in an epoch")
     parser.add_argument("--quick", action="store_true", help=f"leave out the {EPOCHS} epochs")
-    parser.add_argument("--results", type=Path, default=report.RESULTS, help="the folder to write to")
+    report.add_output(parser)
     return parser.parse_args(arguments)
 
 

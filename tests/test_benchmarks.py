@@ -1,15 +1,13 @@
 """The benchmarks run, compare correct results, and write what they promise. No time is asserted."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import measure, report
 from benchmarks.worker import ROOT
@@ -59,6 +57,50 @@ def test_table_is_aligned_markdown():
     ]
 
 
+DRAWING = """
+import importlib, pkgutil, sys
+from pathlib import Path
+import matplotlib, numpy, warnings, os, random
+def settings():
+    return (dict(matplotlib.rcParams), numpy.geterr(), numpy.get_printoptions(), list(warnings.filters),
+            dict(os.environ), os.getcwd(), list(sys.path), random.getstate(), numpy.random.get_state()[1].tobytes())
+import pytest, pytest_benchmark, tinyconv.kernels.cuda.device  # what others set is not counted
+before = settings()
+import benchmarks
+for module in pkgutil.iter_modules(benchmarks.__path__, "benchmarks."):
+    importlib.import_module(module.name)
+from benchmarks import compare, ladder, report, scaling
+folder = Path(sys.argv[1])
+timings = [(ladder.Rung(str(n), "", 1, None), ladder.measure.Timing((n,))) for n in (1, 2)]
+ladder.draw(timings, 1e9, folder, "")
+grid = scaling.axes(quick=True)
+cost = scaling.Cost(scaling.measure.Timing((1.0,)), 1)
+scaling.draw(grid, {setting: cost for found in grid.values() for setting in found}, folder, "")
+compare.draw([report.Result("epoch", "an epoch", 5.0, "x", 4.0)], folder, "")
+assert sorted(path.name for path in folder.iterdir()) == ["compare.png", "ladder.png", "scaling.png"]
+after = settings()
+changed = [(a, b) for a, b in zip(before, after) if a != b]
+assert not changed, changed
+"""
+
+
+@pytest.mark.skipif(not find_spec("matplotlib"), reason="matplotlib is not installed")
+def test_importing_and_drawing_leave_the_settings_of_the_process_alone(tmp_path):
+    """Matplotlib's, NumPy's, the warnings', the environment: what a benchmark sets holds for all that runs after it."""
+    run("-c", DRAWING, str(tmp_path))
+
+
+def test_a_trial_does_not_replace_recorded_results(capsys, tmp_path):
+    parser = argparse.ArgumentParser()
+    report.add_output(parser)
+    assert parser.parse_args(["--record"]).out == report.RESULTS
+    assert parser.parse_args(["--out", str(tmp_path)]).out == tmp_path
+    out = parser.parse_args([]).out
+    report.write(out, "ladder", "", "", {})
+    report.picture(out, "ladder", (1, 1), lambda figure: pytest.fail("drawn"), "")
+    assert "--record" in capsys.readouterr().out
+
+
 def test_comparison_without_peers_writes_table_json_and_picture(tmp_path):
     sections = ["epoch", "conv", "inference", "import"]
     run(
@@ -100,7 +142,9 @@ def test_ladder_has_seven_rungs_that_agree(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(ladder, "CONVOLUTION", ladder.CONVOLUTION._replace(size=6, C=16))
     ladder.main(["--images=2", "--rounds=1", f"--out={tmp_path}"])
-    assert "| 7   | fused step" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| 7   | fused step" in printed
+    assert "extrapolated from 1 |" in printed.partition("| Python")[2].partition("\n")[0]
     assert (tmp_path / "ladder.md").exists()
     speeds = json.loads((tmp_path / "ladder.json").read_text())["seconds per image"]
     assert len(speeds) == 7
@@ -120,7 +164,11 @@ def test_scaling_varies_everything(tmp_path):
 def test_kernel_benchmarks_check_and_report(tmp_path):
     arguments = ("-k", "dense and 1600", "--benchmark-only", "--benchmark-max-time=0.01", "--benchmark-warmup=off")
     path = tmp_path / "kernels.json"
-    run("-m", "pytest", "-q", "-p", "no:xdist", "benchmarks/test_kernels.py", *arguments, f"--benchmark-json={path}")
-    for benchmark in json.loads(path.read_text())["benchmarks"]:
-        assert benchmark["group"] == "dense, 1600→10, batch 128"
+    arguments += (f"--benchmark-json={path}",)
+    printed = run("-m", "pytest", "-q", "-p", "no:xdist", "benchmarks/test_kernels.py", *arguments)
+    benchmarks = json.loads(path.read_text())["benchmarks"]
+    assert {benchmark["group"] for benchmark in benchmarks} == {"dense, forward", "dense, backward"}
+    assert "GFLOP/s" in printed.partition("- kernels -")[2]
+    for benchmark in benchmarks:
         assert benchmark["extra_info"].keys() == {"bytes", "compile seconds", "GFLOP/s"}
+        assert "function" not in str(benchmark["params"])

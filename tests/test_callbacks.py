@@ -219,9 +219,21 @@ def test_csv_logger_in_training(tmp_path):
             ValueError,
             "Expected a name that ends in .keras. Received: 'm.h5'",
         ),
-        (lambda: callbacks.ModelCheckpoint("m.keras", save_freq=0), ValueError, "Invalid save_freq. Expected 'epoch'"),
-        (lambda: callbacks.ReduceLROnPlateau(factor=1.5), ValueError, "Invalid factor. Expected a number between"),
-        (lambda: callbacks.BackupAndRestore(""), ValueError, "Empty backup_dir"),
+        (
+            lambda: callbacks.ModelCheckpoint("m.keras", save_freq=0),
+            ValueError,
+            "Invalid save_freq of ModelCheckpoint. Expected 'epoch'",
+        ),
+        (
+            lambda: callbacks.ReduceLROnPlateau(factor=1.5),
+            ValueError,
+            "Invalid factor of ReduceLROnPlateau. Expected a number",
+        ),
+        (
+            lambda: callbacks.BackupAndRestore(""),
+            ValueError,
+            "Invalid backup_dir of BackupAndRestore. Expected a folder",
+        ),
         (
             lambda: train(make(), 1, callbacks=callbacks.ModelCheckpoint("{val_los}.keras")),
             KeyError,
@@ -337,8 +349,6 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
     x, y = data()
     with pytest.raises(ValueError, match=r"is the backup of another run: Expected .*'batch_size': 5.* Received: .*8"):
         make().fit(x, y, batch_size=5, epochs=2, verbose=0, callbacks=callbacks.BackupAndRestore(tmp_path))
-    with pytest.raises(ValueError, match=r"The backup was made with other callbacks"):
-        train(make(), 2, callbacks=[callbacks.TerminateOnNaN(), callbacks.BackupAndRestore(tmp_path)])
     other = tinyconv.Sequential([tinyconv.Input((6, 6, 1)), tinyconv.layers.Flatten(), tinyconv.layers.Dense(4)])
     other.compile("adam", "mse", backend="reference")
     with pytest.raises(ValueError, match="does not fit the model: 'batch_normalization/beta' is no weight"):
@@ -360,7 +370,9 @@ def test_a_backup_whose_content_is_not_as_written_is_refused(tmp_path):
 
     refused("is no backup of this version: KeyError\\('seed'\\)", arrays, seed="gone")
     refused("is no backup of this version: TypeError", arrays, epoch=[])
-    refused("is no backup of this version: KeyError\\('callbacks/0/x/0'\\)", arrays, callbacks=[{"x": {"arrays": 1}}])
+    refused("is no backup of this version: KeyError\\('x'\\)", arrays, callbacks=[{"dict": {"a": {"array": "x"}}}])
+    refused("is no backup of this version: KeyError\\('kind'\\)", arrays, callbacks=[{"dict": {}}])
+    refused("is no backup of this version: ValueError", arrays, callbacks=[{"float": "x"}])
     refused(
         "does not fit the model: 'conv2d/bias' is missing", {k: v for k, v in arrays.items() if "conv2d/bias" not in k}
     )

@@ -7,6 +7,7 @@ they may damage.
 import concurrent.futures
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -237,19 +238,26 @@ def test_importing_compiles_nothing():
 
 def test_compile_watch_says_when_and_how_long(monkeypatch, tmp_path):
     monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)  # or it would compile only once in this test's life
-    calls = []
+    calls, progress = [], []
+
+    @jit.jit
+    def inner(x):
+        return x + 1
 
     @jit.jit
     def plus(x):
-        return x + 1
+        return inner(x)
 
-    with jit.compile_watch(lambda: calls.append("first")) as watch:
+    with jit.compile_watch(lambda: calls.append("first"), lambda *so_far: progress.append(so_far)) as watch:
         plus(1)
         plus(1.5)
         plus(2)
     assert calls == ["first"]
-    assert len(watch.functions) == 2
-    assert watch.seconds > 0
+    assert len(watch.functions) == 4
+    assert [functions for functions, _ in progress] == [1, 2, 3, 4]
+    seconds = [seconds for _, seconds in progress]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[-1] <= watch.seconds
 
 
 def test_without_the_compiler_simple_kernels_are_plain_python_and_others_say_that_they_need_it():
@@ -404,9 +412,16 @@ def test_setting_the_number_of_threads():
         assert threads.get_threads() == 1
         threads.set_threads(most)
         assert threads.get_threads() == most
-        for count in (0, -1, most + 1):
-            with pytest.raises(ValueError, match=rf"Expected a number from 1 to {most}\. Received: {count}\."):
+        threads.set_threads(np.int64(1))
+        assert threads.get_threads() == 1
+        expected = rf"Expected a whole number from 1 to {most}\. Received: count="
+        for count in (0, -1, most + 1, 10**30):
+            with pytest.raises(ValueError, match=f"{expected}{count}"):
                 threads.set_threads(count)
+        for count in (1.0, 1.5, True, np.True_, "2", None, float("nan"), float("inf"), [1], np.ones(2)):
+            with pytest.raises(TypeError, match=expected + re.escape(repr(count))):
+                threads.set_threads(count)
+        assert threads.get_threads() == 1
     finally:
         threads.set_threads(most)
 

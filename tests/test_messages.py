@@ -370,7 +370,6 @@ NAMES = {
     ),
     "padding": (lambda: layers.Conv2D(3, 3, padding="sane"), ValueError, ["unknown padding: 'sane'", "mean 'same'?"]),
     "backend": (lambda: network("cpuu"), ValueError, ["Unknown backend: 'cpuu'", "Did you mean 'cpu'?"]),
-    "mode": (lambda: callbacks.EarlyStopping(mode="mni"), ValueError, ["Unknown mode: 'mni'", "Did you mean 'min'?"]),
     "monitor": (
         lambda: fit(network(), callbacks=[callbacks.EarlyStopping()]),
         ValueError,

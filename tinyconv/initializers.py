@@ -271,3 +271,22 @@ InitializerLike = InitializerName | Initializer | type[Initializer] | dict[str, 
 def get(identifier: InitializerLike | str) -> Initializer:
     """The initialiser of that name or class, or the given one."""
     return look_up("initializer", identifier, Initializer, NAMES)
+
+
+__all__ = [
+    "Constant",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "Initializer",
+    "LecunNormal",
+    "LecunUniform",
+    "Ones",
+    "RandomNormal",
+    "RandomUniform",
+    "TruncatedNormal",
+    "VarianceScaling",
+    "Zeros",
+    "get",
+]

@@ -33,7 +33,7 @@ class Loss(Configured):
     name: str
 
     def __init__(
-        self, name: str | None = None, reduction: Reduction = "sum_over_batch_size", dtype: Any = None
+        self, name: str | None = None, reduction: Reduction = "sum_over_batch_size", dtype: Float32 | None = None
     ) -> None:
         refuse(type(self).__name__, {"reduction": reduction, "dtype": dtype}, NEUTRAL)
         self.name = optional_name(type(self).__name__, name) or type(self).__name__
@@ -164,3 +164,13 @@ LossLike = LossName | Loss | type[Loss] | dict[str, Any]
 def get(identifier: LossLike | str) -> Loss:
     """The loss of that name or class, or the given one."""
     return look_up("loss", identifier, Loss, NAMES)
+
+
+__all__ = [
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "Loss",
+    "MeanSquaredError",
+    "SparseCategoricalCrossentropy",
+    "get",
+]

@@ -107,7 +107,8 @@ def explained(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
         except TypeError as error:
             if error.__traceback__ is None or error.__traceback__.tb_next is not None:  # from inside the function
                 raise
-        raise wrong_call(f"{function.__name__}()", function, args[1:], kwargs)
+        is_method = next(iter(inspect.signature(function).parameters), "") == "self"
+        raise wrong_call(f"{function.__name__}()", function, args[1:] if is_method else args, kwargs)
 
     return explaining
 

@@ -135,3 +135,14 @@ def get(identifier: MetricLike | str, output_shape: Shape | None = None) -> Metr
             raise unknown("", "metric", identifier, [*ACCURACY, *NAMES])
         return kinds[identifier](name=identifier)
     return look_up("metric", identifier, Metric, NAMES)
+
+
+__all__ = [
+    "BinaryAccuracy",
+    "CategoricalAccuracy",
+    "Metric",
+    "SparseCategoricalAccuracy",
+    "SparseTopKCategoricalAccuracy",
+    "TopKCategoricalAccuracy",
+    "get",
+]

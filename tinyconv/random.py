@@ -7,10 +7,12 @@ from numbers import Integral
 import numpy as np
 
 from tinyconv.checking import invalid
+from tinyconv.messages import explained
 
 _generator: np.random.Generator | None = None  # None until a seed is set: then seeds come from the operating system
 
 
+@explained
 def set_random_seed(seed: int) -> None:
     """Make everything random repeatable: initial weights, shuffling, dropout; also Python's and NumPy's own generators.
 

@@ -31,3 +31,9 @@ RegularizerLike = RegularizerName | L2 | type[L2] | dict[str, Any] | None
 def get(identifier: RegularizerLike | str) -> L2 | None:
     """The regulariser of that name or class, the given one, or None."""
     return None if identifier is None else look_up("regularizer", identifier, L2, NAMES)
+
+
+__all__ = [
+    "L2",
+    "get",
+]

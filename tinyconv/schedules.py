@@ -142,3 +142,12 @@ def checked_rate(schedule: LearningRateSchedule, step: int) -> float:
     except OverflowError:
         rate = math.inf
     return number(where, "learning rate", rate, at_least=0.0)
+
+
+__all__ = [
+    "CosineDecay",
+    "ExponentialDecay",
+    "LearningRateSchedule",
+    "OneCycle",
+    "PiecewiseConstantDecay",
+]

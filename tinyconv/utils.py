@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 
 from tinyconv.checking import affordable, integer, numbers
+from tinyconv.messages import explained
 from tinyconv.random import set_random_seed
 
 __all__ = ["set_random_seed", "to_categorical"]
 
 
+@explained
 def to_categorical(x: Any, num_classes: int | None = None) -> np.ndarray:
     """One-hot rows of integer labels: label 2 of 4 classes becomes [0, 0, 1, 0].
 

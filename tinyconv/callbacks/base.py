@@ -1,12 +1,15 @@
 """The base class of all callbacks, the list that calls them, and the history of a run."""
 
+import inspect
 import json
 import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from tinyconv.messages import received
 from tinyconv.saving import atomic
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 Logs = dict[str, float]
 
 BATCH_HOOKS = tuple(f"on_{phase}_batch_{edge}" for phase in ("train", "test", "predict") for edge in ("begin", "end"))
+OLD_NAMES = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
 
 
 @dataclass(frozen=True)
@@ -36,42 +40,77 @@ class Callback:
 
     A callback that remembers something from epoch to epoch can hand it over in ``get_state`` and take it back in
     ``set_state``: then :class:`BackupAndRestore` keeps it too.
+
+    A copy (``copy.deepcopy``, pickle) remembers what the callback does, and belongs to no model yet.
     """
 
-    model: "Sequential"
-    params: dict[str, Any]
+    params: dict[str, Any] | None = None
+    _model: "Sequential | None" = None
+    _others: "Sequence[Callback]" = ()  # the other callbacks of the run
     runs_last = False  # after all others, the history included
+    adds: tuple[str, ...] = ()  # names that it adds to an epoch's logs
+
+    def __init__(self) -> None: ...  # so that signatures and super() are as in Keras
+
+    @property
+    def model(self) -> Any:  # Sequential; None before the run. Any, so that hooks need not ask
+        return self._model
 
     def set_model(self, model: "Sequential") -> None:
-        self.model = model
+        self._model = model
 
     def set_params(self, params: dict[str, Any]) -> None:
         self.params = params
 
     def set_others(self, callbacks: "Sequence[Callback]") -> None:
         """All callbacks of the run, for those who look after the others."""
+        self._others = [callback for callback in callbacks if callback is not self]
+
+    def check_run(self) -> None:
+        """Called before a training, and before ``on_train_begin`` of any callback: raise here what would go wrong at
+        the end of an epoch, or of the run."""
 
     def wants(self, hook: str) -> bool:
         """Whether a hook of this callback does anything: of the batches' hooks the others are never called."""
-        return hook in vars(self) or getattr(type(self), hook) is not getattr(Callback, hook)
+        names = (hook, OLD_NAMES.get(hook, hook))
+        return any(getattr(getattr(self, name), "__func__", None) is not getattr(Callback, name) for name in names)
 
     def resume(self, model: "Sequential", samples: int, batch_size: int) -> Position | None:
         """Called before a run is prepared: restore the model and say where to go on, or return None."""
         return None
 
     def get_state(self) -> dict[str, Any]:
-        """What the callback remembers: texts, whole numbers, finite floats, None, and lists of these or of arrays."""
+        """What the callback remembers: texts, numbers, None, arrays, and lists and dicts of these."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`get_state` gave, in a run that goes on; called after ``on_train_begin``."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_model", "_others")}
+
+    def __repr__(self) -> str:
+        """The class, and the arguments that are not as by default."""
+        shown = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            text = received(vars(self).get(name, parameter.default))
+            if text != received(parameter.default):
+                shown.append(f" {name}={text}")
+        return f"<{type(self).__name__}{','.join(shown)}>"
+
+    def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None: ...  # an old name
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> None: ...  # an old name
     def on_train_begin(self, logs: Logs | None = None) -> None: ...
     def on_train_end(self, logs: Logs | None = None) -> None: ...
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None: ...
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None: ...
-    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None: ...
-    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None: ...
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        self.on_batch_begin(batch, logs=logs)
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        self.on_batch_end(batch, logs=logs)
+
     def on_test_begin(self, logs: Logs | None = None) -> None: ...
     def on_test_end(self, logs: Logs | None = None) -> None: ...
     def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None: ...
@@ -94,6 +133,9 @@ class CallbackList:
             callback.set_params(params)
             callback.set_model(model)
             callback.set_others(given)
+        if "validation_freq" in params:  # a training
+            for callback in given:
+                callback.check_run()
 
     def call(self, hook: str, *arguments: Any) -> None:
         """Call one hook of every callback, in order."""
@@ -101,15 +143,34 @@ class CallbackList:
             getattr(callback, hook)(*arguments)
 
 
-def as_callbacks(callbacks: Iterable[Callback] | Callback | None) -> list[Callback]:
-    """One callback, several or none, as a list."""
-    given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
-    for callback in given:
-        if not isinstance(callback, Callback):
-            raise TypeError(
-                f"Invalid callback. Expected objects of type tinyconv.callbacks.Callback. Received: {callback!r}."
+def as_callbacks(callbacks: Any) -> list[Callback]:
+    """One callback, several (in lists of lists, too) or none, as a list."""
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, Callback):
+        return [callbacks]
+    if isinstance(callbacks, str | bytes | dict) or not isinstance(callbacks, Iterable):
+        fix = ""
+        if isinstance(callbacks, type) and issubclass(callbacks, Callback):
+            fix = f" Fix: an object, {callbacks.__name__}(...), instead of the class."
+        elif type(callbacks).__module__.startswith("keras."):
+            fix = f" Fix: tinyconv.callbacks.{type(callbacks).__name__}, or derive your class from Callback there."
+        raise TypeError(
+            f"Invalid callback. Expected objects of type tinyconv.callbacks.Callback. Received: "
+            f"{received(callbacks)}.{fix}"
+        )
+    found: list[Callback] = []
+    for each in callbacks:
+        if each is None:
+            raise TypeError("Invalid callback. Expected objects of type tinyconv.callbacks.Callback. Received: None.")
+        found += as_callbacks(each)
+    for i, callback in enumerate(found):
+        if any(callback is other for other in found[:i]):
+            raise ValueError(
+                f"The same callback is given twice: {received(callback)}. It would count everything twice. "
+                "Fix: give it once, or make a second one."
             )
-    return given
+    return found
 
 
 class History(Callback):
@@ -118,6 +179,12 @@ class History(Callback):
     def __init__(self) -> None:
         self.epoch: list[int] = []
         self.history: dict[str, list[float]] = {}
+
+    def __repr__(self) -> str:
+        count = len(self.epoch)
+        loss = self.history.get("loss") or []
+        course = " -> ".join(f"{value:.4g}" for value in (loss[0], loss[-1])[-len(loss) :]) if loss else ""
+        return f"<History: {count} epoch{'s' * (count != 1)}{course and ', loss '}{course}>"
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self.epoch, self.history = [], {}
@@ -130,12 +197,16 @@ class History(Callback):
     def to_json(self, path: str | os.PathLike | None = None) -> str:
         """The run as JSON, {"epoch": [...], "history": {name: [...]}}; also written to ``path`` if one is given.
 
-        JSON knows no NaN and no infinity; they become null.
+        JSON knows no NaN and no infinity; they become null. What else a callback of yours has added becomes a text.
         """
-        finite = {
-            name: [value if math.isfinite(value) else None for value in values] for name, values in self.history.items()
-        }
-        text = json.dumps({"epoch": self.epoch, "history": finite}, indent=2, allow_nan=False)
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Real):
+                return float(value) if math.isfinite(value) else None
+            return str(value)
+
+        history = {name: [plain(value) for value in values] for name, values in self.history.items()}
+        text = json.dumps({"epoch": self.epoch, "history": history}, indent=2, allow_nan=False)
         if path is not None:
             atomic.write(path, text.encode() + b"\n")
         return text
@@ -147,13 +218,7 @@ class History(Callback):
         return training_curves(self.history)
 
     def get_state(self) -> dict[str, Any]:
-        # As text: a loss may be NaN, and must come back as the same float.
-        return {"epoch": self.epoch, **{f"history/{name}": list(map(repr, v)) for name, v in self.history.items()}}
+        return {"epoch": self.epoch, "history": self.history}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self.epoch = [int(epoch) for epoch in state["epoch"]]
-        self.history = {
-            key.removeprefix("history/"): [float(value) for value in values]
-            for key, values in state.items()
-            if key.startswith("history/")
-        }
+        self.epoch, self.history = list(state["epoch"]), dict(state["history"])

@@ -1,15 +1,22 @@
 """Callbacks that write down what happens, or call a function of yours."""
 
 import csv
+import inspect
+import math
 import os
-from collections.abc import Callable
-from typing import IO, Any
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tinyconv.callbacks.base import BATCH_HOOKS, Callback, Logs
-from tinyconv.callbacks.monitors import settable_rate
-from tinyconv.messages import suggest
+from tinyconv import saving
+from tinyconv.callbacks.base import BATCH_HOOKS, OLD_NAMES, Callback, Logs
+from tinyconv.callbacks.monitors import check_rate_is_free, verbosity
+from tinyconv.checking import boolean, invalid
+from tinyconv.messages import received, suggest
+from tinyconv.saving import atomic
 
 HOOKS = (
     *(f"on_{what}_{edge}" for what in ("train", "test", "predict", "epoch") for edge in ("begin", "end")),
@@ -21,40 +28,62 @@ class CSVLogger(Callback):
     """One row per epoch in a table of values separated by commas.
 
     Args:
-        filename: the file to write.
+        filename: the file to write, in folders that are made if need be.
         separator: what stands between two values.
         append: whether to go on with a file that is there.
+
+    The file is open only while a row is written. It is replaced when the first row comes, and a run that goes on with
+    :class:`BackupAndRestore` goes on with its file.
     """
 
     def __init__(self, filename: str | os.PathLike, separator: str = ",", append: bool = False) -> None:
-        self.filename, self.separator, self.append = filename, separator, append
-        self.file: IO[str] | None = None
+        self.filename, self.append = atomic.text_of(filename), boolean("CSVLogger", "append", append)
+        if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"\0':
+            raise invalid("CSVLogger", "separator", "one character, such as ',' or ';'", separator)
+        self.separator = separator
         self.keys: list[str] | None = None
+        self.size: int | None = None  # of the file after the last row of this run; None: no row yet
+
+    def check_run(self) -> None:
+        saving.check_target(self.filename, parents=True)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self.on_train_end()
-        self.header = not (self.append and os.path.exists(self.filename) and os.path.getsize(self.filename))
-        # Open until the end of training, so that two runs do not take turns in one file unnoticed.
-        self.file = open(self.filename, "a" if self.append else "w", newline="")  # noqa: SIM115
-        self.keys = None
+        self.keys = self.size = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         logs = logs or {}
-        assert self.file is not None
-        writer = csv.writer(self.file, delimiter=self.separator)
         if self.keys is None:
             self.keys = sorted(logs)
             if not any(key.startswith("val_") for key in self.keys):
                 self.keys += [f"val_{key}" for key in self.keys]  # validation may come in a later epoch
-            if self.header:
+        Path(self.filename).parent.mkdir(parents=True, exist_ok=True)
+        mode = "w" if self.size is None and not self.append else "a"
+        with open(self.filename, mode, newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter=self.separator)
+            if not file.tell():
                 writer.writerow(["epoch", *self.keys])
-        writer.writerow([epoch, *(logs.get(key, "NA") for key in self.keys)])
-        self.file.flush()
+            writer.writerow([epoch, *(_cell(logs.get(key, "NA")) for key in self.keys)])
+            file.flush()
+            self.size = file.tell()
 
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+    def get_state(self) -> dict[str, Any]:
+        return {"keys": self.keys, "size": self.size}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on with the file as it was then: without the rows that were written since."""
+        size = os.path.getsize(self.filename) if os.path.exists(self.filename) else 0
+        if state["size"] is not None and size < state["size"]:
+            warnings.warn(f"{self.filename!r} has lost rows since the backup was made.", stacklevel=2)
+        elif state["size"]:
+            os.truncate(self.filename, state["size"])
+        self.keys, self.size = state["keys"], state["size"]
+
+
+def _cell(value: Any) -> Any:
+    """A value as Keras writes it: several ones as a list."""
+    if isinstance(value, str) or not isinstance(value, Iterable) or (isinstance(value, np.ndarray) and not value.ndim):
+        return value
+    return f'"[{", ".join(map(str, value))}]"'
 
 
 class LearningRateScheduler(Callback):
@@ -65,35 +94,87 @@ class LearningRateScheduler(Callback):
         verbose: 1 says what it sets.
     """
 
+    adds = ("learning_rate",)
+
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
-        self.schedule, self.verbose = schedule, verbose
+        self.schedule, self.verbose = schedule, verbosity("LearningRateScheduler", verbose)
+        expected = "a function of the epoch and the current learning rate, or of the epoch alone"
+        if not callable(schedule):
+            raise invalid("LearningRateScheduler", "schedule", expected, schedule)
+        self.takes_rate = _takes(schedule, 2)
+        if not self.takes_rate and not _takes(schedule, 1):
+            raise invalid("LearningRateScheduler", "schedule", expected, schedule)
+
+    def check_run(self) -> None:
+        check_rate_is_free(self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        current = settable_rate(self)
-        try:
-            rate = self.schedule(epoch, current)
-        except TypeError:
-            rate = self.schedule(epoch)
-        if not isinstance(rate, float | np.floating):
+        current = float(self.model.optimizer.learning_rate)
+        rate = self.schedule(epoch, current) if self.takes_rate else self.schedule(epoch)
+        kind = isinstance(rate, float | np.floating)
+        if not kind or not 0 <= rate < math.inf:
             raise ValueError(
-                f"The schedule of LearningRateScheduler gave no learning rate. Expected a float. Received: {rate!r}."
+                f"For epoch {epoch} the schedule of LearningRateScheduler gave no learning rate. Expected a "
+                f"{'finite float of at least 0' if kind else 'float'}. Received: {received(rate)}."
             )
-        assert self.model.optimizer is not None
         self.model.optimizer.learning_rate = float(rate)
         if self.verbose:
             print(f"Epoch {epoch + 1}: learning rate {rate:g}.")
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
-            logs["learning_rate"] = settable_rate(self)
+            logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many arguments, as far as can be known."""
+    try:
+        inspect.signature(function).bind(*[0] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C that does not say
+        return True
+    return True
 
 
 class LambdaCallback(Callback):
-    """Functions as hooks: ``LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs))``."""
+    """Functions as hooks: ``LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs))``.
 
-    def __init__(self, **hooks: Callable[..., Any] | None) -> None:
+    Args:
+        on_epoch_begin, on_epoch_end: called with the epoch and the logs.
+        on_train_begin, on_train_end: called with the logs.
+        on_train_batch_begin, on_train_batch_end: called with the batch and the logs.
+        kwargs: any other hook of :class:`Callback`.
+    """
+
+    def __init__(
+        self,
+        on_epoch_begin: Callable[..., Any] | None = None,
+        on_epoch_end: Callable[..., Any] | None = None,
+        on_train_begin: Callable[..., Any] | None = None,
+        on_train_end: Callable[..., Any] | None = None,
+        on_train_batch_begin: Callable[..., Any] | None = None,
+        on_train_batch_end: Callable[..., Any] | None = None,
+        **kwargs: Callable[..., Any] | None,
+    ) -> None:
+        hooks = {
+            "on_epoch_begin": on_epoch_begin,
+            "on_epoch_end": on_epoch_end,
+            "on_train_begin": on_train_begin,
+            "on_train_end": on_train_end,
+            "on_train_batch_begin": on_train_batch_begin,
+            "on_train_batch_end": on_train_batch_end,
+            **kwargs,
+        }
+        known = (*HOOKS, *OLD_NAMES.values())
         for name, function in hooks.items():
-            if name not in HOOKS:
-                raise TypeError(f"LambdaCallback has no hook {name!r}. {suggest(name, HOOKS)}")
-            if function is not None:
-                setattr(self, name, function)
+            if name not in known:
+                raise TypeError(f"LambdaCallback has no hook {name!r}. {suggest(name, known)}")
+            if function is None:
+                continue
+            if not callable(function):
+                raise invalid("LambdaCallback", name, "a function", function)
+            setattr(self, name, function)
+
+    def __repr__(self) -> str:
+        return f"<LambdaCallback {', '.join(name for name in vars(self) if name.startswith('on_'))}>"

@@ -8,7 +8,7 @@ from tinyconv import checking, ops
 from tinyconv.arena import Shape
 from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, shape_of, who
 from tinyconv.layers.base import Layer
-from tinyconv.messages import refuse
+from tinyconv.messages import explained, refuse
 
 # Input's further arguments in Keras, none of which changes anything here at its default.
 KERAS_INPUT: dict[str, tuple[Any, ...]] = {
@@ -71,6 +71,7 @@ class InputLayer(Layer):
         return {"batch_shape": (None, *self.shape), "dtype": "float32", "sparse": False, "name": self.name}
 
 
+@explained
 def Input(
     shape: Sequence[int] | None = None,
     batch_size: None = None,

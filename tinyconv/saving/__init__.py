@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinyconv.checking import boolean
 from tinyconv.extras import need
 from tinyconv.layers import Layer
-from tinyconv.messages import warn
+from tinyconv.messages import explained, refuse, warn
 from tinyconv.saving import atomic, hdf5, keras_archive, keras_weights, safetensors
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ def save_model(model: "Sequential", path: AnyPath, overwrite: bool = True) -> No
     atomic.write(path, keras_archive.dumps(model))
 
 
+@explained
 def load_model(
-    path: AnyPath,
+    filepath: AnyPath,
     custom_objects: None = None,
     compile: bool = True,
     safe_mode: bool = True,
@@ -85,16 +87,16 @@ def load_model(
     """The model of a ".keras" archive that tinyconv or Keras saved, ready to predict, and to train where it stopped.
 
     Args:
-        path: the file.
+        filepath: the file.
         custom_objects: must be None: a file can hold tinyconv's own layers only.
         compile: whether to compile it too, with the loss, metrics and optimiser it was saved with.
         safe_mode: must be True: no file is read in any other way.
         backend: which kernels compute, as in :meth:`tinyconv.Sequential.compile`.
     """
-    if custom_objects or not safe_mode:
-        raise ValueError("load_model supports neither custom_objects nor safe_mode=False. Fix: leave them out.")
-    kind_of(path, KERAS_ARCHIVE)
-    return keras_archive.loads(*_read(path), compile, backend)
+    unsupported = {"custom_objects": custom_objects, "safe_mode": safe_mode}
+    refuse("load_model()", unsupported, {"custom_objects": (None, {}), "safe_mode": (True,)})
+    kind_of(filepath, KERAS_ARCHIVE)
+    return keras_archive.loads(*_read(filepath), boolean("load_model", "compile", compile), backend)
 
 
 def named_weights(model: "Sequential") -> dict[str, np.ndarray]:

@@ -222,32 +222,48 @@ def replace(path: Path, content: bytes) -> None:
 class CompileWatch(event.Listener):
     """What has been compiled meanwhile: ``functions``, their names, and ``seconds``, how long it took."""
 
-    def __init__(self, on_first: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        on_first: Callable[[], None] | None = None,
+        on_each: Callable[[int, float], None] | None = None,
+    ):
         self.functions: list[str] = []
         self.seconds = 0.0
         self._on_first = on_first
+        self._on_each = on_each
+        self._done = 0
         self._depth = 0  # compiling a function compiles those it calls
 
     def on_start(self, event):
-        if self._depth == 0:
+        self._depth += 1  # before anything that Ctrl-C could interrupt
+        if self._depth == 1:
             self._start = time.perf_counter()
-            if self._on_first and not self.functions:
-                self._on_first()
-        self._depth += 1
+        first = not self.functions
         self.functions.append(event.data["dispatcher"].py_func.__qualname__)
+        if first and self._on_first:
+            self._on_first()
 
     def on_end(self, event):
-        self._depth -= 1
         if self._depth == 0:
-            self.seconds += time.perf_counter() - self._start
+            return  # begun before the watch, by another thread
+        self._depth -= 1
+        self._done += 1
+        meanwhile = time.perf_counter() - self._start
+        if self._on_each:
+            self._on_each(self._done, self.seconds + meanwhile)
+        if self._depth == 0:
+            self.seconds += meanwhile
 
 
 @contextlib.contextmanager
-def compile_watch(on_first: Callable[[], None] | None = None) -> Iterator[CompileWatch]:
-    """Watch the compiler inside a with-block; ``on_first`` is called before it compiles its first function there.
+def compile_watch(
+    on_first: Callable[[], None] | None = None, on_each: Callable[[int, float], None] | None = None
+) -> Iterator[CompileWatch]:
+    """Watch the compiler inside a with-block. ``on_first()`` is called before it compiles its first function there, and
+    ``on_each(functions, seconds)`` after each: how many it has compiled, and how long that took so far.
 
     Nothing is compiled, and nothing called, where all functions are found in the cache.
     """
-    watch = CompileWatch(on_first)
+    watch = CompileWatch(on_first, on_each)
     with event.install_listener("numba:compile", watch):
         yield watch

@@ -15,6 +15,7 @@ else runs on the machine; *tbb* has none of these faults. So :data:`LAYER`, in t
 import ctypes
 import functools
 import importlib
+import numbers
 import os
 import sys
 import sysconfig
@@ -97,10 +98,13 @@ def get_threads() -> int:
 def set_threads(count: int) -> None:
     """Let the kernels called from this Python thread use ``count`` threads. The results do not depend on it."""
     largest = SETTINGS.NUMBA_NUM_THREADS
+    wanted = (
+        f"Cannot use that many threads. Expected a whole number from 1 to {largest}. Received: count={count!r}. The "
+        "largest number is fixed when the process starts: the number of processors, or the environment variable "
+        "NUMBA_NUM_THREADS."
+    )
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral):
+        raise TypeError(wanted)
     if not 1 <= count <= largest:
-        raise ValueError(
-            f"Cannot use that many threads. Expected a number from 1 to {largest}. Received: {count}. The largest "
-            "number is fixed when the process starts: the number of processors, or the environment variable "
-            "NUMBA_NUM_THREADS."
-        )
+        raise ValueError(wanted)
     numba.set_num_threads(int(count))

@@ -166,10 +166,11 @@ def launch(kernel: Any, blocks: int | tuple[int, ...], threads: int | tuple[int,
 class CompileWatch:
     """What has been compiled meanwhile: ``functions``, their names, and ``seconds``, how long it took."""
 
-    def __init__(self, on_first: Callable[[], None] | None) -> None:
+    def __init__(self, on_first: Callable[[], None] | None, on_each: Callable[[int, float], None] | None) -> None:
         self.functions: list[str] = []
         self.seconds = 0.0
         self._on_first = on_first
+        self._on_each = on_each
 
     def before(self, kernel: Any) -> None:
         self._known, self._start = len(kernel.overloads), time.perf_counter()
@@ -181,15 +182,20 @@ class CompileWatch:
         if len(kernel.overloads) > self._known:
             self.functions.append(kernel.py_func.__qualname__)
             self.seconds += time.perf_counter() - self._start
+            if self._on_each:
+                self._on_each(len(self.functions), self.seconds)
 
 
 _watches: list[CompileWatch] = []
 
 
 @contextlib.contextmanager
-def compile_watch(on_first: Callable[[], None] | None = None) -> Iterator[CompileWatch]:
-    """Watch the compiler inside a with-block; ``on_first`` is called before the first kernel is compiled there."""
-    watch = CompileWatch(on_first)
+def compile_watch(
+    on_first: Callable[[], None] | None = None, on_each: Callable[[int, float], None] | None = None
+) -> Iterator[CompileWatch]:
+    """Watch the compiler inside a with-block. ``on_first()`` is called before the first kernel is compiled there, and
+    ``on_each(kernels, seconds)`` after each: how many it has compiled, and how long that took so far."""
+    watch = CompileWatch(on_first, on_each)
     if SIMULATED:  # it compiles nothing
         yield watch
         return

@@ -1,0 +1,76 @@
+"""What tinyconv offers, for tests that go through all of it: classes and functions, by name, and how to call them."""
+
+import inspect
+
+import numpy as np
+
+import tinyconv
+from tinyconv import callbacks, initializers, layers, losses, metrics, optimizers, regularizers, saving, utils
+
+MODULES = {
+    "layers": layers,
+    "initializers": initializers,
+    "regularizers": regularizers,
+    "losses": losses,
+    "metrics": metrics,
+    "optimizers": optimizers,
+    "schedules": optimizers.schedules,
+    "callbacks": callbacks,
+    "utils": utils,
+    "saving": saving,
+}
+
+# What must be given, by the argument's name: values that are right.
+REQUIRED = {
+    "activation": "relu",
+    "alpha": 1.0,
+    "array": np.zeros(2),
+    "backup_dir": "backup",
+    "boundaries": [3],
+    "decay_rate": 0.5,
+    "decay_steps": 10,
+    "filename": "log.csv",
+    "filepath": "m.keras",
+    "filters": 2,
+    "identifier": None,
+    "initial_learning_rate": 0.1,
+    "kernel_size": 3,
+    "learning_rate": 0.1,
+    "max_learning_rate": 0.1,
+    "pool_size": 2,
+    "rate": 0.5,
+    "schedule": lambda epoch, rate: rate,
+    "seed": 1,
+    "shape": (6, 6, 1),
+    "total_steps": 10,
+    "units": 2,
+    "values": [0.1, 0.01],
+    "x": [0, 1],
+}
+
+
+def public(module):
+    """The classes and functions of a module that are meant for users."""
+    names = ["load_model"] if module is saving else module.__all__
+    found = {name: getattr(module, name) for name in names}
+    return {name: value for name, value in found.items() if callable(value)}
+
+
+def everything():
+    """All of it, as {"layers.Dense": Dense, ...}."""
+    found = {"Input": tinyconv.Input, "Sequential": tinyconv.Sequential}
+    for prefix, module in MODULES.items():
+        found |= {f"{prefix}.{name}": value for name, value in public(module).items()}
+    return found
+
+
+def parameters(function):
+    """The arguments of a function or a class, without self, *args and **kwargs."""
+    skipped = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    found = inspect.signature(function).parameters.values()
+    return [p for p in found if p.kind not in skipped and p.name != "self"]
+
+
+def required(function):
+    """Right values for the arguments that have no default."""
+    return {p.name: REQUIRED[p.name] for p in parameters(function) if p.default is p.empty}
