@@ -39,6 +39,7 @@ def test_ci_runs_the_command_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
     pattern = re.search(r"grep -E '(.*)' README\.md", script)[1]
     assert re.findall(pattern, README, re.MULTILINE) == [blocks(README, "sh")[1].rstrip("\n")]
+    assert '\ncheck "tests" bash -c "$command"\n' in script  # with nothing added
     assert subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=False).returncode == 0
 
 
