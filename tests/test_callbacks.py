@@ -1,9 +1,12 @@
 """Callbacks against Keras' own, and runs that are interrupted."""
 
 import contextlib
+import copy
 import csv
 import json
 import os
+import pickle
+import re
 
 import numpy as np
 import pytest
@@ -266,6 +269,439 @@ def test_mistakes_are_named(act, kind, message):
     assert message in str(error.value)
 
 
+# Against Keras, over drawn runs
+
+MONITORED = st.lists(
+    st.one_of(
+        st.integers(0, 20).map(lambda n: n / 10),  # no float32: Keras compares them as such
+        st.floats(-2, 2, width=32),
+        st.sampled_from([float("nan"), float("inf"), float("-inf"), None]),
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+class Counted(Watched):
+    """A model whose weights say after which epoch they were."""
+
+    trained = -1
+
+    def get_weights(self):
+        return [np.array([self.trained])]
+
+    def set_weights(self, weights):
+        self.trained = int(weights[0][0])
+
+
+def story(library, callback, values):
+    """What a callback makes of a monitored value over the epochs of two runs: learning rates, stops, weights."""
+    model = Counted(library is not callbacks)
+    callback.set_params({"validation_freq": 1})
+    callback.set_model(model)
+    told = []
+    for _ in range(2):
+        model.stop_training = False
+        callback.on_train_begin({})
+        for epoch, value in enumerate(values):
+            model.trained = epoch
+            callback.on_epoch_begin(epoch, {})
+            callback.on_epoch_end(epoch, {"loss": 1.0} if value is None else {"loss": 1.0, "it": value})
+            told.append((epoch, model.stop_training, np.float32(model.optimizer.learning_rate)))
+            if model.stop_training:
+                break
+        callback.on_train_end({})
+        told.append((model.trained, repr(callback.best), callback.wait))
+    return told
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:overflow encountered:RuntimeWarning")
+@examples(200)
+@given(
+    values=MONITORED,
+    settings=st.fixed_dictionaries(
+        {
+            "patience": st.integers(0, 3),
+            "min_delta": st.sampled_from([0, 0.1, -0.1, 0.25, float("inf")]),
+            "mode": st.sampled_from(["min", "max"]),
+        }
+    ),
+    stopping=st.fixed_dictionaries(
+        {
+            "baseline": st.sampled_from([None, 1.0, 0.7, float("inf"), float("-inf")]),
+            "restore_best_weights": st.booleans(),
+            "start_from_epoch": st.integers(0, 3),
+        }
+    ),
+    reducing=st.fixed_dictionaries(
+        {
+            "factor": st.sampled_from([0.0, 0.1, 0.5]),
+            "cooldown": st.integers(0, 2),
+            "min_lr": st.sampled_from([0.0, 0.1, 0.25]),
+        }
+    ),
+)
+def test_whatever_the_monitored_values_the_story_is_keras(keras, values, settings, stopping, reducing):
+    for name, more in (("EarlyStopping", stopping), ("ReduceLROnPlateau", reducing)):
+        ours, theirs = (
+            story(library, getattr(library, name)(monitor="it", **settings, **more), values)
+            for library in (callbacks, keras.callbacks)
+        )
+        assert ours == theirs, name
+
+
+def test_the_old_names_of_the_batch_hooks_are_called_as_keras_calls_them(keras):
+    """For batches of a training, by the new hooks' default; a new hook that is overridden hides the old one."""
+    hooks = ("on_batch_begin", "on_batch_end", "on_train_batch_begin")
+    seen = []
+    for library in (callbacks, keras.callbacks):
+        events = []
+
+        class Old(library.Callback):
+            def on_batch_begin(self, batch, logs=None, events=events):
+                events.append(("begin", batch, sorted(logs)))
+
+            def on_batch_end(self, batch, logs=None, events=events):
+                events.append(("end", batch, sorted(logs)))
+
+        lambdas = {hook: lambda batch, logs, hook=hook, e=events: e.append((hook, batch)) for hook in hooks[1:]}
+        watching = [Old(), library.LambdaCallback(**lambdas)]
+        if library is callbacks:
+            train(make(), 1, callbacks=watching, validation_data=data())
+        else:
+            x, y = data()
+            model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(4)])
+            model.compile("sgd", "mse", metrics=["accuracy"])
+            model.fit(x, y, batch_size=8, verbose=0, callbacks=watching, validation_data=(x, y))
+        seen.append(events)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 12
+
+
+def test_a_list_of_callbacks_serves_a_loop_of_one_s_own():
+    called = []
+    hooks = {name: lambda *rest, name=name: called.append((name, *rest)) for name in callbacks.base.HOOKS}
+    listed = callbacks.CallbackList([callbacks.LambdaCallback(**hooks)], add_history=True, model=make(), epochs=1)
+    for hook in callbacks.base.HOOKS:
+        getattr(listed, hook)(*([3] if "batch" in hook or "epoch" in hook else []), {"loss": 1.0})
+    assert [name for name, *_ in called] == list(callbacks.base.HOOKS)
+    assert ("on_epoch_end", 3, {"loss": 1.0}) in called
+    assert listed.callbacks[1].history == {"loss": [1.0]}
+    with pytest.raises(AttributeError, match="Did you mean 'on_epoch_end'"):
+        listed.on_epoch_ende  # noqa: B018
+    with pytest.raises(ValueError, match=r"CallbackList\(add_progbar=True\) is not supported"):
+        callbacks.CallbackList(add_progbar=True)
+
+
+# Before the first step
+
+
+def before_the_first_step(message, kind, callback, **more):
+    """The error comes before anything is trained."""
+    model = make()
+    before = model.get_weights()
+    with pytest.raises(kind) as error:
+        train(model, 2, callbacks=callback, **more)
+    assert message in str(error.value)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{}", "'{}' has no name"),
+        ("{0}", "'{0}' has no name"),
+        ("{epoch:02q}", "'{epoch:02q}' is no format of 1"),
+        ("{loss:d}", "'{loss:d}' is no format of 0.5"),
+        ("{epoch.x}", "'{epoch.x}' is no format of 1"),
+        ("{epoch[0]}", "'{epoch[0]}' is no format of 1"),
+        ("{epoch!z}", "'{epoch!z}' is no format of 1"),
+        ("{epoch:{loss}}", "'{epoch:{loss}}' is no format of 1"),
+        ("{epoch:9999999}", "'{epoch:9999999}' is no format of 1"),
+        ("{epoch:99999999999999999999}", "is no format of 1"),
+        ("{", "its braces do not match"),
+        ("}", "its braces do not match"),
+        ("{epoch", "its braces do not match"),
+    ],
+)
+def test_a_wrong_format_is_named_when_the_checkpoint_is_made(name, message):
+    with pytest.raises(ValueError, match="Expected fields such as") as error:
+        callbacks.ModelCheckpoint(f"{name}.keras")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("{val_loss}", {}, "there is no 'val_loss'. Did you mean 'loss'? Expected one of 'loss', 'accuracy', 'epoch'."),
+        ("{val_loss}", {}, "Fix: fit with validation data."),
+        ("{acuracy}", {}, "there is no 'acuracy'. Did you mean 'accuracy'?"),
+        ("{batch}", {}, "there is no 'batch'"),
+        ("{learning_rate}", {}, "there is no 'learning_rate'"),
+        ("{val_loss}", {"save_freq": 2}, "there is no 'val_loss'"),
+        ("file/in/the/way", {}, "This is no folder to save in, but a file"),
+        ("n" * 300, {}, "The name is too long"),
+        ("folder", {}, "This is a folder"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_saved_is_refused_before_the_first_step(
+    tmp_path, monkeypatch, name, settings, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.keras").mkdir()
+    before_the_first_step(message, (ValueError, OSError), callbacks.ModelCheckpoint(f"{name}.keras", **settings))
+    assert sorted(os.listdir()) == ["file", "folder.keras"]
+
+
+def test_what_other_callbacks_add_can_be_watched_and_be_in_a_name(tmp_path):
+    class Adding(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_mine"] = np.float64(3 - epoch)
+
+    others = [callbacks.LearningRateScheduler(lambda epoch: 0.5), Adding()]
+    checkpoint = callbacks.ModelCheckpoint(tmp_path / "{val_mine:.0f} {learning_rate}.keras")
+    stopping = callbacks.EarlyStopping("val_mine", mode="max")
+    assert len(train(make("sgd"), 5, callbacks=[*others, checkpoint, stopping]).epoch) == 2
+    assert sorted(os.listdir(tmp_path)) == ["2 0.5.keras", "3 0.5.keras"]
+
+
+@pytest.mark.parametrize(
+    ("make_callback", "kind", "message"),
+    [
+        (lambda: callbacks.BackupAndRestore("file"), OSError, "This is no folder to save in, but a file"),
+        (lambda: callbacks.CSVLogger("file/log.csv"), OSError, "This is no folder to save in, but a file"),
+        (lambda: callbacks.CSVLogger("."), OSError, "This is a folder"),
+        (lambda: callbacks.EarlyStopping(), ValueError, "Fix: fit with validation data."),
+        (lambda: callbacks.EarlyStopping("val_accuracy"), ValueError, "Fix: fit with validation data."),
+        (lambda: callbacks.ReduceLROnPlateau(mode="min"), ValueError, "Fix: fit with validation data."),
+        (
+            lambda: callbacks.ModelCheckpoint("m.keras", save_best_only=True),
+            ValueError,
+            "ModelCheckpoint cannot watch 'val_loss'. Did you mean 'loss'?",
+        ),
+        (
+            lambda: callbacks.ModelCheckpoint("m.keras", "nope", save_best_only=True, save_freq=1),
+            ValueError,
+            "ModelCheckpoint cannot watch 'nope': is more of it better, or less?",
+        ),
+        (lambda: callbacks.ReduceLROnPlateau("nope"), ValueError, "is more of it better, or less?"),
+        (lambda: [callbacks.EarlyStopping("loss")] * 2, ValueError, "The same callback is given twice: <EarlyStopping"),
+        (
+            lambda: [callbacks.BackupAndRestore("a"), callbacks.BackupAndRestore("b")],
+            ValueError,
+            "A run can have one BackupAndRestore",
+        ),
+        (lambda: [[None]], TypeError, "Invalid callback"),
+        (lambda: callbacks.EarlyStopping, TypeError, "Fix: an object, EarlyStopping(...), instead of the class."),
+        (lambda: 5, TypeError, "Invalid callback. Expected objects of type tinyconv.callbacks.Callback. Received: 5."),
+        (
+            lambda: [remembering(object()), callbacks.BackupAndRestore("b")],
+            TypeError,
+            "BackupAndRestore cannot keep Remembering.get_state()['it'].",
+        ),
+    ],
+)
+def test_what_would_fail_later_fails_before_the_first_step(tmp_path, monkeypatch, make_callback, kind, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    before_the_first_step(message, kind, make_callback())
+    assert os.listdir() == ["file"]
+
+
+def test_a_scheduled_rate_is_found_to_be_taken_before_an_epoch():
+    for callback in (callbacks.LearningRateScheduler(lambda epoch: 0.1), callbacks.ReduceLROnPlateau("loss")):
+        model = make(tinyconv.optimizers.SGD(tinyconv.optimizers.schedules.CosineDecay(0.1, 5)))
+        with pytest.raises(TypeError, match="cannot set the learning rate: CosineDecay does"):
+            train(model, 1, callbacks=callback)
+        assert model.optimizer.iterations == 0
+
+
+# Where Keras warns and goes on
+
+
+@pytest.mark.parametrize(
+    ("make_callback", "message", "more"),
+    [
+        (lambda: callbacks.EarlyStopping("loss", mode="mni"), "Unknown mode of EarlyStopping: 'mni'. Did you mean", {}),
+        (lambda: callbacks.ReduceLROnPlateau("loss", mode=None), "Unknown mode of ReduceLROnPlateau: None.", {}),
+        (lambda: callbacks.EarlyStopping("nope", mode="min"), "EarlyStopping cannot watch 'nope'.", {}),
+        (
+            lambda: callbacks.EarlyStopping(),
+            "Fix: a validation_freq of at most 2, the number of epochs.",
+            {"validation_data": data(1), "validation_freq": 3},
+        ),
+        (
+            lambda: callbacks.ModelCheckpoint("m.keras", save_best_only=True, save_freq=2),
+            "ModelCheckpoint saves without comparing: 'val_loss' is not known then, with save_freq=2.",
+            {"validation_data": data(1)},
+        ),
+    ],
+)
+def test_training_goes_on_with_a_warning(tmp_path, monkeypatch, make_callback, message, more):
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        history = train(make(), 2, callbacks=make_callback(), **more)
+    assert len(history.epoch) == 2
+
+
+def test_infinite_targets_are_welcome_and_nan_is_not():
+    for value in (float("inf"), float("-inf"), np.float32("inf")):
+        callbacks.EarlyStopping("loss", baseline=value)
+        callbacks.ModelCheckpoint("m.keras", initial_value_threshold=value)
+    for name in ("baseline", "min_delta"):
+        with pytest.raises(ValueError, match=f"Invalid {name} of EarlyStopping. Expected a finite number"):
+            callbacks.EarlyStopping(**{name: float("nan")})
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("make_callback", "message"),
+    [
+        (lambda: callbacks.EarlyStopping(patience="a"), "Invalid patience of EarlyStopping. Expected an integer"),
+        (lambda: callbacks.EarlyStopping(patience=1.5), "Invalid patience of EarlyStopping. Expected an integer"),
+        (lambda: callbacks.EarlyStopping(monitor=None), "Invalid monitor of EarlyStopping. Expected the name"),
+        (lambda: callbacks.EarlyStopping(verbose="a"), "Invalid verbose of EarlyStopping"),
+        (lambda: callbacks.EarlyStopping(restore_best_weights="yes"), "Invalid restore_best_weights of EarlyStopping"),
+        (lambda: callbacks.EarlyStopping(start_from_epoch=None), "Invalid start_from_epoch of EarlyStopping"),
+        (lambda: callbacks.ReduceLROnPlateau(cooldown=0.5), "Invalid cooldown of ReduceLROnPlateau"),
+        (lambda: callbacks.ReduceLROnPlateau(min_lr=-1), "Invalid min_lr of ReduceLROnPlateau"),
+        (lambda: callbacks.ReduceLROnPlateau(epsilon=1), "ReduceLROnPlateau has no argument 'epsilon'"),
+        (lambda: callbacks.ModelCheckpoint(None), "Invalid path. Expected a text or a pathlib.Path"),
+        (lambda: callbacks.ModelCheckpoint("m.keras", save_freq=1.5), "Invalid save_freq of ModelCheckpoint. Expected"),
+        (lambda: callbacks.ModelCheckpoint("m.keras", save_freq="epochs"), "Expected 'epoch' or a number of batches"),
+        (
+            lambda: callbacks.ModelCheckpoint("m.keras", save_best_only=None),
+            "Invalid save_best_only of Model",
+        ),
+        (lambda: callbacks.BackupAndRestore(None), "Invalid backup_dir of BackupAndRestore. Expected a folder"),
+        (lambda: callbacks.BackupAndRestore("b", False), "Invalid save_freq of BackupAndRestore"),
+        (lambda: callbacks.BackupAndRestore("b", double_checkpoint=2), "Invalid double_checkpoint of BackupAndRestore"),
+        (lambda: callbacks.CSVLogger(5), "Invalid path. Expected a text or a pathlib.Path"),
+        (lambda: callbacks.CSVLogger("a", separator=""), "Invalid separator of CSVLogger. Expected one character"),
+        (lambda: callbacks.CSVLogger("a", separator='"'), "Invalid separator of CSVLogger. Expected one character"),
+        (lambda: callbacks.CSVLogger("a", append=None), "Invalid append of CSVLogger"),
+        (lambda: callbacks.TerminateOnNaN("yes"), "Invalid raise_error of TerminateOnNaN"),
+        (lambda: callbacks.LearningRateScheduler(0.1), "Invalid schedule of LearningRateScheduler"),
+        (lambda: callbacks.LearningRateScheduler(lambda: 0.1), "Invalid schedule of LearningRateScheduler"),
+        (lambda: callbacks.LearningRateScheduler(lambda a, b, c: a), "Invalid schedule of LearningRateScheduler"),
+        (lambda: callbacks.LambdaCallback(5), "Invalid on_epoch_begin of LambdaCallback. Expected a function"),
+    ],
+)
+def test_arguments_are_checked(make_callback, message):
+    with pytest.raises((ValueError, TypeError)) as error:
+        make_callback()
+    assert message in str(error.value)
+    assert "Received: " in str(error.value) or "has no argument" in str(error.value)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1, None, 1, "a", np.zeros(2), True])
+def test_a_schedule_must_give_learning_rates(rate):
+    message = "For epoch 0 the schedule of LearningRateScheduler gave no learning rate."
+    before_the_first_step(message, ValueError, callbacks.LearningRateScheduler(lambda epoch: rate))
+
+
+def test_errors_inside_a_schedule_are_its_own():
+    def schedule(epoch, rate):
+        raise TypeError("mine")
+
+    before_the_first_step("mine", TypeError, callbacks.LearningRateScheduler(schedule))
+
+
+def test_what_only_keras_has_is_refused_by_name():
+    for name in ("TensorBoard", "RemoteMonitor", "SwapEMAWeights", "OrbaxCheckpoint", "ProgbarLogger"):
+        assert not hasattr(callbacks, name)
+        with pytest.raises(AttributeError, match=f"tinyconv.callbacks has no {name}, which Keras has. Fix: "):
+            getattr(callbacks, name)
+    with pytest.raises(AttributeError, match="Did you mean 'EarlyStopping'"):
+        callbacks.EarlyStoping  # noqa: B018
+
+
+# The objects themselves
+
+
+def test_reprs_say_what_an_object_is():
+    assert repr(callbacks.EarlyStopping(patience=3, min_delta=0.0)) == "<EarlyStopping patience=3>"
+    assert repr(callbacks.LambdaCallback(on_epoch_end=print)) == "<LambdaCallback on_epoch_end>"
+    assert repr(callbacks.History()) == "<History: 0 epochs>"
+    history = train(make(), 3)
+    history.history["loss"] = [0.125, 0.1, 0.05]
+    assert repr(history) == "<History: 3 epochs, loss 0.125 -> 0.05>"
+
+
+def test_copies_work_and_belong_to_no_model(tmp_path):
+    used = [callbacks.EarlyStopping("loss", patience=1), callbacks.CSVLogger(tmp_path / "log.csv")]
+    history = train(make(), 2, callbacks=used)
+    for copied in (copy.deepcopy([history, *used]), pickle.loads(pickle.dumps([history, *used]))):
+        assert copied[0].history == history.history
+        assert copied[1].best == used[0].best
+        assert all(callback.model is None for callback in copied)
+        assert train(make(), 2, callbacks=copied[1:]).history == history.history
+
+
+def test_the_same_callbacks_in_two_runs_and_two_models_behave_as_new_ones(tmp_path):
+    def fresh(name):
+        early = callbacks.EarlyStopping("loss", min_delta=0.05, restore_best_weights=True)
+        return [early, callbacks.ReduceLROnPlateau("loss", patience=1), callbacks.CSVLogger(tmp_path / name)]
+
+    expected = make()
+    train(expected, 6, callbacks=fresh("a"))
+    used = fresh("b")
+    train(make(seed=3), 6, callbacks=used)
+    model = make()
+    train(model, 6, callbacks=used)
+    assert digest(model) == digest(expected)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_callback_at_work_for_one_model_is_refused_by_another():
+    shared, other = callbacks.EarlyStopping("loss"), make()
+
+    class Training(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            train(other, 1, callbacks=shared)
+
+    with pytest.raises(RuntimeError, match=r"EarlyStopping .* is at work in the run of another model"):
+        train(make(), 2, callbacks=[shared, Training()])
+    assert len(train(other, 1, callbacks=shared).epoch) == 1
+
+
+def test_an_error_in_a_callback_comes_out_and_leaves_a_log_of_what_was(tmp_path):
+    class Failing(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise OSError("mine")
+
+    model = make()
+    with pytest.raises(OSError, match="mine"):
+        train(model, 3, callbacks=[callbacks.CSVLogger(tmp_path / "log.csv"), Failing()])
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
+    assert len(train(model, 2).epoch) == 2
+
+
+@pytest.mark.parametrize("base", [callbacks.ModelCheckpoint, callbacks.BackupAndRestore])
+def test_a_batch_hook_of_a_subclass_is_called(tmp_path, base):
+    called = []
+
+    class Mine(base):
+        def on_train_batch_end(self, batch, logs=None):
+            called.append(batch)
+            super().on_train_batch_end(batch, logs)
+
+    train(make(), 1, callbacks=Mine(tmp_path / "it.keras"))
+    assert called == [0, 1, 2]
+
+
+def test_csv_values_are_written_as_keras_writes_them(keras, tmp_path):
+    logs = [{"a": np.float32(0.5), "b": [1, 2], "c": "é", "d": np.array(3)}, {"a": 1.0}]
+    for library, name in ((callbacks, "ours"), (keras.callbacks, "theirs")):
+        drive(library.CSVLogger(str(tmp_path / name)), Watched(library is not callbacks), logs)
+    ours, theirs = ((tmp_path / name).read_bytes().replace(b"\r\n", b"\n") for name in ("ours", "theirs"))
+    assert ours == theirs
+
+
 # Backups
 
 
@@ -382,3 +818,105 @@ def test_only_the_backup_s_own_files_are_deleted(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     train(make(), 1, callbacks=callbacks.BackupAndRestore(tmp_path))
     assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def remembering(value):
+    class Remembering(callbacks.Callback):
+        it = value
+
+        def get_state(self):
+            return {"it": self.it}
+
+        def set_state(self, state):
+            self.it = state["it"]
+
+    return Remembering()
+
+
+@pytest.mark.parametrize("interrupted_after", [4, 7])
+@pytest.mark.parametrize("append", [False, True])
+def test_the_log_of_an_interrupted_run_is_that_of_a_whole_one(tmp_path, interrupted_after, append):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("epoch,loss\n")
+
+    def logged(name):
+        log = callbacks.CSVLogger(tmp_path / name, append=append)
+        return [log, callbacks.BackupAndRestore(tmp_path / f"{name} backup", save_freq=2)]
+
+    train(make(), 5, callbacks=logged("a"))
+    with pytest.raises(KeyboardInterrupt):
+        train(make(), 5, callbacks=[*logged("b"), Interrupt(interrupted_after)])
+    with (tmp_path / "b").open("a") as file:
+        file.write("a row that came after the backup\r\n")
+    train(make(seed=3), 5, callbacks=[*logged("b"), Interrupt(10**6)])
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+def test_whatever_callbacks_remember_comes_back(tmp_path):
+    value = {
+        "text": "ä",
+        "numbers": [1, -0.0, float("inf"), None, True, 2**60, np.float64(0.1)],
+        "array": np.arange(6.0).reshape(2, 3),
+        "arrays": [np.zeros(0, np.float32), [np.array(3)]],
+        "empty": {"array": {}, "list": []},
+    }
+
+    def backup():
+        return callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
+
+    train(make(), 1, callbacks=[remembering(value), backup()])
+    again = remembering(None)
+    train(make(), 2, callbacks=[again, backup()])
+    assert repr(again.it) == repr({**value, "numbers": [*value["numbers"][:-1], 0.1]})
+
+
+def test_a_run_goes_on_with_other_callbacks_and_a_warning(tmp_path):
+    def run(epochs, *others):
+        return train(make(), epochs, callbacks=[*others, callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)])
+
+    run(2, callbacks.ReduceLROnPlateau("loss"), remembering(1), remembering(2))
+    kept, new = remembering(0), callbacks.TerminateOnNaN()
+    with pytest.warns(UserWarning, match=r"with ReduceLROnPlateau, with Rem.*, without Termi"):
+        history = run(3, new, kept)
+    assert kept.it == 1
+    assert history.epoch == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"optimizer": tinyconv.optimizers.SGD(0.1)}, "SGD("),
+        ({"optimizer": tinyconv.optimizers.Adam(beta_1=0.5)}, "Adam(beta_1=0.5"),
+        ({"optimizer": tinyconv.optimizers.Adam(tinyconv.optimizers.schedules.CosineDecay(0.1, 5))}, "CosineDecay("),
+        ({"metrics": ["accuracy", "top_k_categorical_accuracy"]}, "TopKCategoricalAccuracy("),
+        ({"loss": "mse"}, "MeanSquaredError("),
+        ({"frozen": "conv2d"}, "Expected {'frozen': ['conv2d']}. Received: {'frozen': []}"),
+    ],
+)
+def test_a_backup_of_a_run_with_other_settings_is_refused_and_changes_nothing(tmp_path, changed, message):
+    train(make(), 1, callbacks=callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False))
+    settings = {"optimizer": "adam", "loss": "categorical_crossentropy", "metrics": ["accuracy"], **changed}
+    frozen = settings.pop("frozen", None)
+    model = make(seed=4)
+    for layer in model.layers:
+        layer.trainable = layer.name != frozen
+    model.compile(**settings, backend="reference")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="is the backup of another run") as error:
+        train(model, 2, callbacks=callbacks.BackupAndRestore(tmp_path))
+    assert message in str(error.value)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_run_with_frozen_layers_is_resumed_to_the_same_bits(tmp_path):
+    def run(seed, name, batches):
+        model = make(seed=seed)
+        model.layers[0].trainable = model.layers[1].trainable = False
+        model.compile("adam", "categorical_crossentropy", metrics=["accuracy"], backend="reference")
+        with contextlib.suppress(KeyboardInterrupt):
+            train(model, 4, callbacks=[*everything(tmp_path / name, save_freq=2), Interrupt(batches)])
+        return digest(model)
+
+    whole = run(0, "a", 100)
+    assert run(0, "b", 7) != whole
+    assert run(6, "b", 100) == whole

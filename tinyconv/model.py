@@ -376,10 +376,10 @@ class Sequential(Stack):
             if validation is not None:
                 val_loop = trainer.pass_over(Data.load(trainer.state, *validation), val_batch_size, training=False)
             self._history = history = History()
-            params = {"epochs": epochs, "steps": -(-samples // batch_size), "verbose": verbose}
+            params: dict[str, Any] = {"epochs": epochs, "steps": -(-samples // batch_size), "verbose": verbose}
             params["validation_freq"] = validation_freq if validation else 0
-            events = CallbackList([*given, history], self, params)
-            with self._run(progress):
+            events = CallbackList([*given, history], model=self, **params)
+            with self._run(progress), events:
                 self._warm_up(trainer, progress, loop, *([val_loop] if val_loop else []))
                 trainer.call(events, "on_train_begin", {})
                 logs: dict[str, float] = {}
@@ -425,11 +425,11 @@ class Sequential(Stack):
             checked = self._checked(x, y)
             loop = trainer.pass_over(Data.load(trainer.state, *checked), batch_size, training=False)
             progress = Progress(verbose, 0, len(checked[0]))
-            params = {"epochs": 1, "steps": -(-len(checked[0]) // batch_size), "verbose": verbose}
+            params: dict[str, Any] = {"epochs": 1, "steps": -(-len(checked[0]) // batch_size), "verbose": verbose}
             with self._run(progress):
                 self._warm_up(trainer, progress, loop)
                 start = time.perf_counter()
-                logs = trainer.run(loop, CallbackList(callbacks, self, params), "test")
+                logs = trainer.run(loop, CallbackList(callbacks, model=self, **params), "test")
                 progress.epoch_end(logs, time.perf_counter() - start)
         return logs if return_dict else _as_list(logs)
 
@@ -459,12 +459,12 @@ class Sequential(Stack):
             width = math.prod(shape[1:])
             result = trainer.kernels.allocate((len(array), width), np.float32)
             loop = trainer.pass_over(Data.load(trainer.state, array, None), batch_size, training=False, result=result)
-            params = {"epochs": 1, "steps": -(-len(array) // batch_size), "verbose": verbose}
+            params: dict[str, Any] = {"epochs": 1, "steps": -(-len(array) // batch_size), "verbose": verbose}
             progress = Progress(verbose, 0, len(array))
             with self._run(progress):
                 self._warm_up(trainer, progress, loop)
                 start = time.perf_counter()
-                trainer.run(loop, CallbackList(callbacks, self, params), "predict")
+                trainer.run(loop, CallbackList(callbacks, model=self, **params), "predict")
                 progress.epoch_end({}, time.perf_counter() - start)
             return (result if on_device else trainer.state.read(result)).reshape(shape)
 

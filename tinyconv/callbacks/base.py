@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from tinyconv.messages import received
+from tinyconv.checking import boolean
+from tinyconv.messages import received, refuse, suggest
 from tinyconv.saving import atomic
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 Logs = dict[str, float]
 
-BATCH_HOOKS = tuple(f"on_{phase}_batch_{edge}" for phase in ("train", "test", "predict") for edge in ("begin", "end"))
+PHASES = ("train", "test", "predict")
+BATCH_HOOKS = tuple(f"on_{phase}_batch_{edge}" for phase in PHASES for edge in ("begin", "end"))
+HOOKS = (*(f"on_{what}_{edge}" for what in (*PHASES, "epoch") for edge in ("begin", "end")), *BATCH_HOOKS)
 OLD_NAMES = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
 
 
@@ -47,6 +50,8 @@ class Callback:
     params: dict[str, Any] | None = None
     _model: "Sequential | None" = None
     _others: "Sequence[Callback]" = ()  # the other callbacks of the run
+    _at_work = False  # in a training
+    uses_model = True  # so that it cannot be at work for two at once
     runs_last = False  # after all others, the history included
     adds: tuple[str, ...] = ()  # names that it adds to an epoch's logs
 
@@ -87,15 +92,16 @@ class Callback:
         """Take back what :meth:`get_state` gave, in a run that goes on; called after ``on_train_begin``."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_model", "_others")}
+        return {name: value for name, value in vars(self).items() if name not in ("_model", "_others", "_at_work")}
 
     def __repr__(self) -> str:
         """The class, and the arguments that are not as by default."""
         shown = []
         for name, parameter in inspect.signature(type(self)).parameters.items():
-            text = received(vars(self).get(name, parameter.default))
-            if text != received(parameter.default):
-                shown.append(f" {name}={text}")
+            value, default = vars(self).get(name, parameter.default), parameter.default
+            same = value == default if isinstance(value, Real) and isinstance(default, Real) else value is default
+            if not same and received(value) != received(default):
+                shown.append(f" {name}={received(value)}")
         return f"<{type(self).__name__}{','.join(shown)}>"
 
     def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None: ...  # an old name
@@ -122,18 +128,45 @@ class Callback:
 
 
 class CallbackList:
-    """Several callbacks as one. A batch's hooks that nobody overrides cost nothing: ``wants`` says who wants which."""
+    """Several callbacks as one, for loops of your own, too: it has their hooks. A batch's hooks that nobody overrides
+    cost nothing: ``wants`` says who wants which.
 
-    def __init__(self, callbacks: Iterable[Callback] | Callback | None, model: "Sequential", params: Any) -> None:
+    Args:
+        callbacks: the callbacks.
+        add_history: whether to add a :class:`History`, if there is none.
+        add_progbar: must be False.
+        model: what they watch.
+        params: what they are told: ``epochs``, ``steps``, ``verbose``; in a training ``validation_freq`` (0: none).
+
+    As a context it is one run of its callbacks: no other model can use them meanwhile.
+    """
+
+    def __init__(
+        self,
+        callbacks: Iterable[Callback] | Callback | None = None,
+        add_history: bool = False,
+        add_progbar: bool = False,
+        model: "Sequential | None" = None,
+        **params: Any,
+    ) -> None:
+        refuse("CallbackList", {"add_progbar": add_progbar}, {"add_progbar": (False,)})
         given = as_callbacks(callbacks)
+        if boolean("CallbackList", "add_history", add_history) and not any(isinstance(c, History) for c in given):
+            given.append(History())
         given.sort(key=lambda callback: callback.runs_last)
         self.callbacks = given
         self.wants = {hook: [callback for callback in given if callback.wants(hook)] for hook in BATCH_HOOKS}
         for callback in given:
+            if callback._at_work and callback.model is not model and callback.uses_model:
+                raise RuntimeError(
+                    f"{received(callback)} is at work in the run of another model. Fix: a callback of its own for each."
+                )
+        for callback in given:
             callback.set_params(params)
-            callback.set_model(model)
+            if model is not None:
+                callback.set_model(model)
             callback.set_others(given)
-        if "validation_freq" in params:  # a training
+        if "validation_freq" in params:
             for callback in given:
                 callback.check_run()
 
@@ -142,11 +175,28 @@ class CallbackList:
         for callback in self.wants.get(hook, self.callbacks):
             getattr(callback, hook)(*arguments)
 
+    def __getattr__(self, hook: str) -> Any:
+        if hook not in HOOKS:
+            raise AttributeError(f"CallbackList has no attribute {hook!r}. {suggest(hook, HOOKS)}")
+        if hook.startswith(("on_epoch", *(f"on_{phase}_batch" for phase in PHASES))):
+            return lambda number, logs=None: self.call(hook, number, logs)
+        return lambda logs=None: self.call(hook, logs)
+
+    def __enter__(self) -> None:
+        for callback in self.callbacks:
+            callback._at_work = True
+
+    def __exit__(self, *error: object) -> None:
+        for callback in self.callbacks:
+            callback._at_work = False
+
 
 def as_callbacks(callbacks: Any) -> list[Callback]:
     """One callback, several (in lists of lists, too) or none, as a list."""
     if callbacks is None:
         return []
+    if isinstance(callbacks, CallbackList):
+        return callbacks.callbacks[:]
     if isinstance(callbacks, Callback):
         return [callbacks]
     if isinstance(callbacks, str | bytes | dict) or not isinstance(callbacks, Iterable):

@@ -12,16 +12,11 @@ from typing import Any
 import numpy as np
 
 from tinyconv import saving
-from tinyconv.callbacks.base import BATCH_HOOKS, OLD_NAMES, Callback, Logs
+from tinyconv.callbacks.base import HOOKS, OLD_NAMES, Callback, Logs
 from tinyconv.callbacks.monitors import check_rate_is_free, verbosity
 from tinyconv.checking import boolean, invalid
 from tinyconv.messages import received, suggest
 from tinyconv.saving import atomic
-
-HOOKS = (
-    *(f"on_{what}_{edge}" for what in ("train", "test", "predict", "epoch") for edge in ("begin", "end")),
-    *BATCH_HOOKS,
-)
 
 
 class CSVLogger(Callback):
@@ -146,6 +141,8 @@ class LambdaCallback(Callback):
         on_train_batch_begin, on_train_batch_end: called with the batch and the logs.
         kwargs: any other hook of :class:`Callback`.
     """
+
+    uses_model = False
 
     def __init__(
         self,
