@@ -21,7 +21,7 @@ import pytest
 
 import tinyconv.kernels
 from tinyconv.kernels import cpu
-from tinyconv.kernels.cpu import blocks, host, jit, threads
+from tinyconv.kernels.cpu import blocks, host, jit, private, threads
 
 HERE = Path(__file__).parent
 KERNELS = Path(tinyconv.kernels.__file__).parent
@@ -184,7 +184,7 @@ def test_a_full_disk_is_no_error(monkeypatch):
     def twice(x):
         return 2 * x
 
-    monkeypatch.setattr(jit, "replace", full)
+    monkeypatch.setattr(private, "replace", full)
     assert twice(4) == 8
 
 
@@ -260,22 +260,36 @@ def test_compile_watch_says_when_and_how_long(monkeypatch, tmp_path):
     assert 0 < seconds[-1] <= watch.seconds
 
 
-def test_without_the_compiler_simple_kernels_are_plain_python_and_others_say_that_they_need_it():
+@pytest.mark.parametrize(
+    ("variable", "value", "fix"),
+    [
+        ("NUMBA_DISABLE_JIT", "1", 'unset it, or use backend="reference"'),
+        ("NUMBA_NUM_THREADS", "0", "correct or unset it"),
+        ("NUMBA_NUM_THREADS", "-2", "correct or unset it"),
+        ("NUMBA_NUM_THREADS", "two", "correct or unset it"),
+        ("NUMBA_NUM_THREADS", "99999999999", "correct or unset it"),
+        ("NUMBA_THREADING_LAYER", "openmp", "unset it, or install the library"),
+        ("NUMBA_THREADING_LAYER_PRIORITY", "omp omp omp", "correct or unset it"),
+    ],
+)
+def test_settings_that_numba_cannot_work_with_are_named_at_the_first_use(variable, value, fix):
+    """One clear line, before the first kernel; the rest of tinyconv works."""
     program = """
         import numpy as np
-        from tinyconv.kernels import cpu
-        x = np.array([-1, 2], np.float32)
-        cpu.relu_forward(x, x)
-        print(x)
-        try:
-            cpu.softmax_forward(x[None], x[None])
-        except RuntimeError as error:
-            print(error)
+        import tinyconv
+        model = tinyconv.Sequential([tinyconv.Input((2,)), tinyconv.layers.Dense(1)])
+        model.compile(backend="reference")
+        assert model.predict(np.ones((1, 2), np.float32), verbose=0).shape == (1, 1)
+        for use in (lambda: tinyconv.kernels.load("cpu"), lambda: tinyconv.set_threads(1)):
+            try:
+                use()
+            except RuntimeError as error:
+                print(error)
     """
-    expected = (
-        "[0. 2.]\nThe CPU kernels need Numba's compiler, which NUMBA_DISABLE_JIT turns off. Fix: unset it, or use "
-    )
-    assert run(program, NUMBA_DISABLE_JIT="1") == expected + 'the backend "reference".'
+    first, second = run(program, **{variable: value}).splitlines()
+    assert first == second
+    assert variable in first
+    assert first.endswith(f"Fix: {fix}." if "install" not in fix else "(pip install tbb).")
 
 
 @pytest.mark.skipif(not X86, reason="names processors of another kind")

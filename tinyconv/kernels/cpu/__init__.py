@@ -4,6 +4,7 @@ What is computed, and why, is told in ``tinyconv.kernels.reference``; here the d
 order of the loops, what is cut into pieces, and what runs in parallel. Arrays are C-contiguous and float32.
 """
 
+from tinyconv.kernels.cpu import environment  # noqa: F401  (first)
 from tinyconv.kernels.cpu.activation import (
     elu_backward,
     elu_forward,

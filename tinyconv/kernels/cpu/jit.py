@@ -14,8 +14,8 @@ The flags, explained once:
 
 Kernels are compiled when they are first called, for the types they are called with, and kept on disk. Numba's own
 cache would do, if it noticed an edit of a function that lies in another file than the cached function that inlined it,
-and did not raise where the disk is full, read-only or damaged. :class:`KernelCache` cannot do wrong: at worst it is
-empty.
+did not raise where the disk is full, read-only or damaged, and did not run what others wrote into its folder
+(``private.py``). :class:`KernelCache` cannot do wrong: at worst it is empty.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ import os
 import pickle
 import re
 import sys
-import tempfile
 import time
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,11 @@ from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
-from tinyconv.kernels.cpu.threads import LAYER, SETTINGS, one_at_a_time
+from tinyconv.kernels.cpu import private
+from tinyconv.kernels.cpu.threads import SETTINGS, guarded
 
 HERE = Path(__file__).parent
+SUFFIX = ".nbc"
 
 
 def jit(function=None, *, parallel=False, reassociate=False, **options):
@@ -59,12 +61,11 @@ def jit(function=None, *, parallel=False, reassociate=False, **options):
         "_nrt": False,
         **options,
     }
-    function = under_a_name_of_its_own(function, parallel)
-    compiled: Any = numba.njit(**flags)(function)
-    file = function.__code__.co_filename
-    if hasattr(compiled, "_cache") and os.path.exists(file):  # not so under NUMBA_DISABLE_JIT, or in a notebook
-        compiled._cache = KernelCache(function, flags)
-    return one_at_a_time(compiled) if parallel and LAYER == "workqueue" else compiled
+    named = under_a_name_of_its_own(function, parallel)
+    compiled: Any = numba.njit(**flags)(named)
+    if os.path.exists(function.__code__.co_filename):  # not so in a notebook
+        compiled._cache = KernelCache(named, flags)
+    return guarded(compiled, jit(function, reassociate=reassociate, **options)) if parallel else compiled
 
 
 def under_a_name_of_its_own(function: Callable, parallel: bool) -> Callable:
@@ -108,7 +109,7 @@ class KernelCache(_Cache):
         target_context.refresh()
         try:
             path, identity = self._locate(sig, target_context.codegen())
-            content = path.read_bytes()
+            content = private.read(path)
             if not content.startswith(hashlib.sha256(content[32:]).digest() + identity):
                 return None
             return CompileResult._rebuild(target_context, *pickle.loads(content[64:]))
@@ -121,7 +122,7 @@ class KernelCache(_Cache):
         try:
             path, identity = self._locate(sig, data.codegen)
             content = identity + dumps(data._reduce())
-            replace(path, hashlib.sha256(content).digest() + content)
+            private.replace(path, hashlib.sha256(content).digest() + content)
         except Exception:  # the disk is full, say: the next process compiles again
             return
 
@@ -142,7 +143,7 @@ class KernelCache(_Cache):
         key = repr((describe(self._function), self._flags, str(sig), codegen.magic_tuple(), SETTINGS.BOUNDSCHECK))
         digest = hashlib.sha256(key.encode()).digest()
         module = self._function.__module__.rpartition(".")[2]
-        name = f"{module}.{self._function.__qualname__}-{digest.hex()[:16]}.nbc".replace("<locals>.", "")
+        name = f"{module}.{self._function.__qualname__}-{digest.hex()[:16]}{SUFFIX}".replace("<locals>.", "")
         return folder / name, hashlib.sha256(digest + self._stamp).digest()
 
 
@@ -185,38 +186,33 @@ def read(path: Path) -> bytes:
 
 @functools.cache
 def cache_folder() -> Path | None:
-    """Where compiled kernels are kept: NUMBA_CACHE_DIR, else beside the sources, else in the user's cache folder."""
+    """Where compiled kernels are kept: NUMBA_CACHE_DIR, else beside the sources, else in the user's cache folder; None
+    if none of them is one that this user, and nobody else, can write."""
     from numba.misc.appdirs import user_cache_dir
 
-    private = "tinyconv_" + hashlib.sha256(str(HERE).encode()).hexdigest()[:16]  # every installation has its own
-    if SETTINGS.CACHE_DIR:
-        candidates = [Path(SETTINGS.CACHE_DIR, private)]
-    else:
-        candidates = [HERE / "__pycache__", Path(user_cache_dir("numba", False), private)]
-    return next(filter(writable, candidates), None)
-
-
-def writable(folder: Path) -> bool:
-    """Whether files can be made in that folder, which is made if need be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
-        return False
-    return True
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file in one step: other processes see the old one or the whole new one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    own = "tinyconv_" + hashlib.sha256(str(HERE).encode()).hexdigest()[:16]  # every installation has its own
+    chosen = [Path(SETTINGS.CACHE_DIR, own)] if SETTINGS.CACHE_DIR else []
+    of_user = Path(user_cache_dir("numba", False), own)  # begins with "~" where nobody knows the user's home
+    problems = []
+    for folder in (*chosen, HERE / "__pycache__", *([of_user] if of_user.is_absolute() else [])):
+        try:
+            private.prepare(folder)
+        except OSError as error:
+            problems.append(str(error))
+            continue
+        if problems and chosen:
+            warnings.warn(
+                f"Compiled kernels are kept in {folder}, not in NUMBA_CACHE_DIR: {problems[0]}.", stacklevel=2
+            )
+        private.sweep(folder, SUFFIX)
+        private.sweep_siblings(folder, "tinyconv_" + "[0-9a-f]" * 16)
+        return folder
+    warnings.warn(
+        f"Compiled kernels cannot be kept, so every run compiles them again: {'; '.join(problems)}. Fix: set "
+        "NUMBA_CACHE_DIR to a folder that you can write, and nobody else.",
+        stacklevel=2,
+    )
+    return None
 
 
 class CompileWatch(event.Listener):

@@ -21,9 +21,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 
+from tinyconv.kernels.cpu.threads import start
 from tinyconv.kernels.cpu.workers import GIVE_WAY, WORDS, counters_of, helper, run_table, signature_of, write_line
 
 NOTHING = np.zeros(0, np.float32)  # for an argument that a kernel does not use
@@ -122,13 +123,9 @@ def _flat(array: np.ndarray) -> np.ndarray:
 @functools.cache
 def _address(function, int8: bool) -> int:
     """Where a kernel's machine code is; compiles it, or finds it in the cache."""
-    if not hasattr(function, "compile"):
-        raise RuntimeError(
-            "The CPU kernels need Numba's compiler, which NUMBA_DISABLE_JIT turns off. "
-            'Fix: unset it, or use the backend "reference".'
-        )
     signature = signature_of(int8)
-    numba.get_num_threads()  # starts the threads, whose number a kernel may ask for
-    function.compile(signature)
-    compiled = function.overloads[signature.args]
-    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    with global_compiler_lock:  # which a fork waits for
+        start()  # a kernel may ask for the number of threads
+        function.compile(signature)
+        compiled = function.overloads[signature.args]
+        return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
