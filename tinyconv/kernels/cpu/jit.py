@@ -191,7 +191,7 @@ def cache_folder() -> Path | None:
     from numba.misc.appdirs import user_cache_dir
 
     own = "tinyconv_" + hashlib.sha256(str(HERE).encode()).hexdigest()[:16]  # every installation has its own
-    chosen = [Path(SETTINGS.CACHE_DIR, own)] if SETTINGS.CACHE_DIR else []
+    chosen = [Path(SETTINGS.CACHE_DIR, own).absolute()] if SETTINGS.CACHE_DIR else []
     of_user = Path(user_cache_dir("numba", False), own)  # begins with "~" where nobody knows the user's home
     problems = []
     for folder in (*chosen, HERE / "__pycache__", *([of_user] if of_user.is_absolute() else [])):
