@@ -90,8 +90,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
     names = [peer.name for peer in peers.PEERS]
     parser.add_argument("--peers", nargs="*", choices=names, default=names, metavar="NAME", help="whom to compare with")
-    parser.add_argument("--threads", type=int, default=cores, help="threads for everybody")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of everybody; medians are of so many")
+    parser.add_argument("--threads", type=int, default=cores, help="threads for every library")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every library; results are medians of them")
     parser.add_argument("--backend", default="cpu", help="tinyconv's kernels")
     parser.add_argument("--quick", action="store_true", help="tiny amounts of work; the times mean nothing")
     parser.add_argument("--add", action="store_true", help="keep the other sections of the run in the folder")
@@ -105,7 +105,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def verdict(results: list[Result]) -> str:
-    """How many targets are met, in a line."""
+    """The number of targets that are met, in a line."""
     held = [r for r in results if r.target is not None]
     missed = [r.work for r in held if not r.met]
     return f"{len(held) - len(missed)} of {len(held)} targets are met." + "".join(
@@ -114,7 +114,7 @@ def verdict(results: list[Result]) -> str:
 
 
 def is_detail(result: Result) -> bool:
-    """Single convolutions, and peers' epochs: in a table of their own."""
+    """Single convolutions and peers' epochs, which get a table of their own."""
     return result.target is None or (result.section == "conv" and result.theirs != "PyTorch" and result.unit == "x")
 
 

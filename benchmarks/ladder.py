@@ -40,7 +40,7 @@ CONVOLUTION = network.Convolution(128, 13, 32, 64, 3)
 
 
 def python_loops(out, x, w, b):
-    """The definition, read aloud: for every output, multiply a window of the image with a filter, and add up.
+    """The definition, spelt out: for every output, multiply a window of the image by a filter, and add up.
 
     Each of the inner multiplications costs the interpreter some 100 instructions: look up the types, unpack the
     numbers, make an object for the result. The processor could do 64 in the time of one of those instructions.
@@ -64,11 +64,11 @@ def python_loops(out, x, w, b):
 
 
 def numpy_products(out, x, w, b):
-    """Say it in whole arrays. A tap (k, l) of the filters meets a shifted image: that is a product of matrices.
+    """The same in whole arrays. A tap (k, l) of the filters multiplies a shifted image: that is a matrix product.
 
     The loops now run in compiled code, and the products in BLAS, a library that has all the tricks of the rungs below.
     But every step goes through memory: nine shifted copies of the images, nine times reading and writing the whole
-    result. The next rung begins again from the loops, to build what BLAS has, where we want it.
+    result. The next rung begins again from the loops, to build what BLAS has where we need it.
     """
     N, PH, PW, F = out.shape
     KH, KW, C, F = w.shape

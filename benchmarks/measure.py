@@ -9,7 +9,7 @@ K = TypeVar("K")
 
 
 class Timing(NamedTuple):
-    """Seconds of some runs of the same work."""
+    """The seconds that several runs of the same work took."""
 
     seconds: tuple[float, ...]
 
@@ -49,10 +49,10 @@ def alternate(
 
 
 def interleave(turns: Mapping[K, Callable[[], float]], rounds: int) -> dict[K, Timing]:
-    """Let everybody take a turn, and again, ``rounds`` times: whatever else the machine does meets all alike.
+    """Let each take a turn, ``rounds`` times: whatever else the machine is doing affects all alike.
 
-    A turn does its work and returns the seconds it took. The order is reversed in every second round, so that nobody
-    always runs behind the same other.
+    A turn does its work and returns the seconds it took. The order is reversed in every second round, so that none
+    always runs after the same other.
     """
     times: dict[K, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
@@ -63,7 +63,7 @@ def interleave(turns: Mapping[K, Callable[[], float]], rounds: int) -> dict[K, T
 
 
 def duration(seconds: float) -> str:
-    """A time in a unit a person reads."""
+    """A time in a readable unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if abs(seconds) >= size:
             return f"{seconds / size:.3g} {unit}" if seconds / size < 1000 else f"{seconds / size:.0f} {unit}"

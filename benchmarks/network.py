@@ -1,4 +1,4 @@
-"""The work that every benchmark gives to every peer: the MNIST network, its weights and data, and ten convolutions."""
+"""The work that every benchmark gives every peer: the MNIST network, its weights and data, and ten convolutions."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ EPSILON = 1e-7  # Adam's, as Keras has it; PyTorch's own default is 1e-8
 
 
 def weights() -> list[np.ndarray]:
-    """The same initial weights for everybody: Glorot's uniform distribution, and zeros for the biases."""
+    """The same initial weights for all: Glorot's uniform distribution, and zeros for the biases."""
     rng = np.random.default_rng(0)
     found = []
     for shape in SHAPES:

@@ -1,4 +1,4 @@
-"""The one way in which all benchmarks here report: facts about the machine, Markdown tables, JSON, pictures."""
+"""How all benchmarks here report: facts about the machine, Markdown tables, JSON, pictures."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def machine(packages: Sequence[str] = ("numpy", "numba")) -> dict[str, str]:
-    """The facts without which a time means nothing."""
+    """The facts that give a time its meaning."""
     return {
         "processor": processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
@@ -109,7 +109,7 @@ class LoadWatch:
         self.own, self.before, self.ticks = own, own(), cpu_ticks()
 
     def share(self) -> str:
-        """So far. ``own`` gives the processor time that is not somebody else's."""
+        """So far. ``own`` gives the processor time that counts as the benchmark's own."""
         if self.ticks is None or (later := cpu_ticks()) is None:
             return "unknown"
         busy, total = later[0] - self.ticks[0], max(later[1] - self.ticks[1], 1)

@@ -20,19 +20,19 @@ from benchmarks.report import Result
 from benchmarks.worker import ROOT, Worker
 
 BATCH = 128
-LEARNT = 0.3  # a loss from which chance may lead upwards again
+LEARNT = 0.3  # below this loss, chance may lead upwards again
 PART = 6_000  # a ninth of the training images, with the same ragged last batch: 54,000 and 6,000 are both 112 mod 128
 
 
 class Session:
-    """The contenders' processes, each started when it is first needed, and proven correct before it is timed.
+    """The contenders' processes, each started when it is first needed, and checked to be correct before it is timed.
 
     Args:
-        folder: where the training data lies (see ``network.save_data``).
+        folder: where the training data is (see ``network.save_data``).
         contenders: the peers that take part; tinyconv always does.
         remarks: lines for the report.
-        threads: threads for everybody.
-        rounds: turns of everybody.
+        threads: the number of threads for each.
+        rounds: the number of turns of each.
         quick: tiny amounts of work, to see that everything runs; the times mean nothing.
         backend: tinyconv's kernel set.
     """
@@ -86,7 +86,7 @@ class Session:
         return worker
 
     def worker(self, contender: Contender) -> Worker:
-        """The contender's process. Whoever does not compute the same as the reference is not timed."""
+        """The contender's process. One that does not compute the same as the reference is not timed."""
         if contender.name not in self.workers:
             print(f"Starting {contender.name} ...", flush=True)
             worker = self.workers[contender.name] = self.start(contender)
@@ -114,21 +114,21 @@ class Session:
     def race(
         self, contenders: Iterable[Contender], turn: Callable[[Worker], float], rounds: int = 0
     ) -> dict[str, Timing]:
-        """Everybody in turn, ``rounds`` times."""
+        """Each contender in turn, ``rounds`` times."""
         turns = {c.name: functools.partial(turn, self.worker(c)) for c in contenders}
         return interleave(turns, rounds or self.rounds)
 
     def train(
         self, contenders: Sequence[Contender], samples: int, batch_size: int, rounds: int = 0
     ) -> dict[str, Timing]:
-        """Race over a pass through the first ``samples`` images."""
+        """Time a pass through the first ``samples`` images."""
         for contender in contenders:
             self.warm_up(contender, batch_size, samples)
         return self.race(contenders, lambda w: w.call("train", samples=samples, batch_size=batch_size)[0], rounds)
 
 
 def reference_outputs(folder: Path, samples: int = 64) -> np.ndarray:
-    """What the network must answer, from the reference kernels."""
+    """The correct outputs of the network, from the reference kernels."""
     import tinyconv
 
     model = network.keras_model(tinyconv)
@@ -150,7 +150,7 @@ def against_fastest(section: str, work: str, times: dict[str, Timing], target: f
 
 
 def epoch(s: Session) -> list[Result]:
-    """One epoch. Everybody qualifies on a ninth of it; the full epoch is for those who may be the fastest."""
+    """One epoch. All qualify on a ninth of it; the full epoch is for those that may be the fastest."""
     part, whole = s.samples(PART), s.samples(network.TRAINING_SAMPLES)
     everybody = [peers.TINYCONV, *s.trainers]
     qualifying = s.train(everybody, part, BATCH)
@@ -226,7 +226,7 @@ def conv_summary(s: Session, results: list[Result], shapes: Sequence[network.Con
 
 
 def sgemm_peak(s: Session, contenders: Sequence[Contender]) -> float:
-    """The machine's speed in FLOP/s: the fastest large product of matrices that anybody achieves."""
+    """The machine's speed in FLOP/s: the fastest large matrix product that any contender achieves."""
     size = s.samples(2048, 128)
     times = s.race(contenders, lambda w: w.call("matrix_product", size=size))
     best = min(min(timing.seconds) for timing in times.values())  # the peak is the best, not the usual
@@ -234,7 +234,7 @@ def sgemm_peak(s: Session, contenders: Sequence[Contender]) -> float:
 
 
 def check_convolution(s: Session, shape: network.Convolution, contenders: Sequence[Contender]) -> None:
-    """All passes of everybody must equal the reference kernels'."""
+    """All passes of every contender must equal the reference kernels'."""
     from benchmarks.peers import tiny
     from tinyconv import kernels
 
@@ -264,7 +264,7 @@ def inference(s: Session) -> list[Result]:
 
 
 def batches(s: Session) -> list[Result]:
-    """Training at other batch sizes. Those who compile for each of them take part only if they led at the epoch."""
+    """Training at other batch sizes. Those that compile for each take part only if they were fast at the epoch."""
     slow_starters = (peers.KERAS_JAX, peers.TORCH_COMPILED)
     contenders = [peers.TINYCONV, *(c for c in s.trainers if c not in slow_starters or c in s.finalists)]
     samples = s.samples(8192)
@@ -366,7 +366,7 @@ def python(code: str, environment: dict[str, str] | None = None) -> list[str]:
 
 
 def imports(s: Session) -> list[Result]:
-    """``import tinyconv``, against importing what it stands on."""
+    """``import tinyconv``, against importing what it depends on."""
 
     def turn(modules: str) -> float:
         code = f"import time; start = time.perf_counter(); import {modules}; print(time.perf_counter() - start)"

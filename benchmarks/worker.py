@@ -1,8 +1,8 @@
 """Every peer runs in a process of its own, which is stopped while another one has its turn.
 
-So thread pools cannot fight: many of them *spin* when they have nothing to do, and would take the processor from
-whoever is being timed. A stopped process cannot, whatever its settings; each peer keeps the settings it comes with,
-but for the number of threads, and KEEP.
+So thread pools cannot compete: many of them *spin* when they have nothing to do, and would take the processor from the
+peer that is being timed. A stopped process cannot, whatever its settings. Each peer keeps its default settings, except
+for the number of threads, and KEEP.
 
 The parent holds :class:`Worker` objects; ``python -m benchmarks.worker NAME THREADS`` is the other end. They speak
 pickled (method, arguments) and (succeeded, result) over pipes.
@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# Let glibc keep freed memory. By default it gives large arrays back to the system, to ask for them again in every step:
-# with that, an epoch of PyTorch takes 12 s instead of 20 s on the machine where this was found out.
+# Let glibc keep freed memory. By default it returns large arrays to the system and asks for them again in every step:
+# with this, an epoch of PyTorch takes 12 s instead of 20 s on the machine where this was found.
 KEEP = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
 CAN_STOP = hasattr(signal, "SIGSTOP")
 

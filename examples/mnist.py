@@ -1,7 +1,7 @@
 """Train a small convolutional network to read handwritten digits: about 99 % after 15 epochs.
 
-This is the first chapter: everything a training run needs, from the images to the last number. Where you want to know
-how a line does what it does, open tinyconv/model.py, tinyconv/layers and tinyconv/plan.py, in that order.
+This is the first chapter: everything a training run needs, from the images to the final accuracy. To learn how a
+line does what it does, open tinyconv/model.py, tinyconv/layers and tinyconv/plan.py, in that order.
 
     python examples/mnist.py
     python examples/mnist.py --help

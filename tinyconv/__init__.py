@@ -1,6 +1,6 @@
 """tinyconv: convolutional networks from scratch, on NumPy and Numba.
 
-Two doors: the names of Keras, below, to train networks; and :mod:`tinyconv.kernels.reference`, to read how they work.
+Two ways in: Keras' names, below, to train networks; and :mod:`tinyconv.kernels.reference`, to read how they work.
 """
 
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ __all__ = [
 
 
 def set_threads(count: int) -> None:
-    """Let the CPU kernels use so many threads, at most as many as there are cores. The results' bits do not change."""
+    """Set the number of threads of the CPU kernels, at most that of cores. It does not change a bit of the results."""
     from tinyconv.kernels.cpu import threads  # only now: it loads the threading layer
 
     threads.set_threads(count)
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        """``tinyconv.__version__``, as pyproject.toml states it: looked up only when somebody asks."""
+        """``tinyconv.__version__``, as pyproject.toml states it: looked up only when asked for."""
         if name == "__version__":
             from importlib.metadata import version
 

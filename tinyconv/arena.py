@@ -1,4 +1,4 @@
-"""Many small arrays in one piece of memory.
+"""Many small arrays in one block of memory.
 
 A network's parameters are dozens of arrays, but an optimiser treats every number alike. So all parameters live in one
 flat array, each layer's weights being views into it; all gradients in another, laid out the same way; and the

@@ -1,6 +1,6 @@
-"""Checks of single arguments, for everybody who takes one.
+"""Checks of single arguments, shared by everything that takes one.
 
-Every check takes whose argument it is (``where``: "Adam", "layer 'conv2d'"; "" for a plain function), the argument's
+Every check is told whose argument it is (``where``: "Adam", "layer 'conv2d'"; "" for a plain function), the argument's
 name and what was given; it returns the clean value, or raises a ValueError that says what, where, expected, received.
 """
 
@@ -17,7 +17,7 @@ from tinyconv.messages import received, suggest
 
 Value = TypeVar("Value")
 Shape = tuple[int, ...]
-LARGEST = 2**31 - 1  # a size, a count: what fits an int32 everywhere, in kernels and in files
+LARGEST = 2**31 - 1  # a size or a count: it fits an int32 everywhere, in kernels and in files
 
 
 def invalid(where: str, name: str, expected: str, value: Any, fix: str = "") -> ValueError:
@@ -106,7 +106,7 @@ def optional_name(where: str, value: Any) -> str | None:
 
 
 def seed(where: str, value: Any) -> int | None:
-    """A seed of somebody's own, or None."""
+    """The seed that the user chose, or None."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < 2**63:
@@ -129,7 +129,7 @@ def shape(where: str, name: str, value: Any) -> Shape:
 
 
 def affordable(where: str, name: str, shape: Shape, itemsize: int = 4) -> None:
-    """Refuse an array that cannot be, before anybody tries to allocate it."""
+    """Refuse an array that cannot exist, before anything tries to allocate it."""
     size = math.prod(shape) * itemsize
     if size > MEMORY:
         raise ValueError(
@@ -166,7 +166,7 @@ def numbers(what: str, value: Any) -> np.ndarray:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{what}: masked arrays are not supported, since their mask would be lost. Expected a plain array. "
-            f"Received: {received(value)}. Fix: .filled(...) with the value that masked entries shall have."
+            f"Received: {received(value)}. Fix: .filled(...) with a value for the masked entries."
         )
     if hasattr(value, "toarray") and not isinstance(value, np.ndarray):  # SciPy's sparse matrices
         raise TypeError(

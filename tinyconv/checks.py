@@ -23,14 +23,14 @@ def check_gradients(
 ) -> float:
     r"""Compare the backward pass of a layer (or of several, in order) with central differences, in float64.
 
-    A random direction d of the output makes a number of it, :math:`L = \sum d \cdot out`. Its derivative with respect
+    A random direction d turns the output into one number, :math:`L = \sum d \cdot out`. Its derivative with respect
     to every number of the input and of the trainable weights is computed twice: by the backward pass, and as
 
     .. math:: \frac{L(\theta + h) - L(\theta - h)}{2 h}
 
     Args:
         layers: the layer or layers, of tinyconv or your own; their weights are drawn anew.
-        input_shape: the shape of one sample. Keep it small: every number of it costs two forward passes.
+        input_shape: the shape of one sample. Keep it small: each of its numbers costs two forward passes.
         batch_size: how many samples.
         seed: of the input, the weights and the direction.
         tolerance: the largest difference allowed, relative to the largest derivative of that array (or to 1).

@@ -1,8 +1,8 @@
-"""Objects that are their arguments: layers, losses, metrics, optimisers, initialisers, regularisers, schedules.
+"""Objects defined by their arguments: layers, losses, metrics, optimisers, initialisers, regularisers, schedules.
 
-What such an object says has been checked when it was made, and weights and plans have been built from it since. So an
-attribute is no place to write to: an unknown one is refused (a mistyped name would change nothing, silently), and a
-known one is checked as the constructor would check it, or refused where it is too late to change it.
+The arguments were checked when the object was made, and weights and plans may have been built from them since. So
+attributes cannot be set freely: an unknown one is refused (a mistyped name would silently change nothing), and a known
+one is checked as the constructor would check it, or refused where it is too late to change it.
 """
 
 import functools
@@ -89,7 +89,7 @@ class Configured:
 
 
 def _sealing(constructor: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that notes its arguments when it has ended, and so ends the time of free attributes."""
+    """A constructor that records its arguments when it ends; from then on attributes are no longer free."""
 
     @functools.wraps(constructor)
     def sealed(self: Configured, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Looking inside a trained network: what every layer makes of an image, and which pixels decide."""
+"""Looking inside a trained network: what every layer computes from an image, and which pixels decide the answer."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -2,7 +2,7 @@
 
 ONNX puts channels second where tinyconv (as Keras on TensorFlow) puts them last. So images are transposed once on the
 way in, filters are transposed here, and the graph stays channels-first until a layer needs the other order again: a
-dense layer, a softmax or a flatten, whose weights count on it.
+dense layer, a softmax or a flatten, whose weights depend on it.
 """
 
 import os
@@ -20,18 +20,18 @@ from tinyconv.saving import atomic
 if TYPE_CHECKING:
     from tinyconv.model import Sequential
 
-OLDEST_OPSET, NEWEST_OPSET = 15, 28  # between these the operations used here have kept their meaning
+OLDEST_OPSET, NEWEST_OPSET = 15, 28  # the operations used here mean the same in all of these
 ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "leaky_relu": "LeakyRelu", "elu": "Elu"}
 ALPHA = {"leaky_relu": "negative_slope", "elu": "alpha"}  # tinyconv's name of what ONNX calls alpha
 
 
 def to_onnx(model: "Sequential", path: str | os.PathLike | None = None, opset: int | None = None) -> Any:
-    """A model's inference as ONNX, for any batch size; written to ``path`` if one is given.
+    """Export a model's inference to ONNX, for any batch size; written to ``path`` if one is given.
 
     ``opset`` is the version of ONNX's operations, for an older runtime; None: the newest that is known here.
 
     The input is called "input", of shape (batch, ...) as in :meth:`Sequential.predict`; the output "output". Dropout is
-    gone, as it does nothing at inference. Returns the ``onnx.ModelProto``. Needs the extra ``onnx``.
+    left out, as it does nothing at inference. Returns the ``onnx.ModelProto``. Needs the extra ``onnx``.
     """
     onnx = need("Exporting needs", "onnx")
     if path is not None:
@@ -73,7 +73,7 @@ def _sample(batch_shape: Sequence[int | None]) -> Shape:
 
 @dataclass(frozen=True)
 class Flow:
-    """What flows between operations: its name, the shape of a sample with channels last, and how it lies in truth."""
+    """What flows between operations: its name, the shape of a sample with channels last, and its actual layout."""
 
     name: str
     shape: Shape

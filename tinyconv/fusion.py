@@ -1,4 +1,4 @@
-"""The fusion table: which neighbouring ops become one.
+"""The fusion table: which neighbouring ops are merged into one.
 
 A fused op computes the same in fewer passes over memory, and often computes less: a pooled convolution whose three
 losers of four are never stored has a backward pass with a quarter of the work. Each rule looks at a few neighbouring

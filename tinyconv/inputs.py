@@ -1,8 +1,8 @@
 """The border between the user's arrays and the kernels.
 
-The kernels check nothing: with a wrong type, shape, layout or label they would read or write anywhere. So everything
-is checked once, here, and arrives as a clean array: C-contiguous, native, aligned, writable, float32. An array that is
-clean already is not copied.
+The kernels check nothing: given a wrong type, shape, layout or label they would read or write memory that is not
+theirs. So everything is checked once, here, and arrives as a clean array: C-contiguous, native, aligned, writable,
+float32. An array that is clean already is not copied.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def as_input(x: Any, sample_shape: Shape, where: str) -> np.ndarray:
 
 
 def as_device_input(array: Any, sample_shape: Shape, where: str) -> Any:
-    """``array``, which lies on a device, if it is float32 of shape (batch, *sample_shape); nothing is converted."""
+    """``array``, which is on a device, if it is float32 of shape (batch, *sample_shape); nothing is converted."""
     if tuple(array.shape[1:]) != sample_shape or array.ndim == 0 or len(array) == 0:
         raise ValueError(
             f"The input of {where} has the wrong shape. Expected (batch, {', '.join(map(str, sample_shape))}), "
@@ -69,7 +69,7 @@ def _shape_hint(shape: Shape, sample_shape: Shape) -> str:
 
 
 def clean(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """C-contiguous, native, aligned, writable, of that type; copied only if it is not so already."""
+    """C-contiguous, native, aligned, writable, of that type; copied only if it is not already."""
     if type(array) is np.ndarray and array.dtype == dtype and array.flags.carray:
         return array
     with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes inf, and stays visible as such

@@ -1,7 +1,7 @@
-"""One lock per model: whoever reads or writes its weights holds it.
+"""One lock per model, held by whatever reads or writes its weights.
 
-It is *fair* (whoever waited longest is next) and can be entered again by the thread that holds it. A training run
-gives way between two batches (:meth:`ModelLock.give_way`), so that others see the weights as they are after a whole
+It is *fair* (the thread that has waited longest is next) and can be entered again by the thread that holds it. A training
+run gives way between two batches (:meth:`ModelLock.give_way`), so that others see the weights as they are after a whole
 step, and never wait for the end of the run.
 
 A fork copies the forking thread alone. So all locks are taken before it (no weights are half written then), and the
@@ -60,7 +60,7 @@ class ModelLock:
             self.release()
 
     def release(self) -> None:
-        """Leave once; the last time, hand the lock to whoever has waited longest."""
+        """Leave once; the last time, hand the lock to the thread that has waited longest."""
         with self._guard:
             self._depth -= 1
             if not self._depth:
@@ -87,7 +87,7 @@ class ModelLock:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits."""
+        """Whether another thread is waiting."""
         return bool(self._waiting)
 
     def __enter__(self) -> None:

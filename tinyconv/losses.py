@@ -12,7 +12,7 @@ from tinyconv.messages import refuse
 Reduction = Literal["sum_over_batch_size"]
 Float32 = Literal["float32"]
 
-# Arguments of Keras' losses that tinyconv has not: the values at which it does the same as Keras.
+# Arguments of Keras' losses that tinyconv does not have: the values at which it does the same as Keras.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reduction": ("sum_over_batch_size",),
     "label_smoothing": (0.0,),

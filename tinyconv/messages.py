@@ -51,7 +51,7 @@ _short.maxstring = _short.maxother = 120
 _short.maxlong = 60
 
 
-# What to do instead of using an argument of Keras that tinyconv has not.
+# What to do instead of using an argument of Keras that tinyconv does not have.
 INSTEAD = {
     "class_weight": "repeat the samples of rare classes",
     "sample_weight": "repeat the samples that count more",
@@ -77,7 +77,7 @@ INSTEAD = {
 
 
 def wrong_call(who: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TypeError:
-    """The error that a function was called with arguments that it has not, or without those that it needs."""
+    """The error that a function was called with arguments that it does not take, or without some that it needs."""
     parameters = [p for name, p in inspect.signature(function).parameters.items() if name != "self"]
     names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
     for name in kwargs:
@@ -114,7 +114,7 @@ def explained(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
 
 
 def warn(text: str) -> None:
-    """Warn, and point to the line of the user's own that it is about."""
+    """Warn, pointing to the line of the user's code that it is about."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "tinyconv":
         level, frame = level + 1, frame.f_back
@@ -124,7 +124,7 @@ def warn(text: str) -> None:
 def refuse(
     owner: str, unsupported: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]], known: Iterable[str] = ()
 ) -> None:
-    """Refuse arguments that Keras has and tinyconv has not, unless they have a value that changes nothing.
+    """Refuse arguments that Keras has and tinyconv does not, unless they have a value that changes nothing.
 
     ``owner`` is whose arguments they are: "Conv2D", "fit()". ``neutral`` holds those values, for each argument of
     Keras; ``known`` are the owner's other arguments, for a suggestion.

@@ -1,4 +1,4 @@
-"""Metrics: what training is judged by. Configuration only; the arithmetic is in the kernels."""
+"""Metrics: how training is judged. Configuration only; the arithmetic is in the kernels."""
 
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from tinyconv.messages import refuse
 
 Float32 = Literal["float32"]
 
-# Arguments of Keras' metrics that tinyconv has not: the values at which it does the same as Keras.
+# Arguments of Keras' metrics that tinyconv does not have: the values at which it does the same as Keras.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "dtype": (None, "float32"),
     "threshold": (0.5,),

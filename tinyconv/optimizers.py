@@ -24,9 +24,9 @@ class Optimizer(Configured):
     ``learning_rate`` is a number, or a :class:`~tinyconv.schedules.LearningRateSchedule` that gives one for each step.
     It may be set at any time, also while training (callbacks do). ``iterations`` counts the steps taken.
 
-    Beside its configuration an optimiser has a state: ``iterations``, and the moments of every parameter. Both are
+    Besides its configuration an optimiser has a state: ``iterations``, and the moments of every parameter. Both are
     kept here, together, from its first step on, and belong to the weights of one model. To compile that model again
-    with the same object goes on as if nothing had been; to train another one with it is an error, as in Keras.
+    with the same object goes on as if nothing had happened; to train another one with it is an error, as in Keras.
 
     Args:
         learning_rate: a number of at least 0, or a schedule.
@@ -34,7 +34,7 @@ class Optimizer(Configured):
     """
 
     slots: tuple[str, ...] = ()  # the moments: flat arrays as long as the parameters
-    kind: str  # how the class is called as a text
+    kind: str  # the class's name as a string
 
     def __init__(self, learning_rate: float | LearningRateSchedule, name: str | None = None, **keras: Any) -> None:
         refuse(type(self).__name__, keras, NEUTRAL)
@@ -134,7 +134,7 @@ class Optimizer(Configured):
             self._moments[slot] |= each
 
     def rename(self, names: Mapping[str, str]) -> None:
-        """Weights are called differently now: old names, and new ones."""
+        """The weights have been renamed: old names, and new ones."""
         if self._known is not None:
             self._known = {names.get(name, name): each for name, each in self._known.items()}
         for slot, moments in self._moments.items():
@@ -158,13 +158,13 @@ class Optimizer(Configured):
 
 
 class Keeper(Protocol):
-    """What an optimiser wants of the model that it trains."""
+    """What an optimiser needs of the model that it trains."""
 
     def _hand_over_moments(self) -> None: ...
 
 
 class Adam(Optimizer):
-    """Adam: each parameter's step is its mean gradient over its mean gradient size (Kingma and Ba, 2015).
+    """Adam: each parameter's step is its mean gradient divided by its mean gradient size (Kingma and Ba, 2015).
 
     Args:
         learning_rate: the largest step, roughly, that a parameter takes.

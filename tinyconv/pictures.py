@@ -1,7 +1,7 @@
 """Photographs and drawings of digits as a network that learned MNIST expects them.
 
 MNIST's digits were made by one recipe: bright ink on black, scaled to fit a square of 20 x 20 pixels without being
-distorted, and laid into 28 x 28 so that their centre of mass is in the middle. A network that has only ever seen such
+distorted, and placed in 28 x 28 so that their centre of mass is in the middle. A network that has only ever seen such
 images reads others only after the same treatment.
 
 Source: LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document Recognition" (1998), section

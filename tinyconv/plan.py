@@ -3,7 +3,7 @@
 :func:`lower` asks each layer for its ops, fuses neighbours (:mod:`tinyconv.fusion`), and lets every op write its steps
 and name its buffers. The result is four lists of steps:
 
-* ``prepare``: whatever kernels want to know about the weights in advance; needed again whenever the weights change;
+* ``prepare``: whatever kernels need to know about the weights in advance; run again whenever the weights change;
 * ``forward``, from the input to the output (and the loss);
 * ``backward``, from the loss to the gradients of the parameters;
 * ``update``: the optimiser.

@@ -100,7 +100,7 @@ def confusion(y: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
 def worst_mistakes(
     x: np.ndarray, y: np.ndarray, predictions: np.ndarray, class_names: Sequence[str] | None = None
 ) -> "Figure":
-    """The images whose wrong answer the network was surest of. Arguments as for :func:`confusion`, and the images."""
+    """The images that the network got most confidently wrong. Arguments as for :func:`confusion`, and the images."""
     figure = report.need_matplotlib()(figsize=(8, 7.5), layout="constrained")
     y, names = _labels(y, predictions, class_names)
     report.draw_mistakes(figure, x, y, predictions, names)
@@ -120,7 +120,7 @@ def _labels(y: np.ndarray, predictions: np.ndarray, class_names: Sequence[str] |
 
 
 def saliency(model: "Sequential", image: np.ndarray, label: int | None = None) -> "Figure":
-    """The image, and how much each of its pixels moves the score of a class (by default the one the network says).
+    """The image, and how much each of its pixels moves the score of a class (by default the one the network predicts).
 
     The derivative is the true one: see :func:`tinyconv.explain.input_gradient`. Of several channels the largest counts.
     """

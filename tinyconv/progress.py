@@ -38,7 +38,7 @@ class Progress:
 
     @property
     def is_live(self) -> bool:
-        """Whether :meth:`update` shows anything. If not, nobody need look up the values to hand it."""
+        """Whether :meth:`update` shows anything. If not, there is no need to look up the values to pass."""
         return self._bar is not None
 
     def announce(self, text: str) -> None:

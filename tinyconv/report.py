@@ -27,15 +27,15 @@ def training_report(
     class_names: Sequence[str] | None = None,
     title: str = "",
 ) -> "Figure":
-    """Loss and accuracy per epoch, the confusion matrix, and the mistakes the network was surest of.
+    """Loss and accuracy per epoch, the confusion matrix, and the mistakes the network made with the most confidence.
 
     Arguments:
         history: what ``fit`` returned, its ``history``: a list per name, such as "loss" and "val_loss".
         x: the test images, (N, height, width) or (N, height, width, channels), as uint8 or scaled to 0 to 1.
         y: their labels, (N,) integers.
-        predictions: what the network says, (N, classes) probabilities.
+        predictions: the network's predictions, (N, classes) probabilities.
         class_names: what the labels mean; their numbers if None.
-        title: a line for the top; how many are wrong is added to it.
+        title: a line for the top; the number of mistakes is added to it.
     """
     picture = need_matplotlib()
     y, said = np.asarray(y).astype(np.int64), predictions.argmax(axis=1)

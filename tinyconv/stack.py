@@ -50,13 +50,13 @@ class Stack(Configured):
         """Refuse a change of structure while a run depends on it."""
 
     def _weights_moved(self) -> None:
-        """The weights are other arrays now."""
+        """The weights are different arrays now."""
 
     def _weights_changed(self) -> None:
-        """The weights have other values now."""
+        """The weights have new values now."""
 
     def _renamed(self, names: dict[str, str]) -> None:
-        """Weights are called differently now."""
+        """Weights have been renamed."""
 
     # Copies
 
@@ -118,7 +118,7 @@ class Stack(Configured):
     @locked
     @explained
     def add(self, layer: Layer, rebuild: bool = True) -> None:
-        """Put one more layer on top. Its weights are drawn at once if the input shape is known and ``rebuild``."""
+        """Add a layer on top. Its weights are drawn at once if the input shape is known and ``rebuild``."""
         self._check_free("add()")
         rebuild = checking.boolean(f"{self._who()}.add", "rebuild", rebuild)
         self._stack(layer)

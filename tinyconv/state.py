@@ -1,4 +1,4 @@
-"""Everything of a model that training changes, in the memory of one kernel set."""
+"""Everything in a model that training changes, in the memory of one kernel set."""
 
 from collections.abc import Mapping
 from types import ModuleType

@@ -1,9 +1,9 @@
 """The loops: batches through plans, for fit, evaluate and predict.
 
 A :class:`Trainer` belongs to one compiled model. It holds the state (parameters, gradients, moments, counters) on the
-model's kernel set, and the plans, lowered once for each batch size. Loops over a data set hand the kernels the whole
-set once; every batch then gathers its samples by an order and a cursor that live beside the data, so that a step needs
-nothing from Python but being called.
+model's kernel set, and the plans, lowered once for each batch size. Loops over a dataset pass it to the kernels once, as a
+whole; every batch then gathers its samples by an order and a cursor that are kept beside the data, so that a step needs
+nothing from Python but the call.
 """
 
 import time
@@ -29,7 +29,7 @@ from tinyconv.state import State
 if TYPE_CHECKING:
     from tinyconv.model import Sequential
 
-MOST_PLANS = 16  # for a model that is called with ever other batch sizes
+MOST_PLANS = 16  # for a model that is called with ever-changing batch sizes
 REDRAW = 0.1  # seconds between two updates of a progress bar
 
 Program = Callable[[], None]
@@ -178,7 +178,7 @@ class Trainer:
             self.prepared[id(plan)] = self.weights_version
 
     def weights_changed(self) -> None:
-        """Somebody wrote to the model's own arrays."""
+        """The model's own arrays have been written to."""
         self.state.push()
         self.weights_version += 1
 
@@ -291,7 +291,7 @@ class Trainer:
         step = self.optimizer.iterations if self.optimizer else 0
         with self.lock.released():
             yield
-        if self.optimizer:  # somebody else may have trained
+        if self.optimizer:  # another thread may have trained
             counters[STEP] += self.optimizer.iterations - step
         state.set(state.counters, counters)
         state.set(state.totals, totals)

@@ -43,7 +43,7 @@ def to_categorical(x: Any, num_classes: int | None = None) -> np.ndarray:
 
 
 def _integral(labels: np.ndarray) -> np.ndarray:
-    """The labels as int64; floats must have no fraction and be no NaN."""
+    """The labels as int64; floats must be whole numbers, and not NaN."""
     with np.errstate(invalid="ignore"):  # the comparison below finds what the conversion could not hold
         integers = labels.astype(np.int64)
     wrong = integers != labels

@@ -14,7 +14,7 @@ from benchmarks.worker import Worker
 
 @dataclass(frozen=True)
 class Contender:
-    """One who takes part: its name in the tables, its class, and the packages without which it cannot."""
+    """A contender: its name in the tables, its class, and the packages that it needs."""
 
     name: str
     peer: str
@@ -45,7 +45,7 @@ PEERS = (KERAS_TENSORFLOW, KERAS_JAX, TORCH, TORCH_CHANNELS_LAST, TORCH_COMPILED
 
 
 def installed(peers: Sequence[Contender]) -> tuple[list[Contender], list[str]]:
-    """Those who can take part, and a line about each who cannot."""
+    """The peers that can take part, and a line about each that cannot."""
     absent = [
         f"{peer.name} does not take part: {', '.join(peer.missing)} is not installed" for peer in peers if peer.missing
     ]

@@ -1,4 +1,4 @@
-"""What every peer can be asked for."""
+"""What every peer can be asked to do."""
 
 import resource
 import sys

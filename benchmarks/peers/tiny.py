@@ -65,7 +65,7 @@ class Tinyconv(Peer):
         return self.results
 
     def convolve(self, shape: network.Convolution, what: str, at_least: float = 0.1) -> float:
-        """dX is what dW and dX together take longer than dW: there is no kernel that computes it alone."""
+        """dX is timed as the difference between dW with dX and dW alone: no kernel computes only dX."""
         if what != "dX":
             return super().convolve(shape, what, at_least)
         passes = self.passes(shape)

@@ -23,7 +23,7 @@ __all__ = [
     "TerminateOnNaN",
 ]
 
-# What to use instead of a callback of Keras that tinyconv has not.
+# What to use instead of a callback of Keras that tinyconv does not have.
 INSTEAD = {
     "OrbaxCheckpoint": "ModelCheckpoint, or BackupAndRestore for a run that may be interrupted",
     "ProgbarLogger": "fit(verbose=1), which shows a bar",

@@ -68,7 +68,7 @@ class Callback:
         self.params = params
 
     def set_others(self, callbacks: "Sequence[Callback]") -> None:
-        """All callbacks of the run, for those who look after the others."""
+        """All callbacks of the run, for callbacks that look after the others."""
         self._others = [callback for callback in callbacks if callback is not self]
 
     def check_run(self) -> None:
@@ -129,7 +129,7 @@ class Callback:
 
 class CallbackList:
     """Several callbacks as one, for loops of your own, too: it has their hooks. A batch's hooks that nobody overrides
-    cost nothing: ``wants`` says who wants which.
+    cost nothing: ``wants`` says which callback wants which hook.
 
     Args:
         callbacks: the callbacks.

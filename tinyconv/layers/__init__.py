@@ -1,7 +1,7 @@
 """Layers say *what*: configuration, argument checks, shapes, and which weights there are. No arithmetic.
 
 A layer's docstring names the reference kernel in which its mathematics is written down. Names, arguments and defaults
-are Keras'; an argument of Keras that tinyconv has not is named in the error, never ignored.
+are Keras'; an argument of Keras that tinyconv does not have is named in the error, never ignored.
 """
 
 from tinyconv.layers.activation import ELU, Activation, LeakyReLU

@@ -51,7 +51,7 @@ class Conv2D(_Affine):
     Input (batch, height, width, channels), output (batch, new height, new width, filters).
 
     Args:
-        filters: how many filters, and so output channels.
+        filters: the number of filters, and so of output channels.
         kernel_size: height and width of a filter: a pair, or one number for both.
         strides: how far the window moves at a time.
         padding: "valid": windows lie inside the image; "same": zeros around it, so that with stride 1 the output is as
@@ -134,7 +134,7 @@ class Dense(_Affine):
     Input (batch, ..., K), output (batch, ..., units).
 
     Args:
-        units: how many outputs.
+        units: the number of outputs.
         activation, use_bias, initializers, regularizers: as in :class:`Conv2D`.
     """
 

@@ -32,7 +32,7 @@ class LayerOptions(UnnamedOptions, total=False):
     name: str | None
 
 
-# Arguments of Keras' layers that tinyconv has not: the values at which it does the same as Keras.
+# Arguments of Keras' layers that tinyconv does not have: the values at which it does the same as Keras.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "data_format": (None, "channels_last"),
     "groups": (1,),
@@ -55,7 +55,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class Named(Protocol):
-    """Whatever has a name."""
+    """Anything that has a name."""
 
     @property
     def name(self) -> str: ...
@@ -69,7 +69,7 @@ def who(layer: Named) -> str:
 def windows(
     layer: Named, input_shape: Shape, size: Sequence[int], strides: Pair, padding: str, size_name: str
 ) -> list[tuple[int, int]]:
-    """For height and width: how many windows there are, and how many rows of zeros stand before the image.
+    """For height and width: the number of windows, and the number of rows of zeros before the image.
 
     "valid": as many as fit, none. "same": input / stride, rounded up, and half of the zeros that this takes (rounded
     down: an odd one goes behind), as in TensorFlow.

@@ -31,7 +31,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """One array of weights that a layer wants."""
+    """One array of weights that a layer needs."""
 
     name: str
     shape: Shape
@@ -157,7 +157,7 @@ class Layer(Configured):
         return input_shape
 
     def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:
-        """The arrays of weights that the layer wants for such inputs, in Keras' order."""
+        """The arrays of weights that the layer needs for such inputs, in Keras' order."""
         return []
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
@@ -279,7 +279,7 @@ class Layer(Configured):
 
 
 class Owner(Protocol):
-    """What a layer wants of the model that it is in."""
+    """What a layer needs of the model that it is in."""
 
     @property
     def _lock(self) -> ModelLock: ...

@@ -32,7 +32,7 @@ AnyPath = str | bytes | os.PathLike
 
 SUFFIX = ".tinyconv-partial"
 LONGEST_NAME = 255  # bytes, where the file system does not say
-FORGOTTEN = 24 * 3600  # seconds after which a temporary file of an unknown process is nobody's
+FORGOTTEN = 24 * 3600  # seconds after which a temporary file of an unknown process counts as abandoned
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # what a file system says that cannot do it
 FIXES = {
     errno.ENOSPC: "free some space on that disk, or save elsewhere",
@@ -44,7 +44,7 @@ FIXES = {
 
 
 def text_of(path: AnyPath) -> str:
-    """A path as text, once it is known to be one that can name a file."""
+    """A path as text, checked to be one that can name a file."""
     try:
         text = os.fsdecode(path)
     except TypeError:

@@ -1,4 +1,4 @@
-"""JSON from a file that nobody vouches for: bounded in size and depth, no key twice, no number that is not finite."""
+"""JSON from an untrusted file: bounded in size and depth, without duplicate keys, and with finite numbers only."""
 
 import json
 import math

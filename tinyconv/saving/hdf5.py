@@ -110,7 +110,7 @@ class Reader:
     # Blocks
 
     def _block(self, address: int, size: int) -> memoryview:
-        """Bytes of the file that nobody else may describe."""
+        """Bytes of the file that no other block may describe."""
         if size < 0 or address < 0 or address + size > len(self.content):
             raise self.damaged("it points outside itself")
         self.unread -= size

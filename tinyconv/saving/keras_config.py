@@ -2,8 +2,8 @@
 
 In Keras' notation an object is ``{"module": ..., "class_name": ..., "config": {...}, "registered_name": null}``. What
 such an entry names is looked up in a closed table of tinyconv's own classes, which check their arguments themselves;
-no module is ever imported because a file says so. An argument that tinyconv has not is dropped where it is set to what
-changes nothing, and named in the error where it is not.
+no module is ever imported because a file says so. An argument that tinyconv does not have is dropped where its value
+changes nothing, and named in the error where it does.
 """
 
 import inspect
@@ -32,7 +32,7 @@ CLASSES: dict[tuple[str, str], type] = {
     **_table("keras.regularizers", [regularizers.L2]),
     **_table("keras.optimizers", optimizers.NAMES.values()),
     **_table("keras.optimizers.schedules", SCHEDULES),
-    **_table("tinyconv.schedules", [schedules.OneCycle]),  # Keras has it not, and says so when it loads one
+    **_table("tinyconv.schedules", [schedules.OneCycle]),  # Keras does not have it, and says so when it loads one
     **_table("keras.losses", losses.NAMES.values()),
     **_table("keras.metrics", metrics.NAMES.values()),
 }
