@@ -1,6 +1,6 @@
 """One lock per model, held by whatever reads or writes its weights.
 
-It is *fair* (the thread that has waited longest is next) and can be entered again by the thread that holds it. A training
+It is *fair* (the thread that has waited longest is next), and its holder can enter it again. A training
 run gives way between two batches (:meth:`ModelLock.give_way`), so that others see the weights as they are after a whole
 step, and never wait for the end of the run.
 

@@ -1,8 +1,8 @@
 """The loops: batches through plans, for fit, evaluate and predict.
 
 A :class:`Trainer` belongs to one compiled model. It holds the state (parameters, gradients, moments, counters) on the
-model's kernel set, and the plans, lowered once for each batch size. Loops over a dataset pass it to the kernels once, as a
-whole; every batch then gathers its samples by an order and a cursor that are kept beside the data, so that a step needs
+model's kernel set, and the plans, lowered once for each batch size. Loops over a dataset pass it to the kernels once;
+every batch then gathers its samples by an order and a cursor that are kept beside the data, so that a step needs
 nothing from Python but the call.
 """
 
