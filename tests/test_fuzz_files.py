@@ -12,6 +12,7 @@ import os
 import re
 import struct
 import sys
+import tracemalloc
 import warnings
 import zipfile
 
@@ -20,7 +21,16 @@ import numpy as np
 import pytest
 from test_saving import make, train
 
-from tinyconv.saving import fitting, hdf5, keras_archive, keras_config, keras_weights, named_weights, safetensors
+from tinyconv.saving import (
+    checked_json,
+    fitting,
+    hdf5,
+    keras_archive,
+    keras_config,
+    keras_weights,
+    named_weights,
+    safetensors,
+)
 
 try:
     import resource
@@ -464,3 +474,163 @@ def test_a_group_that_contains_itself_ends(tmp_path):
         file["a/b/again"] = file["a"]
     with guarded(), pytest.raises(ValueError, match="two of its parts overlap"):
         hdf5.loads(buffer.getvalue(), "it")
+
+
+# Files of strangers: what they take is bounded by what they are
+
+
+def peak(load):
+    """The most memory that Python's objects took at one time, and the error."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="'it'") as caught:
+            load()
+        return tracemalloc.get_traced_memory()[1], str(caught.value)
+    finally:
+        tracemalloc.stop()
+
+
+def members_of(model):
+    with zipfile.ZipFile(io.BytesIO(keras_archive.dumps(model))) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def archive_of(members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def test_a_zip_of_very_many_members_is_refused_before_its_directory_is_read(monkeypatch):
+    content = archive_of({"a": b""})
+    begin, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    count = 200_000
+    tail = bytearray(content[end:])
+    tail[12:20] = struct.pack("<II", (end - begin) * count, begin)
+    many = content[:begin] + content[begin:end] * count + bytes(tail)
+    with zipfile.ZipFile(io.BytesIO(many)) as archive:
+        assert len(archive.namelist()) == count
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    memory, error = peak(lambda: load_archive(many))
+    assert "Expected three members. Received: more than 100" in error
+    assert memory < 1 << 20
+
+
+def test_an_archive_whose_end_lies_is_refused_by_name():
+    """Whatever zipfile raises of it: a directory before the file's beginning, one that is not there, ..."""
+    content = archive_of(members_of(MODEL))
+    end = content.index(b"PK\5\6")
+    for field in range(end + 4, len(content), 2):
+        for value in (b"\xff\xff", b"\xff\x7f", b"\x01\x00"):
+            changed = content[:field] + value + content[field + 2 :]
+            with contextlib.suppress(ValueError):
+                try:
+                    load_archive(changed)
+                except ValueError as error:
+                    assert "'it'" in str(error)  # noqa: PT017 - some of them are right
+    with pytest.raises(ValueError, match=r"'it' is no whole \.keras archive: "):
+        load_archive(content[:end] + content[end : end + 12] + b"\xff\xff\xff\x7f" + content[end + 16 :])
+
+
+def layered(count, **config):
+    """An archive of a model of that many layers without weights."""
+    empty = {"module": "keras.layers", "class_name": "Flatten", "config": config}
+    whole = json.loads(members_of(MODEL)[keras_archive.CONFIG])
+    whole["config"]["layers"] = whole["config"]["layers"][:1] + [empty] * count
+    return archive_of({**members_of(MODEL), keras_archive.CONFIG: json.dumps(whole).encode()})
+
+
+def test_a_model_of_very_many_layers_is_refused_before_they_are_made():
+    memory, error = peak(lambda: load_archive(layered(keras_config.MOST_LAYERS + 1)))
+    assert "expected at most 10,000 layers. Received: 10,002" in error
+    assert memory < 40 << 20
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "a" * 1001, "a\0b", "\ud800", 5, ["a"]], ids=repr)
+def test_a_name_that_no_layer_can_have_is_refused(name):
+    for content in (layered(1, name=name), renamed(name)):
+        with pytest.raises(ValueError, match=r"'it'.*expected a name of 1 to 1,000 letters without '/'. Received: "):
+            load_archive(content)
+
+
+def renamed(name):
+    whole = json.loads(members_of(MODEL)[keras_archive.CONFIG])
+    whole["config"]["name"] = name
+    return archive_of({**members_of(MODEL), keras_archive.CONFIG: json.dumps(whole).encode()})
+
+
+def test_json_takes_no_more_memory_than_a_multiple_of_its_size():
+    for text in (b"[" + b"[]," * 300_000 + b"1]", b"[" + b"{}," * 300_000 + b"1]"):
+        memory, error = peak(lambda text=text: checked_json.loads(text, "'it'"))
+        assert "at most 200,000 lists and objects. Received: 300,001" in error
+        assert memory < 8 * len(text)
+    values = b"[" + b"1.5," * 200_000 + b"x]"
+    memory, _ = peak(lambda: checked_json.loads(values, "'it'"))
+    assert memory < 16 * len(values)
+
+
+def test_a_safetensors_header_of_very_many_names_takes_a_multiple_of_its_size():
+    entry = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    header = {"__metadata__": {"sha256": "0" * 64}} | {f"{i:06}": entry for i in range(10_000)}
+    text = json.dumps(header).encode()
+    memory, error = peak(lambda: safetensors.loads(struct.pack("<Q", len(text)) + text, "'it'"))
+    assert "the SHA-256 of its data is not the one" in error
+    assert memory < 30 * len(text)
+
+
+def test_what_is_written_is_within_the_bounds_of_what_is_read():
+    arrays = {f"{'n' * 100}{i}": np.zeros(0, np.float32) for i in range(30_000)}
+    with pytest.raises(ValueError, match=r"The header that names the arrays is too large. Expected at most 4,194,304"):
+        safetensors.dumps(arrays)
+
+
+def test_groups_nested_very_deeply_are_refused():
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        group = file
+        for _ in range(200):
+            group = group.create_group("n" * 200)
+    memory, error = peak(lambda: hdf5.loads(buffer.getvalue(), "'it'"))
+    assert "groups nested more than 32 deep" in error
+    assert memory < 2 * len(buffer.getvalue())
+
+
+def test_many_groups_and_huge_attributes_take_a_multiple_of_the_file():
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for i in range(1000):
+            file.create_group(f"layers/dense_{i}/vars").attrs["much"] = np.zeros(1000)
+    content = buffer.getvalue()
+    tracemalloc.start()
+    try:
+        assert hdf5.loads(content, "'it'") == {}
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(content)
+    finally:
+        tracemalloc.stop()
+
+
+def test_two_files_in_one_are_refused_or_one_of_them():
+    """Splices: the beginning of one model's file and the end of another's, cut anywhere."""
+    other = make(seed=9)
+    rng = np.random.default_rng(0)
+    kinds = {
+        "archive": (load_archive, keras_archive.dumps(MODEL), keras_archive.dumps(other)),
+        "h5": (load_h5, keras_weights.dumps(MODEL), keras_weights.dumps(other)),
+        "safetensors": (
+            lambda content: fitting(WEIGHTS, safetensors.loads(content, "'it'")[0], "'it'"),
+            safetensors.dumps(WEIGHTS),
+            safetensors.dumps(named_weights(other)),
+        ),
+    }
+    expected = [list(WEIGHTS.values()), [array.copy() for array in named_weights(other).values()]]
+    for load, one, two in kinds.values():
+        for _ in range(300):
+            spliced = one[: rng.integers(len(one))] + two[rng.integers(len(two)) :]
+            try:
+                found = load(spliced)
+            except ValueError as error:
+                assert "'it'" in str(error)  # noqa: PT017 - most of them are refused
+                continue
+            assert any(right(found, weights) for weights in expected)

@@ -48,21 +48,24 @@ def _json(value: Any, what: str) -> bytes:
 
 
 def loads(content: bytes, where: str, compile: bool = True, backend: str | None = None) -> "Sequential":
-    """The model that an archive holds."""
+    """The model that an archive holds; whatever is wrong with it is a ValueError that names the file."""
+    try:
+        return _model(_members(content, where), where, compile, backend)
+    except (ValueError, TypeError, OverflowError) as error:  # two layers of one name, an impossible initialiser, ...
+        raise ValueError(str(error) if where in str(error) else f"{where}: {error}") from None
+
+
+def _model(parts: dict[str, bytes], where: str, compile: bool, backend: str | None) -> "Sequential":
     from tinyconv.model import Sequential
 
-    parts = _members(content, where)
     config = checked_json.loads(parts[CONFIG], f"{CONFIG} of {where}", LARGEST_CONFIG)
     name, input_shape, layers = keras_config.to_layers(config, where)
     groups = hdf5.by_group(hdf5.loads(parts[WEIGHTS], f"{WEIGHTS} of {where}"))
     weights = keras_weights.fitting_weights(layers, input_shape, groups, where)  # before anything is allocated
     seed = _seed(parts[METADATA], where)
-    try:
-        model = Sequential(layers, name=name)
-        model.seed = model.seed if seed is None else seed
-        model.build((None, *input_shape))
-    except (ValueError, TypeError, OverflowError) as error:  # two layers of one name, an impossible initialiser, ...
-        raise ValueError(f"{where}: {error}") from None
+    model = Sequential(layers, name=name)
+    model.seed = model.seed if seed is None else seed
+    model.build((None, *input_shape))
     model.set_weights(weights)
     if compile and config.get("compile_config"):
         if not isinstance(config["compile_config"], dict):
