@@ -1,6 +1,7 @@
 """Every CUDA kernel against the reference, in Numba's simulator: no GPU, no driver, each group in its own process.
 
-The simulator is chosen when numba is imported, so it cannot run in this process. ``tests/cuda_sim`` holds the tests;
+Each launch is also watched for races (``tests/cuda_sim/races.py``), which "planted" shows to be found. The simulator is
+chosen when numba is imported, so it cannot run in this process. ``tests/cuda_sim`` holds the tests;
 ``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda_sim/families.py`` runs one of its files by hand.
 """
 
@@ -21,7 +22,7 @@ def in_the_simulator(*arguments):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("group", ["families", "convolutions", "training"])
+@pytest.mark.parametrize("group", ["families", "convolutions", "training", "planted"])
 def test_kernels_in_the_simulator(group):
     options = "-q", "--noconftest", "-p", "no:cacheprovider"
     done = in_the_simulator("-m", "pytest", *options, f"tests/cuda_sim/{group}.py")
