@@ -41,11 +41,11 @@ def general(seed):
     )
 
 
-def pair(make, **settings):
-    """The same network on both kernel sets."""
+def pair(make, optimizer, **settings):
+    """The same network on both kernel sets, each with an optimizer of its own."""
     models = [make(3) for _ in range(2)]
     for model, backend in zip(models, ("cuda", "cpu"), strict=True):
-        model.compile(backend=backend, **settings)
+        model.compile(backend=backend, optimizer=optimizer(), **settings)
     return models
 
 
@@ -57,7 +57,9 @@ def assert_equal_weights(left, right):
 def test_training_agrees_with_the_cpu_over_a_ragged_last_batch():
     x = random.random((5, 6, 6, 1), dtype=np.float32)
     y = np.eye(2, dtype=np.float32)[random.integers(0, 2, 5)]
-    ours, theirs = pair(digits, loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
+    ours, theirs = pair(
+        digits, loss="categorical_crossentropy", optimizer=tinyconv.optimizers.Adam, metrics=["accuracy"]
+    )
     histories = [model.fit(x, y, batch_size=3, verbose=0).history for model in (ours, theirs)]
     for name in histories[1]:
         np.testing.assert_allclose(histories[0][name], histories[1][name], rtol=1e-5)
@@ -68,7 +70,7 @@ def test_training_agrees_with_the_cpu_over_a_ragged_last_batch():
 
 def test_a_general_network_agrees_with_the_cpu():
     x, y = random.standard_normal((2, 5, 5, 2)).astype(np.float32), random.random((2, 2), dtype=np.float32)
-    ours, theirs = pair(general, loss="mse", optimizer=tinyconv.optimizers.SGD(0.1, momentum=0.9))
+    ours, theirs = pair(general, loss="mse", optimizer=lambda: tinyconv.optimizers.SGD(0.1, momentum=0.9))
     losses = [[model.train_on_batch(x, y) for _ in range(2)] for model in (ours, theirs)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert_equal_weights(ours, theirs)
