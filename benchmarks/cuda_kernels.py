@@ -1,11 +1,11 @@
 """Compile every CUDA kernel offline and record what it needs: registers, spills and shared memory, for each target.
 
-    python benchmarks/cuda_kernels.py
+    python benchmarks/cuda_kernels.py --record
 
 Needs numba-cuda or numba-cuda-mlir and a CUDA 13 toolkit from PyPI (the extra ``cuda`` or ``cuda-mlir``); neither a
 driver nor a GPU. The contract's functions are called on NumPy arrays, and instead of being launched, each kernel is
-compiled for the types of its arguments. Results go to benchmarks/results/cuda_kernels.md and .json; the rows of the
-package that is not used this time stay as they are. tests/test_cuda_compile.py holds the table to the kernels.
+compiled for the types of its arguments. ``--record`` writes benchmarks/results/cuda_kernels.md and .json; the rows of
+the package that is not used this time stay as they are. tests/test_cuda_compile.py holds the table to the kernels.
 """
 
 import argparse
@@ -212,7 +212,7 @@ def versions() -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=report.RESULTS, help="the folder to write to")
+    report.add_output(parser)
     parser.add_argument("--keep", help="a folder for the PTX and machine code of every kernel")
     options = parser.parse_args(arguments)
     if not package.NAME:
@@ -220,10 +220,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(package.NAME, versions())
     rows = [measure(launch, target, options.keep) for launch in launches() for target in TARGETS]
-    content = read(options.results)
+    content = read(options.out or report.RESULTS)
     content[package.NAME] = {"versions": versions(), "rows": rows}
     content = {name: content[name] for name in sorted(content)}
-    report.write(options.results, NAME, "The CUDA kernels, compiled offline", markdown(content), content)
+    report.write(options.out, NAME, "The CUDA kernels, compiled offline", markdown(content), content)
     return 0
 
 

@@ -51,7 +51,7 @@ def test_the_table_has_every_kernel_with_both_packages_and_for_every_target_with
     for name, found in RECORDED.items():
         for target in cuda_kernels.TARGETS:
             there = {row["kernel"] for row in found["rows"] if row["target"] == target}
-            assert sorted(there) == names, f"{name}, {target}. Fix: python benchmarks/cuda_kernels.py"
+            assert sorted(there) == names, f"{name}, {target}. Fix: python benchmarks/cuda_kernels.py --record"
         wrong = [f"{name}, {row['target']}, {row['kernel']}: {p}" for row in found["rows"] for p in problems(row)]
         assert not wrong, "\n".join(wrong)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import tinyconv
+from tests import sanitize
 from tests.cuda_sim.compare import Work, compare, floats, nothing
 from tinyconv import layers
 from tinyconv.kernels import cuda
@@ -157,11 +158,9 @@ def test_arrays_of_other_frameworks_are_taken_without_a_copy(framework):
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
-def test_clean_under_the_sanitizer(tool):
-    sanitizer = shutil.which("compute-sanitizer")
-    if sanitizer is None:
+def test_training_is_clean_under_the_sanitizer(tool):
+    if shutil.which("compute-sanitizer") is None:
         pytest.skip("compute-sanitizer is not installed")
-    code = "from tests.test_gpu import weights_after; weights_after(epochs=1, samples=200)"
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", code]
+    command = sanitize.command(tool, sanitize.TRAINING)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
