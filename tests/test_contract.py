@@ -75,7 +75,8 @@ def test_backward_follows_forward(file):
     names = [function.name for function in public(file) if function.name in reference.__all__]
     for position, name in enumerate(names):
         if name.endswith("_backward"):
-            assert names[position - 1] == name.replace("_backward", "_forward"), f"{name} in {file}"
+            forward = name.removesuffix("_backward")
+            assert names[position - 1] in (f"{forward}_forward", forward), f"{name} in {file}"
 
 
 @pytest.mark.parametrize("file", KERNEL_FILES, ids=lambda file: f"{file.parent.name}/{file.name}")

@@ -262,6 +262,8 @@ def test_batch_normalization(rows, channels, with_dx, seed):
     check("batch_norm_backward", gradients, dout, x, gamma, mean, inv_std, rtol=1e-4, atol=2e-4)
     statistics = gamma, beta, moving_mean, moving_variance, 1e-3
     check("batch_norm_inference", [unset(rows, channels)], x, *statistics, alias=0, **tolerance)
+    factor = gamma, moving_variance, 1e-3
+    check("batch_norm_inference_backward", [unset(rows, channels)], dout, *factor, alias=0, **tolerance)
     folded = [unset(rows, channels), unset(channels)]
     check("batch_norm_fold", folded, x, b, *statistics, **tolerance)
 

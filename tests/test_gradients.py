@@ -321,6 +321,23 @@ def test_batch_norm(shape, with_dx, seed):
     check(loss, (gamma, dgamma), (beta, dbeta), *([(x, dx)] if with_dx else []))
 
 
+@examples(20)
+@given(rows_and_columns, st.booleans(), seeds)
+def test_batch_norm_inference(shape, in_place, seed):
+    rng = np.random.default_rng(seed)
+    C = shape[1]
+    x, out, dout = normal(rng, *shape), np.empty(shape), normal(rng, *shape)
+    gamma, beta, mean, variance = normal(rng, C), normal(rng, C), normal(rng, C), 0.1 + rng.random(C)
+
+    def loss():
+        k.batch_norm_inference(out, x, gamma, beta, mean, variance, 1e-2)
+        return (out * dout).sum()
+
+    dx = dout.copy() if in_place else np.full_like(x, np.nan)
+    k.batch_norm_inference_backward(dx, dx if in_place else dout, gamma, variance, 1e-2)
+    check(loss, (x, dx))
+
+
 @examples(25)
 @given(st.tuples(st.integers(1, 4), st.integers(1, 9)), st.sampled_from([0.0, 0.1, 0.5, 0.9]), seeds)
 def test_dropout(shape, rate, seed):

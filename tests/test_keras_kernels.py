@@ -200,7 +200,13 @@ def test_batch_norm(shape, seed):
     agree(moving_mean, layer.moving_mean.numpy(), 1e-7)  # Keras rounds the momentum to float32
     agree(moving_variance, layer.moving_variance.numpy(), 1e-7)
     k.batch_norm_inference(out, flat, gamma, beta, moving_mean, moving_variance, 1e-3)
-    agree(out.reshape(shape), layer(x, training=False).numpy(), 1e-6)
+    layer.trainable = False
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        peer_out = layer(image, training=True)  # frozen: as at inference, in training too
+    agree(out.reshape(shape), peer_out.numpy(), 1e-6)
+    k.batch_norm_inference_backward(dx, dout.reshape(-1, shape[-1]), gamma, moving_variance, 1e-3)
+    agree(dx.reshape(shape), tape.gradient(peer_out, image, tf.constant(dout)).numpy(), 1e-6)
 
 
 @examples(20)

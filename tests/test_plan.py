@@ -218,6 +218,139 @@ def test_a_layer_of_ones_own_is_checked_by_one_call():
         tinyconv.check_gradients(Wrong(), (4, 3))
 
 
+class FillsNothing(Scale):
+    def forward(self, out, x, weights):
+        pass
+
+
+class Returns(Scale):
+    def forward(self, out, x, weights):
+        return (x * weights["factor"]) ** 2
+
+
+class FillsHalf(Scale):
+    def forward(self, out, x, weights):
+        out[::2] = (x[::2] * weights["factor"]) ** 2
+
+
+class WritesToItsInput(Scale):
+    def forward(self, out, x, weights):
+        x *= weights["factor"]
+        out[...] = x**2
+
+
+class ForgetsTheInput(Scale):
+    def backward(self, dx, dweights, dout, x, out, weights):
+        super().backward(np.empty_like(dx), dweights, dout, x, out, weights)
+
+
+class ForgetsTheWeight(Scale):
+    def backward(self, dx, dweights, dout, x, out, weights):
+        super().backward(dx, {"factor": np.empty_like(dweights["factor"])}, dout, x, out, weights)
+
+
+class ReturnsTheGradient(Scale):
+    def backward(self, dx, dweights, dout, x, out, weights):
+        super().backward(dx, dweights, dout, x, out, weights)
+        return dx.copy()
+
+
+class ReplacesTheGradient(Scale):
+    def backward(self, dx, dweights, dout, x, out, weights):
+        super().backward(dx, dweights, dout, x, out, weights)
+        dweights["factor"] = dweights["factor"].copy()
+
+
+FORWARD = {
+    FillsNothing: r"FillsNothing\.forward did not fill out, or not all of it",
+    Returns: r"Returns\.forward returned a ndarray.* Fix: out\[\.\.\.\] = result",
+    FillsHalf: r"FillsHalf\.forward did not fill out, or not all of it",
+    WritesToItsInput: r"WritesToItsInput\.forward wrote to one of its inputs",
+}
+BACKWARD = {
+    ForgetsTheInput: r"ForgetsTheInput\.backward did not fill dx",
+    ForgetsTheWeight: r"ForgetsTheWeight\.backward did not fill dweights\['factor'\]",
+    ReturnsTheGradient: r"ReturnsTheGradient\.backward returned a ndarray.* Fix: dx\[\.\.\.\] = result",
+    ReplacesTheGradient: r"ReplacesTheGradient\.backward put other arrays in place",
+}
+
+
+@pytest.mark.parametrize("layer", [*FORWARD, *BACKWARD])
+def test_a_layer_that_does_not_fill_what_it_should_is_told(layer):
+    """By the check, and in normal use."""
+    message = (FORWARD | BACKWARD)[layer]
+    with pytest.raises(ValueError, match=message):
+        tinyconv.check_gradients(layer(), (4, 3))
+    x = np.ones((2, 3), np.float32)
+    model = tinyconv.Sequential([tinyconv.Input((3,)), layers.Dense(3), layer()])
+    model.compile(loss="mse", backend="reference")
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(x, x)
+    if layer in FORWARD:
+        with pytest.raises(ValueError, match=message):
+            layer()(x)
+
+
+class Centre(layers.Layer):
+    """Moves a statistic of its own, which is the forward pass's to do."""
+
+    def weight_specs(self, input_shape):
+        zeros = tinyconv.initializers.Zeros()
+        return [layers.WeightSpec("mean", input_shape[-1:], zeros, trainable=False)]
+
+    def forward(self, out, x, weights):
+        out[...] = x - weights["mean"]
+        weights["mean"] += 0.5 * (x.mean(axis=0) - weights["mean"])
+
+    def backward(self, dx, dweights, dout, x, out, weights):
+        dx[...] = dout
+
+
+def test_a_layer_of_ones_own_moves_its_statistics():
+    assert tinyconv.check_gradients(Centre(), (3,)) < 1e-7
+    layer = Centre()
+    layer(np.full((2, 3), 4, np.float32))
+    np.testing.assert_array_equal(layer.get_weights()[0], [2, 2, 2])
+
+
+def test_layers_of_one_name_are_checked_as_two():
+    assert tinyconv.check_gradients([layers.Dense(3), layers.Dense(2)], (4,)) < 1e-6
+    assert tinyconv.check_gradients([Scale(), Scale()], (4,)) < 1e-6
+    with pytest.raises(ValueError, match=r"'wrong_0/factor' at \(1,\)"):
+        tinyconv.check_gradients([Wrong(), Wrong()], (4,))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_gradients_at_inference_and_of_frozen_layers(frozen):
+    norm = layers.BatchNormalization(
+        moving_mean_initializer="ones", moving_variance_initializer="ones", trainable=not frozen
+    )
+    stack = [layers.Dense(3, trainable=not frozen), norm, layers.Dropout(0.5), layers.Dense(2)]
+    assert tinyconv.check_gradients(stack, (4,), training=frozen) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"layers": []}, "Expected a layer, or a list of layers"),
+        ({"layers": [5]}, "Expected a layer, or a list of layers"),
+        ({"layers": "dense"}, "Expected a layer, or a list of layers"),
+        ({"layers": tinyconv.Sequential()}, "Expected a layer, or a list of layers"),
+        ({"input_shape": 4}, "Invalid input_shape of check_gradients"),
+        ({"input_shape": (4, 0)}, "Invalid input_shape of check_gradients"),
+        ({"tolerance": float("nan")}, "Invalid tolerance of check_gradients"),
+        ({"tolerance": None}, "Invalid tolerance of check_gradients"),
+        ({"batch_size": 0}, "Invalid batch_size of check_gradients"),
+        ({"seed": -1}, "Invalid seed of check_gradients"),
+        ({"training": "yes"}, "Invalid training of check_gradients"),
+    ],
+)
+def test_what_check_gradients_does_not_take(wrong, message):
+    arguments = {"layers": layers.Dense(2), "input_shape": (4,)} | wrong
+    with pytest.raises(ValueError, match=message):
+        tinyconv.check_gradients(**arguments)
+
+
 def test_several_layers_are_checked_at_once():
     stack = [layers.Conv2D(3, 2, activation="tanh"), layers.BatchNormalization(), layers.Dropout(0.3), layers.Flatten()]
     assert tinyconv.check_gradients([*stack, layers.Dense(2, activation="softmax")], (4, 4, 2)) < 1e-6

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.kernels import memory
+
 Shape = tuple[int, ...]
 
 ALIGNED = 16  # elements: every array begins at a multiple of 64 bytes (of float32), a whole vector register
@@ -28,11 +30,17 @@ class Arena:
         self.shapes = dict(shapes)
         self.offsets = {}
         end = 0
+        guards = memory.guarding() and kernels.allocate is memory.allocate
         for name, shape in self.shapes.items():
             self.offsets[name] = end
-            end += -(-math.prod(shape) // ALIGNED) * ALIGNED
+            end += -(-math.prod(shape) // ALIGNED) * ALIGNED + (ALIGNED if guards else 0)
         self.flat = kernels.allocate((max(end, 1),), dtype)
         self.views = self.views_of(self.flat)
+        ends = [*list(self.offsets.values())[1:], end]
+        for name, until in zip(self.offsets, ends, strict=False) if guards else ():
+            memory.guard(
+                self.flat[self.offsets[name] + math.prod(shapes[name]) : until], 0, f"behind {name!r} in an arena"
+            )
 
     def views_of(self, flat: Any) -> dict[str, Any]:
         """Views, named and shaped as this arena's, into another flat array of the same length."""
@@ -58,7 +66,9 @@ class Storage:
 
     def get(self, name: str, shape: Shape, dtype: Any) -> Any:
         """The buffer of that name, at least as large as ``shape`` needs; allocated when first asked for."""
-        key, size = (name, np.dtype(dtype).name), math.prod(shape)
+        size = math.prod(shape)
+        # Guard zones must lie where this plan's buffer ends: then every size has a buffer of its own.
+        key = f"{name} of {size}" if memory.guarding() else name, np.dtype(dtype).name
         if key not in self.raw or self.raw[key].size < size:
             self.raw[key] = self.kernels.allocate((size,), dtype)
         return self.raw[key][:size].reshape(shape)

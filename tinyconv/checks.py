@@ -1,11 +1,13 @@
 """Checking a backward pass against the definition of a derivative."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tinyconv import kernels
+from tinyconv import checking, kernels, ops
 from tinyconv.arena import Arena, Shape
+from tinyconv.initializers import drawn
 from tinyconv.layers import Layer
 from tinyconv.plan import lower
 from tinyconv.state import State
@@ -34,32 +36,38 @@ def check_gradients(
         batch_size: how many samples.
         seed: of the input, the weights and the direction.
         tolerance: the largest difference allowed, relative to the largest derivative of that array (or to 1).
-        training: whether the layers are to behave as in training. Dropout draws the same mask every time.
+        training: whether the layers are to behave as in training. Dropout draws the same mask every time. At inference
+            nothing is dropped, and batch normalisation goes by its moving statistics (whose layer's own weights then
+            count as fixed).
 
     Returns:
         The largest relative difference found.
 
     Raises:
-        ValueError: if it is above the tolerance; the message names the array, the place, and both values.
+        ValueError: if it is above the tolerance; the message names the array, the place, and both values. Or if a
+            layer of your own does not fill what it should.
     """
-    stack = [layers] if isinstance(layers, Layer) else list(layers)
+    stack, shape, tolerance, training = _checked(layers, input_shape, batch_size, seed, tolerance, training)
     rng = np.random.default_rng(seed)
     reference = kernels.load("reference")
-    specs, shape = [], tuple(input_shape)
-    for layer in stack:
-        specs += [(f"{layer.name}/{spec.name}", spec) for spec in layer.weight_specs(shape)]
-        shape = layer.output_shape(shape)
+    lowered, specs, sample = [], {}, shape
+    for layer, name in zip(stack, _different_names(stack), strict=True):
+        own = layer.ops(sample)
+        own = [replace(op, name=name) for op in (own if training else ops.at_inference(own))]
+        fixed = not layer.trainable or any(isinstance(op, ops.BatchNorm) and op.frozen for op in own)
+        for spec in layer.weight_specs(sample):
+            specs[f"{name}/{spec.name}"] = spec, spec.trainable and not fixed
+        lowered.append(_Ops(own))
+        sample = layer.output_shape(sample)
     params, moving = (
-        Arena({name: spec.shape for name, spec in specs if spec.trainable is kind}, reference, np.float64)
+        Arena({key: spec.shape for key, (spec, learns) in specs.items() if learns is kind}, reference, np.float64)
         for kind in (True, False)
     )
-    for name, spec in specs:
-        array = (params if spec.trainable else moving)[name]
-        array[...] = spec.initializer(spec.shape, rng) + (
-            0.1 * rng.standard_normal(spec.shape) if spec.trainable else 0
-        )
+    for key, (spec, learns) in specs.items():
+        noise = 0.1 * rng.standard_normal(spec.shape) if spec.trainable else 0
+        (params if learns else moving)[key][...] = drawn(repr(key), spec.initializer, spec.shape, rng) + noise
     state = State(reference, params, moving, seed=seed)
-    plan = lower(stack, tuple(input_shape), batch_size, state, training=training, input_gradient=training)
+    plan = lower(lowered, shape, batch_size, state, training=True, input_gradient=True)
     start = moving.flat.copy()
     plan.x[...] = rng.standard_normal(plan.x.shape)
     direction = rng.standard_normal(plan.out.shape)
@@ -76,6 +84,35 @@ def check_gradients(
     derivatives = {"input": (plan.x, plan.dx.copy())}
     derivatives |= {name: (params[name], state.grads[name].copy()) for name in params.shapes}
     return max(_compare(name, *pair, value, tolerance) for name, pair in derivatives.items())
+
+
+def _checked(layers, input_shape, batch_size, seed, tolerance, training):  # type: ignore[no-untyped-def]
+    """The arguments, or a ValueError."""
+    where = "check_gradients"
+    stack = [layers] if isinstance(layers, Layer) or not isinstance(layers, Sequence) else list(layers)
+    if not stack or not all(isinstance(layer, Layer) for layer in stack):
+        raise checking.invalid(where, "layers", "a layer, or a list of layers (not a model)", layers)
+    shape = checking.shape(where, "input_shape", input_shape)
+    checking.integer(where, "batch_size", batch_size)
+    checking.integer(where, "seed", seed, at_least=0)
+    tolerance = checking.number(where, "tolerance", tolerance, at_least=0)
+    return stack, shape, tolerance, checking.boolean(where, "training", training)
+
+
+def _different_names(stack: Sequence[Layer]) -> list[str]:
+    """A name for each layer's weights: its own, with a number where others have the same."""
+    names = [layer.name for layer in stack]
+    return [name if names.count(name) == 1 else f"{name}_{position}" for position, name in enumerate(names)]
+
+
+@dataclass
+class _Ops:
+    """What a plan asks of a layer."""
+
+    found: list[ops.Op]
+
+    def ops(self, input_shape: Shape) -> list[ops.Op]:
+        return self.found
 
 
 def _compare(name, array, derivative, value, tolerance) -> float:  # type: ignore[no-untyped-def]

@@ -68,33 +68,12 @@ class _Inference:
         found: list[ops.Op] = []
         shape = input_shape
         for layer in self.layers:
-            for op in layer.ops(shape):
-                if isinstance(op, ops.BatchNorm):
-                    found += _FixedNorm(layer, op).ops(op.x_shape)
-                elif not isinstance(op, ops.Dropout):
-                    found.append(op)
+            found += ops.at_inference(layer.ops(shape))
             shape = layer.output_shape(shape)
         last = found[-1] if found else None
         if isinstance(last, ops.Softmax) or (isinstance(last, ops.Activation) and last.kind == "sigmoid"):
             found.pop()
         return found
-
-
-class _FixedNorm(Layer):
-    """Batch normalisation at inference: a factor and a shift per channel."""
-
-    def __init__(self, layer: Layer, op: ops.BatchNorm) -> None:
-        super().__init__(name=layer.name)
-        arrays = layer.arrays
-        self.factor = arrays.get("gamma", np.float32(1)) / np.sqrt(arrays["moving_variance"] + np.float32(op.epsilon))
-        self.shift = arrays.get("beta", np.float32(0)) - arrays["moving_mean"] * self.factor
-
-    def forward(self, out: np.ndarray, x: np.ndarray, weights: dict[str, np.ndarray]) -> None:
-        out[...] = x * self.factor + self.shift
-
-    def backward(self, dx: np.ndarray, dweights: Any, dout: np.ndarray, *rest: Any, **more: Any) -> None:
-        if dx.size:
-            dx[...] = dout * self.factor
 
 
 class _Seed(Layer):

@@ -24,6 +24,7 @@ from tinyconv import kernels as kernel_sets
 from tinyconv import ops
 from tinyconv.arena import Shape, Storage
 from tinyconv.fusion import fuse as apply_fusion
+from tinyconv.kernels import memory, shapes
 from tinyconv.state import State
 
 PHASES = ("prepare", "forward", "backward", "update")
@@ -75,8 +76,13 @@ class Value:
     grad: Any
     nothing: Callable[[int], Any]  # an array of that rank and of size zero
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anything needs the gradient: something that this value was computed from learns."""
+        return self.grad.size > 0
+
     def reshape(self, shape: Shape) -> "Value":
-        grad = self.grad.reshape(shape) if self.grad.size else self.nothing(len(shape))
+        grad = self.grad.reshape(shape) if self.wanted else self.nothing(len(shape))
         return Value(self.data.reshape(shape), grad, self.nothing)
 
     @property
@@ -110,15 +116,19 @@ class Builder:
         return self.storage.get(f"nothing/{rank}", (0,) * rank, self.state.dtype)
 
     def value(self, op: ops.Op, name: str, shape: Shape, needs_grad: bool) -> Value:
-        """A buffer for a batch of arrays of ``shape``, and, when training, one for its gradient."""
+        """A buffer for a batch of arrays of ``shape``, and, if needed, one for its gradient."""
         full = (self.batch_size, *shape)
         data = self.buffer(op, name, full, self.state.dtype)
         grad = self.buffer(op, f"d{name}", full, self.state.dtype) if needs_grad else self.nothing(len(full))
         return Value(data, grad, self.nothing)
 
-    def output(self, op: ops.Op) -> Value:
-        """The buffer of an op's output."""
-        return self.value(op, f"{op.label.split()[0]}.out", op.out_shape, self.training)
+    def output(self, op: ops.Op, needs_grad: bool = False) -> Value:
+        """The buffer of an op's output.
+
+        In training its gradient is needed if the op has weights that learn, or if it has to hand it on, since its
+        input's gradient is wanted. So nothing below the first weights that learn is ever differentiated.
+        """
+        return self.value(op, f"{op.label.split()[0]}.out", op.out_shape, self.training and needs_grad)
 
     def scratch(self, op: ops.Op, size: int) -> Any:
         return self.buffer(op, "work", (size,), self.state.dtype)
@@ -131,8 +141,12 @@ class Builder:
         key = f"{op.name}/{name}"
         return self.state.params[key] if key in self.state.params else self.state.moving[key]
 
-    def gradient(self, op: ops.Op, name: str, shape: Shape = ()) -> Any:
-        """Where the gradient of a weight goes; a scrap buffer of ``shape`` for a weight that the layer has not."""
+    def learns(self, op: ops.Op, *names: str) -> bool:
+        """Whether training changes any of these weights."""
+        return any(f"{op.name}/{name}" in self.state.grads for name in names)
+
+    def gradient(self, op: ops.Op, name: str, shape: Shape) -> Any:
+        """Where the gradient of a weight goes: a scrap buffer for one that does not learn, or is not there."""
         key = f"{op.name}/{name}"
         if key in self.state.grads:
             return self.state.grads[key]
@@ -159,6 +173,7 @@ class Builder:
         ordered = {argument: arguments.pop(argument) for argument in self.contract[kernel]}
         if arguments:
             raise TypeError(f"{kernel} takes no {', '.join(arguments)}.")
+        shapes.check(self.kernels, kernel, ordered)
         self.steps[phase].append(Step(phase, name, what, kernel, getattr(self.kernels, kernel), ordered, flops))
 
     def emit(self, sequence: Sequence[ops.Op], x: Value) -> Value:
@@ -182,14 +197,19 @@ class Plan:
     dx: Any  # the gradient of the loss with respect to the input; of size zero unless it was asked for
     targets: Any
     out: Any
-    dout: Any  # the gradient of the output, where a plan without a loss expects it before its backward pass
+    dout: Any  # the output's gradient, where a plan without a loss expects it; of size zero if nothing below learns
     steps: dict[str, tuple[Step, ...]]
     buffers: dict[str, Any] = field(repr=False)
 
     def program(self, *phases: str, before: Sequence[Any] = (), after: Sequence[Any] = ()) -> Callable[[], None]:
         """One callable that runs these phases' steps; ``before`` and ``after`` are further (kernel, arguments)."""
+        for kernel, arguments in (*before, *after):
+            name = getattr(kernel, "__name__", "")
+            if getattr(self.kernels, name, None) is kernel:
+                named = zip(kernel_sets.contract()[name], arguments, strict=True)
+                shapes.check(self.kernels, name, dict(named))
         calls = [step.call for phase in phases for step in self.steps[phase]]
-        return self.kernels.record([*before, *calls, *after])
+        return memory.watched(self.kernels.record([*before, *calls, *after]))
 
     def all_steps(self) -> list[Step]:
         return [step for phase in PHASES for step in self.steps[phase]]
@@ -262,7 +282,7 @@ def lower(
         sequence = apply_fusion(sequence, training)
     b = Builder(state, storage, batch_size, training)
     source = ops.Op("input", input_shape, input_shape)
-    x = b.value(source, "x", input_shape, input_gradient)
+    x = b.value(source, "x", input_shape, training and input_gradient)
     out = b.emit(sequence, x)
     if loss is not None and state.l2_strength is not None:
         _penalise(b, state)
@@ -281,5 +301,5 @@ def _penalise(b: Builder, state: State) -> None:
     b._kernel("forward", "regularizers", "l2", "l2_forward", 0, {"penalty": penalty, **arrays})
     totals = {"totals": state.totals, "values": penalty, "slot": 0, "weight": float(b.batch_size)}
     b._kernel("forward", "regularizers", "l2", "accumulate", 0, totals)
-    if b.training:
+    if b.training and state.grads.shapes:
         b._kernel("backward", "regularizers", "l2", "l2_backward", 0, {"grads": state.grads.flat, **arrays})

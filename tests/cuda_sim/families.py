@@ -143,6 +143,7 @@ def test_batch_normalisation(M):
     compare("batch_norm_backward", nothing(M, C), *sums, dout, x, gamma, mu, inv_std, tolerance=1e-4)
     compare("batch_norm_backward", np.empty(0, np.float32), *sums, dout, x, gamma, mu, inv_std, tolerance=1e-4)
     compare("batch_norm_inference", nothing(M, C), x, gamma, beta, mean, variance, 1e-3)
+    compare("batch_norm_inference_backward", nothing(M, C), dout, gamma, variance, 1e-3)
     compare("batch_norm_fold", nothing(M, C), nothing(C), x, beta, gamma, beta, mean, variance, 1e-3)
 
 

@@ -85,7 +85,7 @@ class BatchNormalization(Layer):
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         settings = (self.momentum, self.epsilon, self.center, self.scale)
-        return [ops.BatchNorm(self.name, input_shape, self.output_shape(input_shape), *settings)]
+        return [ops.BatchNorm(self.name, input_shape, self.output_shape(input_shape), *settings, frozen=self._is_fixed)]
 
     def get_config(self) -> dict[str, Any]:
         parameters = ("beta", "gamma", "moving_mean", "moving_variance")

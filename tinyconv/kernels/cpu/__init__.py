@@ -52,6 +52,7 @@ from tinyconv.kernels.cpu.normalization import (
     batch_norm_fold,
     batch_norm_forward,
     batch_norm_inference,
+    batch_norm_inference_backward,
 )
 from tinyconv.kernels.cpu.pool import (
     average_pool2d_backward,
@@ -81,6 +82,7 @@ __all__ = [
     "batch_norm_fold",
     "batch_norm_forward",
     "batch_norm_inference",
+    "batch_norm_inference_backward",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
     "conv2d_backward",

@@ -60,6 +60,7 @@ from tinyconv.kernels.cuda.normalization import (
     batch_norm_fold,
     batch_norm_forward,
     batch_norm_inference,
+    batch_norm_inference_backward,
 )
 from tinyconv.kernels.cuda.pool import (
     average_pool2d_backward,
@@ -88,6 +89,7 @@ __all__ = [
     "batch_norm_fold",
     "batch_norm_forward",
     "batch_norm_inference",
+    "batch_norm_inference_backward",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
     "compile_watch",

@@ -48,6 +48,12 @@ def batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsi
     launch(_batch_norm_inference, blocks_for(x.size), THREADS, *arguments)
 
 
+def batch_norm_inference_backward(dx, dout, gamma, moving_variance, epsilon):
+    """See reference. One thread an element."""
+    arguments = dx, dout, gamma, moving_variance, float32(epsilon)
+    launch(_batch_norm_inference_dx, blocks_for(dx.size), THREADS, *arguments)
+
+
 def batch_norm_fold(w_folded, b_folded, w, b, gamma, beta, moving_mean, moving_variance, epsilon):
     """See reference. One thread a weight; those of the first row also fold the bias."""
     arguments = w_folded, b_folded, w, b, gamma, beta, moving_mean, moving_variance, float32(epsilon)
@@ -178,6 +184,14 @@ def _batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, eps
         m, c = divided(i, x.shape[1])
         factor = gamma[c] / math.sqrt(moving_variance[c] + epsilon)
         out[m, c] = (x[m, c] - moving_mean[c]) * factor + beta[c]
+
+
+@cuda.jit
+def _batch_norm_inference_dx(dx, dout, gamma, moving_variance, epsilon):
+    i = cuda.grid(1)
+    if i < dx.size:
+        m, c = divided(i, dx.shape[1])
+        dx[m, c] = dout[m, c] * (gamma[c] / math.sqrt(moving_variance[c] + epsilon))
 
 
 @cuda.jit

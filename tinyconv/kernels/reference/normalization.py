@@ -66,6 +66,19 @@ def batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsi
     out[...] = (x - moving_mean) * factor + beta
 
 
+def batch_norm_inference_backward(dx, dout, gamma, moving_variance, epsilon):
+    r"""The gradient of :func:`batch_norm_inference`, as a frozen layer needs it in training.
+
+    The moving statistics are constants here: no x of the batch changes them. So each output depends on its own x alone,
+    and on that linearly, :math:`out = x f + \text{const}` with :math:`f = \gamma / \sqrt{\sigma^2 + \epsilon}`, and
+
+    .. math:: dx = dout \, \frac{\partial out}{\partial x} = dout \, f
+
+    Shapes: dx, dout (M, C), dx overwritten (may be dout); gamma, moving_variance (C,).
+    """
+    dx[...] = dout * (gamma / np.sqrt(moving_variance + epsilon))
+
+
 def batch_norm_fold(w_folded, b_folded, w, b, gamma, beta, moving_mean, moving_variance, epsilon):
     r"""At inference a batch normalisation is a factor and a shift per channel, so the layer before it can absorb it:
     :math:`w' = w f, \; b' = (b - \mu) f + \beta` with :math:`f = \gamma / \sqrt{\sigma^2 + \epsilon}`.
