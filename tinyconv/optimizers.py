@@ -3,6 +3,7 @@
 Numerics are Keras': Adam's epsilon is the paper's epsilon-hat, and SGD's velocity includes the learning rate.
 """
 
+import copy
 import weakref
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -143,6 +144,9 @@ class Optimizer(Configured):
     def __getstate__(self) -> dict[str, Any]:
         self._fetch()
         return {**self.__dict__, "_model": None}
+
+    def __copy__(self) -> "Optimizer":
+        return copy.deepcopy(self)  # two optimisers cannot share moments
 
     def steps(self, state: State) -> list[tuple[str, dict[str, Any]]]:
         """The kernels that update all parameters of ``state``, with their arguments."""

@@ -1,5 +1,6 @@
 """The stack of layers that a model is: its structure, its shapes, and its weights in two flat arrays."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -64,6 +65,9 @@ class Stack(Configured):
         """Everything but the arenas: the layers bring their weights, and :meth:`__setstate__` lays them out anew."""
         with self._lock:
             return {**self.__dict__, "_arenas": None, "_named": {}}
+
+    def __copy__(self) -> "Stack":
+        return copy.deepcopy(self)  # two models cannot share layers
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
