@@ -275,6 +275,8 @@ class Trainer:
                         pass
             self.kernels.synchronize()
         finally:
+            # What the kernels have counted: Ctrl-C may have come between a step and the line that counts it.
+            optimizer.iterations = int(self.state.read(self.state.counters)[STEP])
             self.sync_model()
         return self.logs(done), time.perf_counter() - start
 
@@ -289,12 +291,14 @@ class Trainer:
         state = self.state
         counters, totals = state.read(state.counters), state.read(state.totals)
         step = self.optimizer.iterations if self.optimizer else 0
-        with self.lock.released():
-            yield
-        if self.optimizer:  # another thread may have trained
-            counters[STEP] += self.optimizer.iterations - step
-        state.set(state.counters, counters)
-        state.set(state.totals, totals)
+        try:
+            with self.lock.released():
+                yield
+        finally:
+            if self.optimizer:  # another thread may have trained
+                counters[STEP] += self.optimizer.iterations - step
+            state.set(state.counters, counters)
+            state.set(state.totals, totals)
 
     def sync_model(self) -> None:
         """Bring the trained weights into the model's own arrays."""
