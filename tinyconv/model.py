@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv import checking, inputs, kernels, losses, metrics, optimizers, saving, tables
+from tinyconv import checking, console, inputs, kernels, losses, metrics, optimizers, saving, tables
 from tinyconv.arena import Shape
 from tinyconv.arguments import count_of, load_backend, resolve_backend
 from tinyconv.callbacks import Callback, CallbackList, History
@@ -541,29 +541,38 @@ class Sequential(Stack):
 
     @locked
     @explained
-    def profile(self, x: Any, y: Any, batch_size: int | None = None, repeats: int = 20, print_fn: Any = print) -> None:
+    def profile(self, x: Any, y: Any, batch_size: int | None = None, repeats: int = 20, print_fn: Any = None) -> None:
         """Print how long each step of a training batch takes, its speed, and its share. Weights are left as they are.
 
         Args:
             x, y: data as for :meth:`fit`; the first ``batch_size`` samples are used.
             batch_size: None: 32.
             repeats: runs to take the median of.
+            print_fn: what takes the text instead of the standard output.
         """
         trainer = self._need_trainer("profile", x)
         array, targets = self._checked(x, y)
         size = min(count_of("batch_size", batch_size, 32), len(array))
+        repeats = count_of("repeats", repeats, 20)
         rows = len(targets) // len(array)
         trainer.set_learning_rate()
         state = trainer.state
         arrays = [state.params.flat, state.moving.flat, *state.slots.values()]
         before = [state.read(a) for a in arrays]
+        peak = tables.matrix_peak() if state.on_host else None
         try:
             plan = trainer.run_batch(array[:size], targets[: size * rows], training=True, update=False)
             times = plan.profile(repeats)
         finally:
             for a, values in zip(arrays, before, strict=True):
                 trainer.kernels.upload(a, values)
-        print_fn(tables.profile_table(times, tables.matrix_peak() if state.on_host else None))
+        if peak is not None:  # measured before and after: others may be busy meanwhile
+            peak = max(peak, tables.matrix_peak())
+        text = str(tables.profile_table(times, peak))
+        if print_fn is None:
+            console.write(text)
+        else:
+            print_fn(text)
 
     # Checks
 

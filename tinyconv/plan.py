@@ -187,7 +187,7 @@ class Builder:
         return x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A network lowered for one batch size on one kernel set. Made by :func:`lower`."""
 
@@ -238,7 +238,18 @@ class Plan:
     def __str__(self) -> str:
         from tinyconv.tables import plan_table
 
-        return plan_table(self)
+        return str(plan_table(self))
+
+    def __repr__(self) -> str:
+        from tinyconv.tables import plan_title, plan_totals
+
+        return f"<{plan_title(self)}: {plan_totals(self)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of a plan."""
+        from tinyconv.tables import plan_table
+
+        return plan_table(self).to_html()
 
 
 def lower(

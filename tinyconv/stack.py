@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv import checking, inputs, random, tables
+from tinyconv import checking, console, inputs, random, tables
 from tinyconv.arena import Arena, Shape
 from tinyconv.configuration import Configured
 from tinyconv.kernels import memory
@@ -330,7 +330,15 @@ class Stack(Configured):
         refuse("summary()", given, dict.fromkeys(given, (None, False)))
         if print_fn is not None and not callable(print_fn):
             raise checking.invalid("summary", "print_fn", "a function of a text, or None", print_fn)
-        (print_fn or print)(tables.summary(self))
+        text = str(tables.summary(self))
+        if print_fn is None:
+            console.write(text)
+        else:
+            print_fn(text)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of a model."""
+        return tables.summary(self).to_html()
 
     # Weights
 
