@@ -228,9 +228,9 @@ def test_a_frozen_prefix_costs_no_backward_pass():
     _, _, found = backward_of(stack, (8, 8, 2), {"norm/beta"})
     assert [name for name, _ in found] == ["head", "hidden", "hidden", "norm"]
     _, _, found = backward_of(stack, (8, 8, 2), {"conv/bias"})
-    assert found[-1] == ("pool", "conv2d_relu_max_pool2d_backward")
+    assert found[-1] == ("conv + pool", "conv2d_relu_max_pool2d_backward")
     plan, _, found = backward_of(stack, (8, 8, 2), set(), input_gradient=True)
-    assert found[-1] == ("pool", "conv2d_relu_max_pool2d_backward")
+    assert found[-1] == ("conv + pool", "conv2d_relu_max_pool2d_backward")
     assert plan.dx.shape == (2, 8, 8, 2)
     for fuse in (True, False):
         assert backward_of(stack, (8, 8, 2), set(), fuse)[2] == []

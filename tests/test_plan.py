@@ -158,7 +158,13 @@ def test_a_ragged_last_batch_shares_the_buffers():
     assert plans[8].x.shape[0] == 8
 
 
-def test_the_plan_prints_its_steps_shapes_and_what_was_fused():
+@pytest.fixture
+def wide(monkeypatch):
+    """A terminal in which no table has to leave anything out."""
+    monkeypatch.setenv("COLUMNS", "250")
+
+
+def test_the_plan_prints_its_steps_shapes_and_what_was_fused(wide):
     text = str(mnist_network(backend="reference").plan)
     assert "Plan for batches of 32 on the 'reference' kernels" in text
     assert "conv2d + relu + max_pool2d" in text
@@ -168,7 +174,29 @@ def test_the_plan_prints_its_steps_shapes_and_what_was_fused():
     assert "MFLOP" in text
 
 
-def test_profile_prints_every_step_and_leaves_the_weights(capsys):
+@pytest.mark.parametrize("columns", [30, 40, 80, 120, 190])
+def test_tables_fit_the_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    model = mnist_network(backend="reference")
+    model.summary()
+    model.profile(*batch(model), repeats=1)
+    text = f"{model.plan}\n{capsys.readouterr().out}"
+    assert max(map(len, text.splitlines())) < columns
+    assert "dense" in text
+    assert len(repr(model.plan)) < 200
+
+
+def test_a_notebook_sees_tables():
+    model = mnist_network(backend="reference")
+    for thing in (model, model.plan):
+        text = thing._repr_html_()
+        assert text.count("<tr>") > 5
+        assert "<script" not in text
+    model.name = "<script>alert(1)</script>".replace("/", "")
+    assert "<script>" not in model._repr_html_()
+
+
+def test_profile_prints_every_step_and_leaves_the_weights(capsys, wide):
     model = mnist_network(backend="reference")
     x, y = batch(model)
     before = model.get_weights()

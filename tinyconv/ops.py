@@ -31,6 +31,11 @@ class Op:
 
     label: ClassVar[str] = "op"
 
+    @property
+    def layers(self) -> str:
+        """The layers that its steps are listed under: more than one where they are fused."""
+        return self.name
+
     def emit(self, b: "Builder", x: "Value") -> "Value":
         """Write the steps into the plan and return the value they compute."""
         raise TypeError(f"{type(self).__name__} does not say which steps it consists of.")
@@ -80,6 +85,10 @@ class Conv2DReluMaxPool2D(Op):
     dropout: "Dropout | None" = None
 
     label = "conv2d + relu + max_pool2d"
+
+    @property
+    def layers(self) -> str:
+        return f"{self.conv.name} + {self.name}"
 
     def emit(self, b: "Builder", x: "Value") -> "Value":
         conv, padding = self.conv, self.conv.padding

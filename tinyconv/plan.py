@@ -47,7 +47,7 @@ class Step:
     """One kernel call, with everything it needs."""
 
     phase: str
-    name: str  # of the layer
+    name: str  # of the layer, or of those that are fused
     what: str  # the op, as the fusion left it
     kernel_name: str
     kernel: Callable[..., None]
@@ -156,14 +156,14 @@ class Builder:
     # Steps
 
     def prepare(self, op: ops.Op, kernel: str, **arguments: Any) -> None:
-        self._kernel("prepare", op.name, op.label, kernel, 0, arguments)
+        self._kernel("prepare", op.layers, op.label, kernel, 0, arguments)
 
     def forward(self, op: ops.Op, kernel: str, flops: int, **arguments: Any) -> None:
-        self._kernel("forward", op.name, op.label, kernel, flops, arguments)
+        self._kernel("forward", op.layers, op.label, kernel, flops, arguments)
 
     def backward(self, op: ops.Op, kernel: str, flops: int, **arguments: Any) -> None:
         if self.training:
-            self._kernel("backward", op.name, op.label, kernel, flops, arguments)
+            self._kernel("backward", op.layers, op.label, kernel, flops, arguments)
 
     def call(self, phase: str, op: ops.Op, function: Callable[..., None], arguments: dict[str, Any]) -> None:
         """A step that is no kernel of the contract: a user's own layer."""
