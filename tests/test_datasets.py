@@ -3,10 +3,12 @@
 import builtins
 import gzip
 import hashlib
+import json
 import socket
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -161,6 +163,54 @@ def test_a_damaged_cache_file_is_made_anew(fake):
         assert np.array_equal(datasets.load("cifar10", **fake).train[0], first.train[0])
 
 
+def cached(folder, **changed):
+    """A cache file, whose arrays may be others."""
+    arrays = {"x_train": np.ones((3, 2, 2, 1), np.uint8), "y_train": np.arange(3)}
+    arrays |= {"x_test": np.ones((1, 2, 2, 1), np.uint8), "y_test": np.arange(1)}
+    about = json.dumps({"name": "made", "splits": ["a", "b"], "class_names": ["x"]})
+    path = folder / "set.npz"
+    np.savez(path, **({"about": np.array(about)} | arrays | changed))
+    return path
+
+
+def test_a_cache_file_is_believed_only_as_far_as_it_holds(tmp_path):
+    whole = tfds._read_cache(cached(tmp_path))
+    assert (whole.name, whole.splits, whole.class_names) == ("made", ("a", "b"), ("x",))
+    assert all(array.flags.writeable for array in (*whole.train, *whole.test))
+    content = cached(tmp_path).read_bytes()
+    huge = content.replace(b"'shape': (3, 2, 2, 1), }", b"'shape': (1<<60,),     }")
+    assert huge != content
+    (tmp_path / "set.npz").write_bytes(huge)
+    assert tfds._read_cache(tmp_path / "set.npz") is None
+    columns = np.asfortranarray(np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1))
+    np.testing.assert_array_equal(tfds._read_cache(cached(tmp_path, x_train=columns)).train[0], columns)
+    for changed in (
+        {"y_train": np.arange(2)},
+        {"x_train": np.array([{}], object)},
+        {"about": np.array("[" * 1000)},
+        {"about": np.array("{}")},
+    ):
+        assert tfds._read_cache(cached(tmp_path, **changed)) is None
+    with zipfile.ZipFile(cached(tmp_path)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    assert tfds._read_cache(tmp_path / "bomb.npz") is None
+
+
+def test_no_damage_of_a_cache_file_raises(tmp_path):
+    rng, content = np.random.default_rng(0), cached(tmp_path).read_bytes()
+    path = tmp_path / "damaged.npz"
+    for _ in range(500):
+        changed = bytearray(content)
+        for at in rng.integers(len(content), size=rng.integers(1, 4)):
+            changed[at] ^= 1 << rng.integers(8)
+        path.write_bytes(changed[: len(changed) if rng.random() < 0.8 else rng.integers(len(changed))])
+        found = tfds._read_cache(path)
+        assert found is None or len(found.train[0]) == len(found.train[1])
+
+
 def test_a_cache_that_cannot_be_written_costs_only_a_warning(fake, tmp_path):
     (tmp_path / "file").write_text("in the way")
     fake["cache_dir"] = tmp_path / "file" / "cache"
@@ -198,6 +248,18 @@ def test_an_unsuitable_set_is_refused(fake, name, message):
         ({"name": 3}, TypeError, "expects the name of a data set. Received: 3"),
         ({"name": "mnist", "split": "train"}, ValueError, "split expects two names.* Received: 'train'"),
         ({"name": "mnist", "image_size": (0, 9)}, ValueError, r"expects \(height, width\)\. Received: \(0, 9\)"),
+        ({"name": ""}, TypeError, "expects the name of a data set. Received: ''"),
+        ({"name": "mnist", "split": "ab"}, ValueError, "split expects two names.* Received: 'ab'"),
+        ({"name": "mnist", "split": 5}, ValueError, "split expects two names.* Received: 5"),
+        ({"name": "mnist", "split": ("train", 1)}, ValueError, "split expects two names"),
+        ({"name": "mnist", "image_size": 28}, ValueError, r"expects \(height, width\)\. Received: 28"),
+        ({"name": "mnist", "image_size": ("a", 2)}, ValueError, r"expects \(height, width\)"),
+        ({"name": "mnist", "image_size": (2.5, 2)}, ValueError, r"expects \(height, width\)"),
+        ({"name": "mnist", "image_size": (True, 2)}, ValueError, r"expects \(height, width\)"),
+        ({"name": "mnist", "image_size": (2**40, 2)}, ValueError, r"expects \(height, width\)"),
+        ({"name": "mnist", "cache_dir": 5}, ValueError, "cache_dir expects the path of a folder. Received: 5"),
+        ({"name": "mnist", "data_dir": ""}, ValueError, "data_dir expects the path of a folder. Received: ''"),
+        ({"name": "mnist", "manual_dir": 1.5}, ValueError, "manual_dir expects the path of a folder"),
         ({"name": "mnist", "manual_dir": "/no/such"}, ValueError, "expects an existing folder. Received: '/no/such'"),
     ],
 )

@@ -7,10 +7,12 @@ file: the second load needs neither TensorFlow nor the network.
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.checking import LARGEST, affordable
 from tinyconv.datasets import mnist
 from tinyconv.extras import need
+from tinyconv.messages import received
+from tinyconv.saving import atomic, checked_json
 
 Arrays = tuple[np.ndarray, np.ndarray]
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 PORTS = {"http": 80, "https": 443}
 
 
@@ -76,7 +82,7 @@ def load(
     Raises ValueError for a set, split or size that does not fit, ImportError without the extra, RuntimeError, with
     what to do about it, where a set could not be downloaded.
     """
-    _check(name, split, image_size, manual_dir)
+    _check(name, split, image_size, {"data_dir": data_dir, "manual_dir": manual_dir, "cache_dir": cache_dir})
     if manual_dir is None and re.split("[:/]", name)[0] == "mnist":
         manual_dir = mnist.FOLDER
     cache = _cache_file(cache_dir, name, split, image_size, data_dir, manual_dir)
@@ -93,15 +99,25 @@ def load(
     return dataset
 
 
-def _check(name: Any, split: Any, image_size: Any, manual_dir: Any) -> None:
-    if not isinstance(name, str):
-        raise TypeError(f"load expects the name of a data set. Received: {name!r}.")
-    if split is not None and (len(split) != 2 or not all(isinstance(part, str) for part in split)):
-        raise ValueError(f'split expects two names: split=("train", "test"). Received: {split!r}.')
-    if image_size is not None and not (len(image_size) == 2 and all(int(n) == n > 0 for n in image_size)):
-        raise ValueError(f"image_size expects (height, width). Received: {image_size!r}.")
+def _check(name: Any, split: Any, image_size: Any, folders: dict[str, Any]) -> None:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"load expects the name of a data set. Received: {received(name)}.")
+    two = isinstance(split, list | tuple) and len(split) == 2
+    if split is not None and not (two and all(isinstance(part, str) for part in split)):
+        raise ValueError(f'split expects two names: split=("train", "test"). Received: {received(split)}.')
+    two = isinstance(image_size, list | tuple) and len(image_size) == 2
+    if image_size is not None and not (two and all(_is_size(n) for n in image_size)):
+        raise ValueError(f"image_size expects (height, width). Received: {received(image_size)}.")
+    for argument, folder in folders.items():
+        if folder is not None and (not isinstance(folder, str | os.PathLike) or not os.fspath(folder)):
+            raise ValueError(f"{argument} expects the path of a folder. Received: {received(folder)}.")
+    manual_dir = folders["manual_dir"]
     if manual_dir is not None and not Path(manual_dir).is_dir():
         raise ValueError(f"manual_dir expects an existing folder. Received: {os.fspath(manual_dir)!r}.")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 < int(value) <= LARGEST
 
 
 # --- TensorFlow Datasets --------------------------------------------------------------------------------------------
@@ -240,6 +256,9 @@ def _read_split(builder: Any, split: str, keys: tuple[str, str], image_size: Any
     count = int(examples.cardinality())
     feature = builder.info.features[image]
     size = tuple(image_size or feature.shape[:2])
+    affordable(
+        repr(builder.name), f"split {split!r}", (count, *size, feature.shape[2]), np.dtype(feature.np_dtype).itemsize
+    )
     x = np.empty((count, *size, feature.shape[2]), feature.np_dtype)
     y = np.empty(count, np.int64)
     done = 0
@@ -269,21 +288,33 @@ def _cache_file(cache_dir: Any, name: str, *request: Any) -> Path:
 
 def _read_cache(path: Path) -> Dataset | None:
     """The set kept in that file; None if there is none, or if it is damaged."""
-    from zipfile import BadZipFile
-
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            about = json.loads(str(kept["about"]))
-            train, test = (kept["x_train"], kept["y_train"]), (kept["x_test"], kept["y_test"])
-    except (OSError, KeyError, ValueError, EOFError, BadZipFile):
+        with zipfile.ZipFile(path) as archive:
+            about = checked_json.loads(str(_kept(archive, "about")).encode(), repr(str(path)))
+            x_train, y_train, x_test, y_test = (_kept(archive, name) for name in ARRAYS)
+        names, splits = tuple(about["class_names"]), tuple(about["splits"])
+        whole = len(x_train) == len(y_train) and len(x_test) == len(y_test) and len(splits) == 2
+        return Dataset(str(about["name"]), splits, (x_train, y_train), (x_test, y_test), names) if whole else None
+    except Exception:  # zipfile and NumPy stumble over damage in many ways; the set is prepared anew
         return None
-    return Dataset(about["name"], tuple(about["splits"]), train, test, tuple(about["class_names"]))
+
+
+def _kept(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of a .npz file that is as large as it says before memory is taken for it."""
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        size = math.prod(shape) * dtype.itemsize
+        if info.compress_type != zipfile.ZIP_STORED or dtype.hasobject or file.tell() + size != info.file_size:
+            raise ValueError(f"{name} is not as it was written")
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _write_cache(path: Path, dataset: Dataset) -> None:
     """Keep the set; a file that cannot be written costs only the time to prepare it again."""
-    from tinyconv.saving import atomic
-
     about = json.dumps({"name": dataset.name, "splits": dataset.splits, "class_names": dataset.class_names})
     (x_train, y_train), (x_test, y_test) = dataset
     file = io.BytesIO()
