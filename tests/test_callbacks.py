@@ -411,14 +411,14 @@ def before_the_first_step(message, kind, callback, **more):
     [
         ("{}", "'{}' has no name"),
         ("{0}", "'{0}' has no name"),
-        ("{epoch:02q}", "'{epoch:02q}' is no format of 1"),
-        ("{loss:d}", "'{loss:d}' is no format of 0.5"),
-        ("{epoch.x}", "'{epoch.x}' is no format of 1"),
-        ("{epoch[0]}", "'{epoch[0]}' is no format of 1"),
-        ("{epoch!z}", "'{epoch!z}' is no format of 1"),
-        ("{epoch:{loss}}", "'{epoch:{loss}}' is no format of 1"),
-        ("{epoch:9999999}", "'{epoch:9999999}' is no format of 1"),
-        ("{epoch:99999999999999999999}", "is no format of 1"),
+        ("{epoch:02q}", "'{epoch:02q}' is not a format of 1"),
+        ("{loss:d}", "'{loss:d}' is not a format of 0.5"),
+        ("{epoch.x}", "'{epoch.x}' is not a format of 1"),
+        ("{epoch[0]}", "'{epoch[0]}' is not a format of 1"),
+        ("{epoch!z}", "'{epoch!z}' is not a format of 1"),
+        ("{epoch:{loss}}", "'{epoch:{loss}}' is not a format of 1"),
+        ("{epoch:9999999}", "'{epoch:9999999}' is not a format of 1"),
+        ("{epoch:99999999999999999999}", "is not a format of 1"),
         ("{", "its braces do not match"),
         ("}", "its braces do not match"),
         ("{epoch", "its braces do not match"),
@@ -439,7 +439,7 @@ def test_a_wrong_format_is_named_when_the_checkpoint_is_made(name, message):
         ("{batch}", {}, "there is no 'batch'"),
         ("{learning_rate}", {}, "there is no 'learning_rate'"),
         ("{val_loss}", {"save_freq": 2}, "there is no 'val_loss'"),
-        ("file/in/the/way", {}, "This is no folder to save in, but a file"),
+        ("file/in/the/way", {}, "This is a file, not a folder to save in"),
         ("n" * 300, {}, "The name is too long"),
         ("folder", {}, "This is a folder"),
     ],
@@ -469,8 +469,8 @@ def test_what_other_callbacks_add_can_be_watched_and_be_in_a_name(tmp_path):
 @pytest.mark.parametrize(
     ("make_callback", "kind", "message"),
     [
-        (lambda: callbacks.BackupAndRestore("file"), OSError, "This is no folder to save in, but a file"),
-        (lambda: callbacks.CSVLogger("file/log.csv"), OSError, "This is no folder to save in, but a file"),
+        (lambda: callbacks.BackupAndRestore("file"), OSError, "This is a file, not a folder to save in"),
+        (lambda: callbacks.CSVLogger("file/log.csv"), OSError, "This is a file, not a folder to save in"),
         (lambda: callbacks.CSVLogger("."), OSError, "This is a folder"),
         (lambda: callbacks.EarlyStopping(), ValueError, "Fix: fit with validation data."),
         (lambda: callbacks.EarlyStopping("val_accuracy"), ValueError, "Fix: fit with validation data."),
@@ -787,7 +787,7 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
         make().fit(x, y, batch_size=5, epochs=2, verbose=0, callbacks=callbacks.BackupAndRestore(tmp_path))
     other = tinyconv.Sequential([tinyconv.Input((6, 6, 1)), tinyconv.layers.Flatten(), tinyconv.layers.Dense(4)])
     other.compile("adam", "mse", backend="reference")
-    with pytest.raises(ValueError, match="does not fit the model: 'batch_normalization/beta' is no weight"):
+    with pytest.raises(ValueError, match="does not fit the model: 'batch_normalization/beta' is not a weight"):
         train(other, 2, callbacks=callbacks.BackupAndRestore(tmp_path))
 
 
@@ -804,11 +804,11 @@ def test_a_backup_whose_content_is_not_as_written_is_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             train(make(), 2, callbacks=callbacks.BackupAndRestore(tmp_path))
 
-    refused("is no backup of this version: KeyError\\('seed'\\)", arrays, seed="gone")
-    refused("is no backup of this version: TypeError", arrays, epoch=[])
-    refused("is no backup of this version: KeyError\\('x'\\)", arrays, callbacks=[{"dict": {"a": {"array": "x"}}}])
-    refused("is no backup of this version: KeyError\\('kind'\\)", arrays, callbacks=[{"dict": {}}])
-    refused("is no backup of this version: ValueError", arrays, callbacks=[{"float": "x"}])
+    refused("is not a backup of this version: KeyError\\('seed'\\)", arrays, seed="gone")
+    refused("is not a backup of this version: TypeError", arrays, epoch=[])
+    refused("is not a backup of this version: KeyError\\('x'\\)", arrays, callbacks=[{"dict": {"a": {"array": "x"}}}])
+    refused("is not a backup of this version: KeyError\\('kind'\\)", arrays, callbacks=[{"dict": {}}])
+    refused("is not a backup of this version: ValueError", arrays, callbacks=[{"float": "x"}])
     refused(
         "does not fit the model: 'conv2d/bias' is missing", {k: v for k, v in arrays.items() if "conv2d/bias" not in k}
     )

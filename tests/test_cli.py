@@ -214,8 +214,8 @@ def test_what_is_no_image_is_named(tmp_path):
     Image.new("L", (8, 8)).save(gif)
     Image.new("L", (8, 8)).save(whole)
     for path, message in (
-        (text, "is no image. Expected a PNG or JPEG file."),
-        (gif, "is no image. Expected a PNG or JPEG file."),
+        (text, "is not an image. Expected a PNG or JPEG file."),
+        (gif, "is not an image. Expected a PNG or JPEG file."),
         (cut, "is damaged"),
     ):
         with pytest.raises(ValueError, match=message):

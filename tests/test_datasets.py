@@ -106,7 +106,7 @@ def test_the_content_is_checked_and_its_decompression_bounded(monkeypatch, tmp_p
 
 def test_no_gzip_file(monkeypatch, tmp_path):
     write(monkeypatch, tmp_path, b"<html>not found</html>")
-    with pytest.raises(OSError, match=r"t10k-labels-idx1-ubyte\.gz is no gzip file"):
+    with pytest.raises(OSError, match=r"t10k-labels-idx1-ubyte\.gz is not a gzip file"):
         mnist.load_data()
 
 

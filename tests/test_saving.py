@@ -238,7 +238,7 @@ def test_a_layer_is_skipped_whole_and_what_is_too_much_is_named(tmp_path, suffix
     model.add(layers.Dense(2, name="more"))
     model.save_weights(tmp_path / f"m{suffix}")
     kernel = other.get_layer("body").get_weights()[0]
-    with pytest.warns(UserWarning, match=r"2 layers were skipped.*'body': .*'(more|dense_1)': is no layer"):
+    with pytest.warns(UserWarning, match=r"2 layers were skipped.*'body': .*'(more|dense_1)': is not a layer"):
         other.load_weights(tmp_path / f"m{suffix}", skip_mismatch=True)
     np.testing.assert_array_equal(other.get_layer("body").get_weights()[0], kernel)
     np.testing.assert_array_equal(other.get_layer("head").get_weights()[0], model.get_layer("head").get_weights()[0])
@@ -336,7 +336,7 @@ def test_names_shapes_and_types_must_fit_exactly(tmp_path):
 
     refused({**arrays, "dense/kernel": arrays["dense/kernel"].T}, r"Expected float32 of shape \(12, 4\). Received")
     refused({**arrays, "dense/kernel": arrays["dense/kernel"].astype(float)}, r"Received: float64 of shape \(12, 4\)")
-    refused({**arrays, "more": arrays["dense/kernel"]}, "'more' is no weight of this model")
+    refused({**arrays, "more": arrays["dense/kernel"]}, "'more' is not a weight of this model")
     refused({k: v for k, v in arrays.items() if k != "conv2d/bias"}, "'conv2d/bias' is missing")
 
 
@@ -451,7 +451,7 @@ def test_what_is_not_supported_is_named(tmp_path, edit, message):
 def test_an_archive_must_hold_its_three_members_once_and_uncompressed(tmp_path):
     path = tmp_path / "m.keras"
     path.write_bytes(b"PK nothing")
-    with pytest.raises(ValueError, match=r"is no whole .keras archive"):
+    with pytest.raises(ValueError, match=r"is not a complete .keras archive"):
         load_model(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", "{}")
@@ -481,11 +481,11 @@ def test_checked_json_refuses_what_could_hurt():
         (b'{"a": 1, "a": 2}', "a key occurs twice"),
         (b"[NaN]", "NaN is not a finite number"),
         (b"[1e999]", "1e999 is not a finite number"),
-        (b"\xff\xfe", "is no valid JSON"),
+        (b"\xff\xfe", "is not valid JSON"),
         (b" " * (2 << 20), "is too large"),
-        (b"1" * 5000, "is no valid JSON"),
-        (b'"' + rb"\"" * 500_000, "is no valid JSON"),  # a string that never ends must not be searched for again
-        (b'"' + b"\\" * 999_999, "is no valid JSON"),
+        (b"1" * 5000, "is not valid JSON"),
+        (b'"' + rb"\"" * 500_000, "is not valid JSON"),  # a string that never ends must not be searched for again
+        (b'"' + b"\\" * 999_999, "is not valid JSON"),
     ):
         with pytest.raises(ValueError, match=message):
             checked_json.loads(text, "It")

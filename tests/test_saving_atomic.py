@@ -234,7 +234,7 @@ def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(IsADirectoryError, match="This is a folder"):
         atomic.write(f"{tmp_path}/new/", b"")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(NotADirectoryError, match=r"This is no folder to save in, but a file: .*file'"):
+    with pytest.raises(NotADirectoryError, match=r"This is a file, not a folder to save in: .*file'"):
         saving.check_target(tmp_path / "file" / "m.keras", ".keras")
 
 

@@ -18,7 +18,7 @@ def as_batch(x: Any, where: str) -> np.ndarray:
     """``x`` as an array of numbers with a batch axis, not yet of the right shape or type."""
     if hasattr(x, "weight_specs"):
         raise TypeError(
-            f"{where[0].upper()}{where[1:]} was called on {x!r}, which is no data. Expected a batch of samples: an "
+            f"{where[0].upper()}{where[1:]} was called on {x!r}, which is not data. Expected a batch of samples: an "
             "array. Layers are not called on Input, as tinyconv has no functional API yet. "
             "Fix: Sequential([Input(...), ...])."
         )
@@ -110,7 +110,7 @@ def _labels(array: np.ndarray, out_shape: Shape, loss: str) -> np.ndarray:
     labels = array.reshape(-1)
     if labels.dtype.kind == "f" and (labels != np.floor(labels)).any():
         wrong = labels[labels != np.floor(labels)][0]
-        raise ValueError(f"The targets are no class numbers. Expected integers. Received: {wrong}.")
+        raise ValueError(f"The targets are not class numbers. Expected integers. Received: {wrong}.")
     outside = (labels < 0) | (labels >= classes)
     if outside.any():
         at = int(np.flatnonzero(outside)[0])

@@ -48,7 +48,7 @@ def _open(path: str | os.PathLike) -> Any:
             with Image.open(path, formats=FORMATS) as file:
                 image = ImageOps.exif_transpose(file).convert("RGBA")  # as the camera was held
     except UnidentifiedImageError:
-        raise ValueError(f"{os.fspath(path)!r} is no image. Expected a PNG or JPEG file.") from None
+        raise ValueError(f"{os.fspath(path)!r} is not an image. Expected a PNG or JPEG file.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(
             f"{os.fspath(path)!r} has too many pixels. Expected at most {Image.MAX_IMAGE_PIXELS:,}."

@@ -166,7 +166,7 @@ class Builder:
             self._kernel("backward", op.layers, op.label, kernel, flops, arguments)
 
     def call(self, phase: str, op: ops.Op, function: Callable[..., None], arguments: dict[str, Any]) -> None:
-        """A step that is no kernel of the contract: a user's own layer."""
+        """A step that is not a kernel of the contract: a user's own layer."""
         self.steps[phase].append(Step(phase, op.name, op.label, function.__name__, function, arguments, 0))
 
     def _kernel(self, phase: str, name: str, what: str, kernel: str, flops: int, arguments: dict[str, Any]) -> None:

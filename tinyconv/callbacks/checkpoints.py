@@ -202,7 +202,7 @@ class ModelCheckpoint(Periodic, MonitorCallback):
                 fine = False
             if not fine:
                 raise ValueError(
-                    f"ModelCheckpoint cannot fill in {self.filepath!r}: {piece!r} is no format of "
+                    f"ModelCheckpoint cannot fill in {self.filepath!r}: {piece!r} is not a format of "
                     f"{received(values[root])}. {FIELDS} {available}"
                 )
         raise ValueError(f"ModelCheckpoint cannot fill in {self.filepath!r}: the name is too long. {available}")
@@ -275,7 +275,7 @@ class BackupAndRestore(Periodic):
             seed, iterations, rate = int(state["seed"]), int(state["iterations"]), state["learning_rate"]
             rate = None if rate is None else float(rate)
         except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
-            raise ValueError(f"{where} is no backup of this version: {error!r}. Fix: another backup_dir.") from None
+            raise ValueError(f"{where} is not a backup of this version: {error!r}. Fix: another backup_dir.") from None
         weights = saving.fitting(saving.named_weights(model), _below(arrays, "weights"), where)
         names = [name for name in self.run if run.get(name) != self.run[name]]
         if names:

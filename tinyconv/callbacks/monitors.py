@@ -22,7 +22,7 @@ class MonitorCallback(Callback):
         monitor: the value to watch: "loss", the name of a metric, or one of these after "val_".
         mode: "min" (smaller is better), "max", or "auto": "min" for the loss, "max" for the model's metrics.
         baseline: the best value so far.
-        min_delta: a change smaller than this is no improvement.
+        min_delta: a change smaller than this does not count as an improvement.
 
     Numbers are compared as float32, as in Keras.
     """
@@ -127,7 +127,7 @@ class EarlyStopping(MonitorCallback):
 
     Args:
         monitor: the value to watch.
-        min_delta: a change smaller than this is no improvement.
+        min_delta: a change smaller than this does not count as an improvement.
         patience: how many epochs without improvement to wait.
         verbose: 1 says when and why it stops.
         mode: "min", "max" or "auto".
@@ -207,7 +207,7 @@ class ReduceLROnPlateau(MonitorCallback):
         patience: how many epochs without improvement to wait.
         verbose: 1 says what it does.
         mode: "min", "max" or "auto".
-        min_delta: a change smaller than this is no improvement.
+        min_delta: a change smaller than this does not count as an improvement.
         cooldown: how many epochs to leave the new learning rate alone.
         min_lr: the smallest learning rate.
     """
@@ -279,7 +279,7 @@ class ReduceLROnPlateau(MonitorCallback):
 
 
 class TerminateOnNaN(Callback):
-    """Stop at the first batch after which the loss is no number; with ``raise_error`` by a RuntimeError."""
+    """Stop at the first batch after which the loss is not a number; with ``raise_error`` by a RuntimeError."""
 
     def __init__(self, raise_error: bool = False) -> None:
         self.raise_error = boolean("TerminateOnNaN", "raise_error", raise_error)

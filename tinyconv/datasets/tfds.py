@@ -156,7 +156,7 @@ def _keys(tfds: Any, builder: Any) -> tuple[str, str]:
         kinds[kind] = main if len(main) == 1 else named
     if any(len(keys) != 1 for keys in kinds.values()):
         raise ValueError(
-            f"{builder.name!r} is no image-classification set. Expected one image and one class label. "
+            f"{builder.name!r} is not an image-classification dataset. Expected one image and one class label. "
             f"Received: {', '.join(f'{key} ({type(feature).__name__})' for key, feature in features.items())}."
         )
     (image,), (label,) = kinds.values()

@@ -78,7 +78,7 @@ class Layer(Configured):
     ) -> None:
         keras = {"activity_regularizer": activity_regularizer, "dtype": dtype, "autocast": autocast}
         known = [*self._parameters(), *inspect.signature(Layer).parameters]
-        unpacked = ("options", "unsupported", "kwargs")  # **options is no argument's name
+        unpacked = ("options", "unsupported", "kwargs")  # **options is not the name of an argument
         names = dict.fromkeys(name for name in known if name not in unpacked)
         refuse(type(self).__name__, {**keras, **unsupported}, NEUTRAL, names)
         self._owner: Owner | None = None  # the model that holds the weights, and has to hear of changes

@@ -123,14 +123,14 @@ def fitting_layers(
         except ValueError as error:
             weights += layer.get_weights()
             skipped[layer.name] = str(error)
-    skipped |= dict.fromkeys(groups, "is no layer of this model.")
+    skipped |= dict.fromkeys(groups, "is not a layer of this model.")
     return weights
 
 
 def fitting(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], where: str) -> list[np.ndarray]:
     """The arrays ``found`` in the order of the expected ones, whose names, shapes and types they must have."""
     for name in sorted(found.keys() ^ expected.keys()):
-        problem = "is missing" if name in expected else "is no weight of this model"
+        problem = "is missing" if name in expected else "is not a weight of this model"
         raise ValueError(f"{where} does not fit the model: {name!r} {problem}. Fix: build the model it was saved from.")
     for name, array in expected.items():
         if (found[name].shape, found[name].dtype) != (array.shape, array.dtype):

@@ -78,7 +78,7 @@ def target_of(path: AnyPath, parents: bool = False) -> Path:
             f"There is no folder {str(folder)!r} to save {target.name!r} in. Fix: make it, or save elsewhere."
         )
     if not os.path.isdir(folder):
-        raise NotADirectoryError(errno.ENOTDIR, "This is no folder to save in, but a file", str(folder))
+        raise NotADirectoryError(errno.ENOTDIR, "This is a file, not a folder to save in", str(folder))
     longest, size = _longest_name(folder), max(len(os.fsencode(name)) for name in names)
     if size > longest:
         raise OSError(errno.ENAMETOOLONG, f"The name is too long: {size} bytes. Expected at most {longest}", text)

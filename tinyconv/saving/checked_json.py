@@ -22,7 +22,7 @@ def loads(data: bytes, where: str, most_bytes: int = MOST_BYTES) -> Any:
             data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no valid JSON: {error}") from None
+        raise ValueError(f"{where} is not valid JSON: {error}") from None
 
 
 def check_size(data: bytes, where: str, most_bytes: int) -> None:

@@ -66,7 +66,7 @@ def loads(content: bytes, where: str) -> dict[str, np.ndarray]:
         if content[:USER_BLOCK] != seal.ljust(USER_BLOCK, b"\0"):
             raise ValueError(f"{where} is damaged: the SHA-256 of its content is not the one it begins with.")
         return Reader(content, USER_BLOCK, where).arrays()
-    raise ValueError(f"{where} is no HDF5 file. Expected one that Keras or tinyconv saved.")
+    raise ValueError(f"{where} is not an HDF5 file. Expected one that Keras or tinyconv saved.")
 
 
 class Reader:

@@ -69,7 +69,7 @@ def _model(parts: dict[str, bytes], where: str, compile: bool, backend: str | No
     model.set_weights(weights)
     if compile and config.get("compile_config"):
         if not isinstance(config["compile_config"], dict):
-            raise ValueError(f"{where} is damaged: its compile_config is no object.")
+            raise ValueError(f"{where} is damaged: its compile_config is not an object.")
         model.compile(**keras_config.to_compilation(config["compile_config"], where), backend=backend)
         keras_weights.load_optimizer(model, groups, where, same=True)
     return model
@@ -90,7 +90,7 @@ def _seed(metadata: bytes, where: str) -> int | None:
 def _members(content: bytes, where: str) -> dict[str, bytes]:
     """The three members of an archive."""
     if content.count(DIRECTORY_ENTRY) > MOST_MEMBERS:  # zipfile would make an object of each of them
-        raise ValueError(f"{where} is no .keras archive. Expected three members. Received: more than {MOST_MEMBERS}.")
+        raise ValueError(f"{where} is not a .keras archive. Expected three members. Received: more than {MOST_MEMBERS}.")
     with _unzipping(where):
         archive = zipfile.ZipFile(io.BytesIO(content))
     names = archive.namelist()
@@ -99,7 +99,7 @@ def _members(content: bytes, where: str) -> dict[str, bytes]:
 
 def _read(archive: zipfile.ZipFile, name: str, count: int, where: str) -> bytes:
     if count != 1:
-        raise ValueError(f"{where} is no .keras archive. Expected one member {name!r}. Received: {count}.")
+        raise ValueError(f"{where} is not a .keras archive. Expected one member {name!r}. Received: {count}.")
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise ValueError(f"{where}: {name!r} is compressed, which Keras does not do. Fix: store it as it is.")
@@ -113,4 +113,4 @@ def _unzipping(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{where} is no whole .keras archive: {error or type(error).__name__}.") from None
+        raise ValueError(f"{where} is not a complete .keras archive: {error or type(error).__name__}.") from None

@@ -116,7 +116,7 @@ def of_object(value: Any) -> Any:
 
 def _foreign(class_name: str) -> ValueError:
     return ValueError(
-        f"A {class_name} cannot be saved in Keras' format: it is no class of tinyconv's own. "
+        f"A {class_name} cannot be saved in Keras' format: it is not one of tinyconv's own classes. "
         "Fix: save_weights, and build the model from your own code before load_weights."
     )
 

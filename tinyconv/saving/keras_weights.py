@@ -75,8 +75,8 @@ def fitting_weights(
         if group.startswith("layers/") and group.endswith("/vars") and group not in expected:
             name = group[len("layers/") : -len("/vars")]
             if skipped is None:
-                raise ValueError(f"{where} has weights for {name!r}, which is no layer here.")
-            skipped[name] = "is no layer of this model."
+                raise ValueError(f"{where} has weights for {name!r}, which is not a layer of this model.")
+            skipped[name] = "is not a layer of this model."
     return weights
 
 

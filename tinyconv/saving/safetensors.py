@@ -58,7 +58,7 @@ def loads(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, 
     """The arrays (as read-only views of ``content``) and the metadata; a ValueError if anything is not as written."""
     length = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else -1
     if not 2 <= length <= len(content) - 8:
-        raise ValueError(f"{where} is no whole safetensors file. Expected a header after the first 8 bytes.")
+        raise ValueError(f"{where} is not a complete safetensors file. Expected a header after the first 8 bytes.")
     header = checked_json.loads(content[8 : 8 + length], f"The header of {where}", LARGEST_HEADER)
     data = memoryview(content)[8 + length :]
     metadata = _metadata(header, where)
@@ -80,10 +80,10 @@ def loads(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, 
 def _metadata(header: Any, where: str) -> dict[str, str]:
     """The metadata, taken out of the header."""
     if not isinstance(header, dict):
-        raise ValueError(f"{where} is damaged: its header is no JSON object.")
+        raise ValueError(f"{where} is damaged: its header is not a JSON object.")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError(f"{where} is damaged: its metadata is no object of strings.")
+        raise ValueError(f"{where} is damaged: its metadata is not an object of strings.")
     return metadata
 
 

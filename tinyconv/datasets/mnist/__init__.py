@@ -72,7 +72,7 @@ def _parse(compressed: bytes, name: str) -> np.ndarray:
     try:
         raw = zlib.decompressobj(wbits=31).decompress(compressed, size + 1)  # 31: with gzip's frame
     except zlib.error as error:
-        raise OSError(f"The MNIST file {name} is no gzip file: {error}.") from error
+        raise OSError(f"The MNIST file {name} is not a gzip file: {error}.") from error
     if not raw.startswith(header):
         raise OSError(
             f"The MNIST file {name} has a wrong IDX header. Expected {header.hex(' ')} (uint8 {shape}). "
