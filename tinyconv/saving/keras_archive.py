@@ -90,7 +90,7 @@ def _seed(metadata: bytes, where: str) -> int | None:
 def _members(content: bytes, where: str) -> dict[str, bytes]:
     """The three members of an archive."""
     if content.count(DIRECTORY_ENTRY) > MOST_MEMBERS:  # zipfile would make an object of each of them
-        raise ValueError(f"{where} is not a .keras archive. Expected three members. Received: more than {MOST_MEMBERS}.")
+        raise ValueError(f"{where} is not a .keras archive. Expected 3 members. Received: more than {MOST_MEMBERS}.")
     with _unzipping(where):
         archive = zipfile.ZipFile(io.BytesIO(content))
     names = archive.namelist()
