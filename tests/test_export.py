@@ -148,6 +148,18 @@ def test_a_layer_of_your_own_is_named_in_the_error():
         export.to_onnx(build([Doubled(name="twice")]))
 
 
+def test_frozen_layers_change_nothing(record_property):
+    model = build([layers.Conv2D(4, 2), layers.BatchNormalization(), layers.Flatten(), layers.Dense(3)])
+    before = compare(model)
+    for layer in model.layers[:2]:
+        layer.trainable = False
+    model.compile("adam", "mse", backend="reference")
+    rng = np.random.default_rng(0)
+    model.fit(rng.random((8, 5, 6, 2)), rng.random((8, 3)), verbose=0)
+    record_property("largest relative difference", after := compare(model))
+    assert max(before, after) < 1e-5
+
+
 def test_without_onnx_the_message_says_what_to_install():
     code = "import sys; sys.modules['onnx'] = None\nimport tinyconv\ntinyconv.export.to_onnx(None)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

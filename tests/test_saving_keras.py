@@ -1,5 +1,7 @@
 """Files exchanged with real Keras, in both directions."""
 
+import warnings
+
 import h5py
 import numpy as np
 import pytest
@@ -246,3 +248,111 @@ def test_a_schedule_that_keras_has_not_is_kept_for_tinyconv(tmp_path):
     x = np.ones((2, 3), np.float32)
     theirs = keras.models.load_model(tmp_path / "m.keras", compile=False)
     np.testing.assert_allclose(np.asarray(theirs(x)), ours(x), rtol=1e-6)
+
+
+# Frozen layers, names, and arrays in the configuration
+
+
+def frozen_net(library, frozen):
+    kernel = library.initializers.Constant(np.linspace(-0.5, 0.5, 24).reshape(2, 2, 2, 3))
+    model = library.Sequential(
+        [
+            library.Input((7, 8, 2)),
+            library.layers.Conv2D(3, 2, kernel_initializer=kernel, use_bias=False, name="first"),
+            library.layers.BatchNormalization(name="normalised"),
+            library.layers.Flatten(name="flat"),
+            library.layers.Dense(3, activation="softmax", name="last"),
+        ],
+        name="net",
+    )
+    for name in frozen:
+        model.get_layer(name).trainable = False
+    model.compile(
+        optimizer=library.optimizers.Adam(0.01, name="mine"),
+        loss=library.losses.CategoricalCrossentropy(name="distance"),
+        metrics=[library.metrics.CategoricalAccuracy(name="hits")],
+        **({"run_eagerly": True} if library is keras else {}),
+    )
+    return model
+
+
+FROZEN = [[], ["first"], ["normalised"], ["first", "normalised"], ["last"], ["first", "normalised", "last"]]
+
+
+@pytest.mark.parametrize("frozen", FROZEN, ids=" ".join)
+@pytest.mark.parametrize("libraries", [(keras, tinyconv), (tinyconv, keras)], ids=["keras", "tinyconv"])
+def test_frozen_layers_are_frozen_in_the_other_library_too(tmp_path, libraries, frozen):
+    library, other = libraries
+    model = frozen_net(library, frozen)
+    fit(model)
+    model.save(tmp_path / "m.keras")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*Skipping variable loading")
+        loaded = other.saving.load_model(tmp_path / "m.keras")
+    assert [layer.trainable for layer in loaded.layers] == [layer.name not in frozen for layer in model.layers]
+    assert (loaded.name, loaded.optimizer.name, loaded.loss.name) == ("net", "mine", "distance")
+    before = loaded.get_weights()
+    fit(model)
+    fit(loaded)
+    kept = {"first": [0], "normalised": [1, 2, 3, 4], "last": [5, 6]}
+    for name, places in kept.items():
+        for place in places:
+            same = np.array_equal(before[place], loaded.get_weights()[place])
+            assert same == (name in frozen), (name, place)
+    for ours, theirs in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_a_frozen_model_is_loaded_as_keras_loads_it(tmp_path):
+    model = frozen_net(keras, [])
+    model.trainable = False
+    model.save(tmp_path / "m.keras")
+    ours, theirs = load_model(tmp_path / "m.keras"), keras.saving.load_model(tmp_path / "m.keras")
+    assert ours.trainable == theirs.trainable
+    assert [layer.trainable for layer in ours.layers] == [layer.trainable for layer in theirs.layers] == [False] * 4
+
+
+def test_the_configurations_are_equal(tmp_path):
+    frozen_net(keras, ["first"]).save(tmp_path / "theirs.keras")
+    load_model(tmp_path / "theirs.keras").save(tmp_path / "ours.keras")
+    again, theirs = (keras.saving.load_model(tmp_path / f"{name}.keras") for name in ("ours", "theirs"))
+    for one, other in zip(again.layers[1:], theirs.layers[1:], strict=True):
+        assert one.get_config() == other.get_config()
+    np.testing.assert_array_equal(again.layers[0].kernel_initializer.value, theirs.layers[0].kernel_initializer.value)
+    assert again.optimizer.get_config() == theirs.optimizer.get_config()
+    assert again.loss.get_config() == theirs.loss.get_config()
+
+
+def test_an_optimiser_that_has_trained_takes_the_state_of_keras(tmp_path):
+    theirs, ours = frozen_net(keras, ["first"]), frozen_net(tinyconv, ["first"])
+    fit(theirs)
+    fit(ours)
+    theirs.save_weights(tmp_path / "m.weights.h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours.load_weights(tmp_path / "m.weights.h5")
+    moments = ours.optimizer_state()["momentum"]
+    assert list(moments) == ["normalised/gamma", "normalised/beta", "last/kernel", "last/bias"]
+    np.testing.assert_array_equal(moments["last/kernel"], theirs.optimizer.variables[6].numpy())
+
+
+@pytest.mark.parametrize("library", [keras, tinyconv])
+def test_skipped_layers_are_the_same_as_in_keras(tmp_path, library):
+    model = frozen_net(keras, [])
+    fit(model)
+    model.save_weights(tmp_path / "m.weights.h5")
+    other = library.Sequential(
+        [
+            library.Input((7, 8, 2)),
+            library.layers.Conv2D(3, 2, name="first"),  # has a bias too
+            library.layers.BatchNormalization(name="normalised"),
+            library.layers.Flatten(),
+            library.layers.Dense(5, name="last"),
+        ]
+    )
+    before = other.get_weights()
+    with pytest.warns(UserWarning, match=r"first|2 layers were skipped"):
+        other.load_weights(tmp_path / "m.weights.h5", skip_mismatch=True)
+    expected = [*before[:2], *model.get_weights()[1:5], *before[6:]]
+    for ours, theirs in zip(other.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
