@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -378,6 +379,32 @@ def test_the_old_names_of_the_batch_hooks_are_called_as_keras_calls_them(keras):
     assert len(seen[0]) == 12
 
 
+def test_the_hooks_and_their_order_are_keras_wherever_a_run_is_stopped(keras):
+    """A callback that ends the training at its n-th event, whichever hook that is."""
+    x, y = data()
+    theirs = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(4)])
+    theirs.compile("sgd", "mse")
+    stories = []
+    for model, base in ((make(), callbacks.Callback), (theirs, keras.callbacks.Callback)):
+        for stop_at in (1, 2, 3, 4, 9, 13, 18, 100):
+            events = []
+
+            def hook(name, events=events, stop_at=stop_at):
+                def noted(self, *arguments, **logs):
+                    events.append((name, *(number for number in arguments if isinstance(number, int))))
+                    self.model.stop_training |= len(events) == stop_at
+
+                return noted
+
+            watching = type("Watching", (base,), {name: hook(name) for name in callbacks.base.HOOKS})()
+            settings = {"batch_size": 8, "epochs": 3, "validation_freq": 2, "verbose": 0, "callbacks": [watching]}
+            model.fit(x, y, validation_data=(x[:8], y[:8]), **settings)
+            stories.append(events)
+    half = len(stories) // 2
+    assert stories[:half] == stories[half:]
+    assert len({len(events) for events in stories}) > 3
+
+
 def test_a_list_of_callbacks_serves_a_loop_of_one_s_own():
     called = []
     hooks = {name: lambda *rest, name=name: called.append((name, *rest)) for name in callbacks.base.HOOKS}
@@ -507,6 +534,13 @@ def test_what_would_fail_later_fails_before_the_first_step(tmp_path, monkeypatch
     (tmp_path / "file").write_text("mine")
     before_the_first_step(message, kind, make_callback())
     assert os.listdir() == ["file"]
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
+def test_the_package_that_writes_a_checkpoint_must_be_there_before_the_first_step(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    checkpoint = callbacks.ModelCheckpoint(tmp_path / name, save_weights_only=name.endswith(".h5"))
+    before_the_first_step("h5py: pip install 'tinyconv[save]'", ImportError, checkpoint)
 
 
 def test_a_scheduled_rate_is_found_to_be_taken_before_an_epoch():
@@ -694,6 +728,19 @@ def test_a_batch_hook_of_a_subclass_is_called(tmp_path, base):
     assert called == [0, 1, 2]
 
 
+def test_appending_to_a_file_with_other_columns_is_said(tmp_path):
+    path = tmp_path / "log.csv"
+    train(make(), 1, callbacks=callbacks.CSVLogger(path))
+    train(make(), 1, callbacks=callbacks.CSVLogger(path, append=True))
+    model = make()
+    model.compile("adam", "mse", backend="reference")
+    with pytest.warns(
+        UserWarning, match=r"other columns .* \['epoch', 'loss', 'val_loss'\]. Received: \['epoch', 'acc"
+    ):
+        train(model, 1, callbacks=callbacks.CSVLogger(path, append=True))
+    assert len(path.read_text().splitlines()) == 4
+
+
 def test_csv_values_are_written_as_keras_writes_them(keras, tmp_path):
     logs = [{"a": np.float32(0.5), "b": [1, 2], "c": "é", "d": np.array(3)}, {"a": 1.0}]
     for library, name in ((callbacks, "ours"), (keras.callbacks, "theirs")):
@@ -837,7 +884,7 @@ def remembering(value):
 @pytest.mark.parametrize("append", [False, True])
 def test_the_log_of_an_interrupted_run_is_that_of_a_whole_one(tmp_path, interrupted_after, append):
     for name in ("a", "b"):
-        (tmp_path / name).write_text("epoch,loss\n")
+        (tmp_path / name).write_text("epoch,accuracy,loss,val_accuracy,val_loss\n")
 
     def logged(name):
         log = callbacks.CSVLogger(tmp_path / name, append=append)

@@ -42,6 +42,17 @@ class CSVLogger(Callback):
     def check_run(self) -> None:
         saving.check_target(self.filename, parents=True)
 
+    def _compare_header(self, header: list[str]) -> None:
+        """Say so if a file that is gone on with has other columns."""
+        with open(self.filename, newline="", encoding="utf-8", errors="replace") as file:
+            found = next(csv.reader(file, delimiter=self.separator), header)
+        if found != header:
+            warnings.warn(
+                f"{self.filename!r} has other columns than the rows that CSVLogger appends. "
+                f"Expected {header}. Received: {received(found)}.",
+                stacklevel=5,
+            )
+
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self.keys = self.size = None
 
@@ -51,12 +62,15 @@ class CSVLogger(Callback):
             self.keys = sorted(logs)
             if not any(key.startswith("val_") for key in self.keys):
                 self.keys += [f"val_{key}" for key in self.keys]  # validation may come in a later epoch
+        header = ["epoch", *self.keys]
         Path(self.filename).parent.mkdir(parents=True, exist_ok=True)
+        if self.append and self.size is None and os.path.exists(self.filename):
+            self._compare_header(header)
         mode = "w" if self.size is None and not self.append else "a"
         with open(self.filename, mode, newline="", encoding="utf-8") as file:
             writer = csv.writer(file, delimiter=self.separator)
             if not file.tell():
-                writer.writerow(["epoch", *self.keys])
+                writer.writerow(header)
             writer.writerow([epoch, *(_cell(logs.get(key, "NA")) for key in self.keys)])
             file.flush()
             self.size = file.tell()
