@@ -152,12 +152,12 @@ def against_fastest(section: str, work: str, times: dict[str, Timing], target: f
 def epoch(s: Session) -> list[Result]:
     """One epoch. All qualify on a ninth of it; the full epoch is for those that may be the fastest."""
     part, whole = s.samples(PART), s.samples(network.TRAINING_SAMPLES)
-    everybody = [peers.TINYCONV, *s.trainers]
-    qualifying = s.train(everybody, part, BATCH)
+    contenders = [peers.TINYCONV, *s.trainers]
+    qualifying = s.train(contenders, part, BATCH)
     fastest = min((t.median for name, t in qualifying.items() if name != peers.TINYCONV.name), default=0)
-    final = s.finalists = [c for c in everybody if c is peers.TINYCONV or qualifying[c.name].median < 1.3 * fastest]
+    final = s.finalists = [c for c in contenders if c is peers.TINYCONV or qualifying[c.name].median < 1.3 * fastest]
     results = []
-    for contender in everybody:
+    for contender in contenders:
         if contender not in final:
             scaled = Timing(tuple(t * whole / part for t in qualifying[contender.name].seconds))
             work = f"an epoch of {contender.name}, from {part:,} images"

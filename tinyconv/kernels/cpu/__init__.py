@@ -1,7 +1,7 @@
 """The CPU kernel set: the reference's functions on vector registers and all cores, in Numba.
 
-What is computed, and why, is told in ``tinyconv.kernels.reference``; here the docstrings say only what differs: the
-order of the loops, what is cut into pieces, and what runs in parallel. Arrays are C-contiguous and float32.
+What is computed, and why, is explained in ``tinyconv.kernels.reference``; the docstrings here say only what differs:
+the order of the loops, what is cut into pieces, and what runs in parallel. Arrays are C-contiguous and float32.
 """
 
 from tinyconv.kernels.cpu import environment  # noqa: F401  (first)
@@ -67,7 +67,7 @@ from tinyconv.kernels.memory import allocate, download, synchronize, upload  # n
 
 
 def describe() -> str:
-    """On what the kernels run, in a few words."""
+    """What the kernels run on, in a few words."""
     threads = get_threads()
     return f"CPU, {threads} thread{'s' if threads > 1 else ''} ({threading_layer()}), vectors of {LANES} floats"
 

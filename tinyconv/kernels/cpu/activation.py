@@ -73,7 +73,7 @@ def _relu_backward(task, dx, dout, out, _, numbers):
 
 @in_tasks
 def relu_backward(dx, dout, out):
-    """In tasks, unlike its like, since it stands behind most convolutions."""
+    """In tasks, unlike the other activations, since it follows most convolutions."""
     tasks = pieces(dx.size)
     run(_relu_backward, tasks, dx, dout, out, NOTHING, np.array([tasks]))
 

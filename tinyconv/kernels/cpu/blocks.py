@@ -17,7 +17,7 @@ SERIAL = 16384  # elements: below this, waking other threads (2 us, 20 on a busy
 
 
 def pieces(size, cost=1):
-    """Into how many tasks to cut a job of so many elements, each ``cost`` times as dear as a simple one."""
+    """The number of tasks for a job of so many elements, each ``cost`` times as expensive as a simple one."""
     return max(1, -(-size * cost // PIECE))
 
 
@@ -29,7 +29,7 @@ def share(task, tasks, size):
 
 @jit
 def blocks(size):
-    """How many blocks ``size`` elements make."""
+    """The number of blocks that ``size`` elements make."""
     return (size + BLOCK - 1) // BLOCK
 
 
@@ -42,7 +42,7 @@ def span(block, size):
 
 @jit
 def copy(target, source):
-    """Copy a 1-D array. (An assignment of one slice to another allocates, in case that the two overlap.)"""
+    """Copy a 1-D array. (An assignment of one slice to another allocates, in case the two overlap.)"""
     for i in range(target.size):
         target[i] = source[i]
 

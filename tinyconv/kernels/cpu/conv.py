@@ -1,4 +1,4 @@
-"""Convolutions of any shape, stride, padding and dilation: which kernels do them, and where things lie.
+"""Convolutions of any shape, stride, padding and dilation: which kernels compute them, and where things are stored.
 
 Forward and dx are one kernel, ``correlate.py``, or, for most 3 x 3 convolutions, Winograd's method, which needs fewer
 multiplications (``winograd.py``); dx of few channels is ``scatter.py``, and dw ``correlate_gradient.py``. All run on

@@ -1,4 +1,4 @@
-"""What the kernels of a convolution know of it, and how its work is cut into tasks."""
+"""What the kernels of a convolution know about it, and how its work is cut into tasks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""The backward pass of conv -> ReLU -> max-pool: from winner to winner.
+"""The backward pass of conv -> ReLU -> max-pool: it visits only the winning positions.
 
 Behind a 2 x 2 pooling at most one of four convolution outputs has a gradient, and where ReLU or a dropout gave zero
 none has: early in training about a third of the pooled gradients are not zero, later a tenth. So the kernels here turn
@@ -48,7 +48,7 @@ TASKS = 16  # of dw, where the batch allows: parts of the batch times blocks of 
 
 
 def parts_of(N, w_shape):
-    """In how many parts of the batch dw is summed."""
+    """The number of parts of the batch in which dw is summed."""
     return min(N, -(-TASKS // -(-w_shape[3] // block_of(w_shape))))
 
 
@@ -65,7 +65,7 @@ def sparse_tile(KH, run):
 
 
 def pixel_tile(w_shape):
-    """(R, V, whole) for ``make_pixels``: where a row of a filter is no whole number of vectors, row by row."""
+    """(R, V, whole) for ``make_pixels``: where a row of a filter is not a whole number of vectors, row by row."""
     KH, KW, C, F = w_shape
     return (*sparse_tile(KH, KW * C), True) if is_sparse(w_shape) else (1, 1, False)
 

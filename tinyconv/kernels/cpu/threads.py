@@ -209,7 +209,7 @@ def threading_layer() -> str:
 
 
 def get_threads() -> int:
-    """How many threads a kernel called from this Python thread uses."""
+    """The number of threads that a kernel called from this Python thread uses."""
     start()
     with _gate:
         return 1 if _one_thread else numba.get_num_threads()

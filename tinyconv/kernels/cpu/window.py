@@ -1,4 +1,4 @@
-"""A pooling window in registers: what becomes of the four vectors of a 2 x 2 window when convolution is done.
+"""A pooling window in registers: what happens to the four vectors of a 2 x 2 window after the convolution.
 
 The four convolution outputs of a window are four vectors (LANES filters each). ReLU and max-pooling need nothing else,
 so their result is found while the vectors are still in registers, and only one of four numbers is ever written.
@@ -18,7 +18,7 @@ def _constant(vector_type, value):
 
 
 def _pool(builder, corners):
-    """ReLU and maximum of a window's four vectors, and who won: 0 to 3, the first of equals, or -1 where ReLU gave 0.
+    """ReLU and maximum of a window's four vectors, and which won: 0 to 3, the first of equals, or -1 where ReLU gave 0.
 
     Two semi-finals and a final. Comparing with a NaN is false, so NaNs are looked for apart: they stay visible.
     """

@@ -10,7 +10,7 @@ builds the right sums, only 4:
 In two dimensions the same is done along rows and along columns: 4 x 4 pixels of the image and a 3 x 3 filter become
 4 x 4 numbers each, 16 products give a 2 x 2 tile of outputs, which directly would take 36. And a 2 x 2 tile of outputs
 is a pooling window: where pooling follows, the four go into ReLU and maximum without ever being stored
-(``conv_pool.py``); else they get their bias and ReLU and are written side by side (``conv.py``).
+(``conv_pool.py``); otherwise they get their bias and ReLU and are written side by side (``conv.py``).
 
 Summed over the channels, each of the 16 products is a matrix product, (tiles x channels) times (channels x filters),
 and runs on the register tile. The transforms are sums of vectors: some 60 instructions for each vector of a tile's
@@ -22,7 +22,7 @@ filters, multiplies and transforms back. What it holds of them stays in the L2 c
 tile but the block's last few is used.
 
 The dx of such a convolution is another one: pixel y of x took part in output i at tap k = y + p - i, so dx sums dout
-at y + p - k, which is a correlation of dout with the filters turned by 180 degrees, channels and filters exchanged, and
+at y + p - k, which is a convolution of dout with the filters turned by 180 degrees, channels and filters exchanged, and
 with padding 2 - p. ``prepare`` turns the filters, and the kernel is the same.
 
 The price is rounding: sums of pixels are multiplied by sums of weights, and differences are taken afterwards. With u
@@ -95,7 +95,7 @@ def pays(out_shape, w_shape, strides, dilation):
     """Whether a convolution, and its dx, should go this way: where measured, it is then 1.1 to 2 times faster.
 
     With fewer channels or filters the transforms cost what the products save, and with 2 x 2 outputs or fewer most of a
-    tile would be border. The batch has no say, though for a single image of 4 x 4 it is a loss: a sample shall have the
+    tile would be border. The batch has no say, though for a single image of 4 x 4 it is a loss: a sample must have the
     same bits in every batch.
     """
     N, OH, OW, F = out_shape

@@ -2,7 +2,7 @@
 
 A table has a line for each kernel call, in order. The workers, one for each thread, go through it together. Of a line,
 each has a share of the tasks, and takes them one by one, counting with an atomic counter: neighbouring tasks often
-read neighbouring memory. Whoever is done helps the others with theirs, and waits, when no task is left, until all have
+read neighbouring memory. One that is done helps the others with theirs, and waits, when no task is left, until all have
 finished, which a last counter says. So no line waits for a worker that comes late: the others do its share, and when
 it comes, it finds nothing to do. Who does which task does not change the result, since each number has one task that
 writes it.
