@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import csv
+import io
 import json
 import os
 import pickle
@@ -726,6 +727,25 @@ def test_a_batch_hook_of_a_subclass_is_called(tmp_path, base):
 
     train(make(), 1, callbacks=Mine(tmp_path / "it.keras"))
     assert called == [0, 1, 2]
+
+
+def test_what_callbacks_say_never_stops_a_run(tmp_path, monkeypatch):
+    """Neither a name that the output cannot encode, nor nobody who listens."""
+
+    class Deaf(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    for stream in (io.TextIOWrapper(io.BytesIO(), "ascii"), Deaf()):
+        monkeypatch.setattr(sys, "stdout", stream)
+        saying = [
+            callbacks.ModelCheckpoint(tmp_path / "ä.safetensors", save_weights_only=True, verbose=1),
+            callbacks.EarlyStopping("loss", min_delta=9, restore_best_weights=True, verbose=1),
+            callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=9, verbose=1),
+            callbacks.LearningRateScheduler(lambda epoch: 0.1, verbose=1),
+        ]
+        assert len(train(make(), 4, callbacks=saying).epoch) == 2
+        monkeypatch.undo()
 
 
 def test_appending_to_a_file_with_other_columns_is_said(tmp_path):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyconv import saving
+from tinyconv import console, saving
 from tinyconv.callbacks.base import Callback, Logs, Position
 from tinyconv.callbacks.monitors import MonitorCallback, verbosity
 from tinyconv.checking import boolean, integer, invalid
@@ -137,7 +137,7 @@ class ModelCheckpoint(Periodic, MonitorCallback):
         if value is not None:
             if not self.improves(value, self.best):
                 if self.verbose:
-                    print(f"Epoch {epoch}: {self.monitor} did not improve from {self.best:.5f}.")
+                    console.write(f"Epoch {epoch}: {self.monitor} did not improve from {self.best:.5f}.")
                 return
             self.best = value
         elif self.save_best_only:
@@ -148,7 +148,7 @@ class ModelCheckpoint(Periodic, MonitorCallback):
         else:
             self.model.save(path)
         if self.verbose:
-            print(f"Epoch {epoch}: saved {path}" + ("." if value is None else f", {self.monitor} {value:.5f}."))
+            console.write(f"Epoch {epoch}: saved {path}" + ("." if value is None else f", {self.monitor} {value:.5f}."))
 
     def _warn_of_no_value(self, names: Iterable[str]) -> None:
         fix = " Fix: save_freq='epoch'." if self.save_freq != "epoch" and self.monitor.startswith("val_") else ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinyconv import console
 from tinyconv.callbacks.base import Callback, Logs
 from tinyconv.checking import boolean, integer, invalid, number
 from tinyconv.messages import received, refuse, suggest
@@ -181,10 +182,10 @@ class EarlyStopping(MonitorCallback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.stopped_epoch > 0 and self.verbose:
-            print(f"Epoch {self.stopped_epoch + 1}: early stopping: {self.monitor} no longer improves.")
+            console.write(f"Epoch {self.stopped_epoch + 1}: early stopping: {self.monitor} no longer improves.")
         if self.restore_best_weights and self.best_weights is not None:
             if self.verbose:
-                print(f"Restoring the weights of the best epoch: {self.best_epoch + 1}.")
+                console.write(f"Restoring the weights of the best epoch: {self.best_epoch + 1}.")
             self.model.set_weights(self.best_weights)
 
     def get_state(self) -> dict[str, Any]:
@@ -268,7 +269,7 @@ class ReduceLROnPlateau(MonitorCallback):
         self.model.optimizer.learning_rate = rate
         self.cooldown_counter, self.wait = self.cooldown, 0
         if self.verbose:
-            print(f"Epoch {epoch + 1}: {self.monitor} no longer improves: learning rate {rate:g}.")
+            console.write(f"Epoch {epoch + 1}: {self.monitor} no longer improves: learning rate {rate:g}.")
 
     def get_state(self) -> dict[str, Any]:
         return {**super().get_state(), "wait": self.wait, "cooldown_counter": self.cooldown_counter}
@@ -290,7 +291,7 @@ class TerminateOnNaN(Callback):
             return
         if self.raise_error:
             raise RuntimeError(f"The loss is {loss} at batch {batch}.")
-        print(f"Batch {batch}: the loss is {loss}, training stops.")
+        console.write(f"Batch {batch}: the loss is {loss}, training stops.")
         self.model.stop_training = True
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv import saving
+from tinyconv import console, saving
 from tinyconv.callbacks.base import HOOKS, OLD_NAMES, Callback, Logs
 from tinyconv.callbacks.monitors import check_rate_is_free, verbosity
 from tinyconv.checking import boolean, invalid
@@ -128,7 +128,7 @@ class LearningRateScheduler(Callback):
             )
         self.model.optimizer.learning_rate = float(rate)
         if self.verbose:
-            print(f"Epoch {epoch + 1}: learning rate {rate:g}.")
+            console.write(f"Epoch {epoch + 1}: learning rate {rate:g}.")
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
