@@ -451,7 +451,7 @@ VALUES = {
     "k": (lambda: metrics.TopKCategoricalAccuracy(k=0), ValueError, ["Invalid k", "Received: 0"]),
     "batch_size": (lambda: fit(network(), batch_size=0), ValueError, ["Invalid batch_size", "Received: 0"]),
     "batch_size of a fraction": (lambda: network().predict(images(), batch_size=2.5), ValueError, ["Received: 2.5"]),
-    "epochs": (lambda: fit(network(), epochs=-1), ValueError, ["Invalid epochs", "Received: -1"]),
+    "epochs": (lambda: fit(network(), epochs=-1), ValueError, ["Invalid epochs of fit", "Received: -1"]),
     "validation_split": (
         lambda: fit(network(), validation_split=1.5),
         ValueError,

@@ -17,6 +17,7 @@ from tinyconv.messages import received, suggest
 
 Value = TypeVar("Value")
 Shape = tuple[int, ...]
+FLOAT32 = float(np.finfo(np.float32).max)  # what kernels compute in
 LARGEST = 2**31 - 1  # a size or a count: it fits an int32 everywhere, in kernels and in files
 
 
@@ -47,6 +48,8 @@ def number(
         result = float(value)
     except (OverflowError, ValueError, TypeError):
         raise invalid(where, name, kind, value) from None
+    if abs(result) > FLOAT32:
+        raise invalid(where, name, kind if limits and math.isinf(result) else "a finite number of float32", value)
     if not (math.isfinite(result) and at_least <= result <= at_most and above < result < below):
         raise invalid(where, name, kind if limits else "a finite number", value)
     return result
@@ -117,8 +120,12 @@ def seed(where: str, value: Any) -> int | None:
 def shape(where: str, name: str, value: Any) -> Shape:
     """The shape of one sample, without the batch axis."""
     sizes = list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else None
-    if sizes is None or not all(
-        isinstance(size, Integral) and not isinstance(size, bool) and 0 < int(size) <= LARGEST for size in sizes
+    if (
+        sizes is None
+        or len(sizes) > 30
+        or not all(
+            isinstance(size, Integral) and not isinstance(size, bool) and 0 < int(size) <= LARGEST for size in sizes
+        )
     ):
         expected = "the sizes of one sample, positive integers, without the batch axis, such as (28, 28, 1)"
         fix = f"({received(value)},)" if isinstance(value, Integral) and not isinstance(value, bool) else ""
@@ -152,7 +159,7 @@ MEMORY = _memory()
 def finite_array(where: str, name: str, value: Any) -> np.ndarray:
     """An array of finite numbers, as float64."""
     array = numbers(f"The {name} of {where}", value)
-    if not np.isfinite(array).all():
+    if not array.size or not np.isfinite(array).all():
         raise invalid(where, name, "finite numbers", value)
     return array.astype(np.float64)
 

@@ -139,7 +139,8 @@ def checked_weights(
     where: str, arrays: Sequence[tuple[str, np.ndarray]], weights: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """``weights`` as arrays that fit the given named ones, or a ValueError that says which does not."""
-    if not isinstance(weights, Sequence | np.ndarray) or isinstance(weights, str | bytes):
+    several = isinstance(weights, Sequence) or (isinstance(weights, np.ndarray) and weights.ndim > 0)
+    if not several or isinstance(weights, str | bytes):
         raise invalid(repr(where), "weights", "a list of arrays, as get_weights gives it", weights)
     weights = list(weights)
     if len(weights) != len(arrays):

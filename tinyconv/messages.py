@@ -55,6 +55,7 @@ _short.maxlong = 60
 INSTEAD = {
     "class_weight": "repeat the samples of rare classes",
     "sample_weight": "repeat the samples that count more",
+    "loss_weights": "leave it out; metrics are given by name, metrics=[...]",
     "weighted_metrics": "use metrics",
     "data_format": "channels come last, np.moveaxis(x, 1, -1)",
     "batch_size": "give it to fit, evaluate and predict",
@@ -144,9 +145,11 @@ def refuse(
 
 
 def _same(value: Any, option: Any) -> bool:
-    """Whether an argument is that text, number, boolean or None; False is not 0 here, and an array is none of them."""
-    if isinstance(value, Real) and isinstance(option, Real) and not isinstance(value, bool):
-        return not isinstance(option, bool) and bool(value == option)
+    """Whether an argument is that text, number, boolean or None; True is no number, and an array is none of them."""
+    if isinstance(option, bool):
+        return isinstance(value, bool | np.bool_ | Integral) and bool(value == option)
+    if isinstance(option, Real):
+        return isinstance(value, Real) and not isinstance(value, bool) and bool(value == option)
     return isinstance(value, type(option)) and value == option
 
 

@@ -39,7 +39,6 @@ COMPILE_ONLY_KERAS: dict[str, tuple[Any, ...]] = {  # accepted where they change
     "run_eagerly": (False,),
     "steps_per_execution": (1,),
     "jit_compile": ("auto", True, False),
-    "auto_scale_loss": (True, False),
 }
 
 
@@ -68,7 +67,7 @@ class Sequential(Stack):
         self._compiled: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
         self._running = 0  # passes over a data set under way, during which callbacks and other threads get their turn
-        if isinstance(layers, str | bytes) or (layers is not None and not isinstance(layers, Iterable)):
+        if isinstance(layers, str | bytes | np.ndarray) or (layers is not None and not isinstance(layers, Iterable)):
             one = isinstance(layers, Layer)
             fix = f"a list, [{layers!r}]" if one else ""
             raise checking.invalid("Sequential", "layers", "a list of layers", layers, fix)
@@ -282,6 +281,7 @@ class Sequential(Stack):
         }
         given |= {"steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
         refuse("compile()", given, COMPILE_ONLY_KERAS)
+        checking.boolean("compile", "auto_scale_loss", auto_scale_loss)  # of no effect in float32
         new = optimizers.get(optimizer)
         if new.built and new is not self._optimizer:
             self._refuse_foreign(new)
@@ -350,8 +350,9 @@ class Sequential(Stack):
         keras |= {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
         refuse("fit()", keras, dict.fromkeys(keras, (None,)))
         batch_size = count_of("batch_size", batch_size, 32)
-        epochs, initial_epoch = count_of("epochs", epochs, 1), count_of("initial_epoch", initial_epoch, 0, at_least=0)
-        validation_freq = count_of("validation_freq", validation_freq, 1)
+        epochs = checking.integer("fit", "epochs", epochs)
+        initial_epoch = checking.integer("fit", "initial_epoch", initial_epoch, at_least=0)
+        validation_freq = checking.integer("fit", "validation_freq", validation_freq)
         val_batch_size = count_of("validation_batch_size", validation_batch_size, batch_size)
         shuffle = checking.boolean("fit", "shuffle", shuffle)
         share = checking.number("fit", "validation_split", validation_split, at_least=0, below=1)

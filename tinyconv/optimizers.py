@@ -12,7 +12,8 @@ import numpy as np
 
 from tinyconv import checking, schedules
 from tinyconv.configuration import Configured
-from tinyconv.messages import refuse, suggest
+from tinyconv.lookup import look_up
+from tinyconv.messages import refuse
 from tinyconv.schedules import LearningRateSchedule, checked_rate
 from tinyconv.state import State
 
@@ -35,7 +36,7 @@ class Optimizer(Configured):
     """
 
     slots: tuple[str, ...] = ()  # the moments: flat arrays as long as the parameters
-    kind: str  # the class's name as a string
+    kind = "optimizer"  # the class's name as a string
 
     def __init__(self, learning_rate: float | LearningRateSchedule, name: str | None = None, **keras: Any) -> None:
         refuse(type(self).__name__, keras, NEUTRAL)
@@ -368,11 +369,10 @@ NAMES: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
 
 def get(identifier: "str | Optimizer") -> Optimizer:
     """The optimiser of that name, or the given one."""
-    if isinstance(identifier, Optimizer):
-        return identifier
-    if isinstance(identifier, str) and identifier.lower() in NAMES:
-        return NAMES[identifier.lower()]()  # type: ignore[call-arg]
-    raise ValueError(f"Unknown optimizer: {identifier!r}. {suggest(identifier, NAMES)}")
+    if isinstance(identifier, type):
+        raise checking.unknown("", "optimizer", identifier, NAMES)
+    name = identifier.lower() if isinstance(identifier, str) and identifier.lower() in NAMES else identifier
+    return look_up("optimizer", name, Optimizer, NAMES)  # type: ignore[type-abstract]
 
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "get", "schedules"]

@@ -12,7 +12,7 @@ from tinyconv.configuration import Configured
 from tinyconv.kernels import memory
 from tinyconv.layers import InputLayer, Layer
 from tinyconv.locks import ModelLock, locked
-from tinyconv.messages import explained, refuse, suggest
+from tinyconv.messages import explained, received, refuse
 
 BatchShape = tuple[int | None, ...]
 
@@ -137,7 +137,7 @@ class Stack(Configured):
         """Put a layer on top, without weights."""
         if not isinstance(layer, Layer):
             kind = f" Fix: {layer.__name__}(...), an object of that class." if isinstance(layer, type) else ""
-            raise TypeError(f"Model {self.name!r}: expected a tinyconv layer. Received: {layer!r:.200}.{kind}")
+            raise TypeError(f"Model {self.name!r}: expected a tinyconv layer. Received: {received(layer)}.{kind}")
         if isinstance(layer, InputLayer):
             if self._layers or self._input:
                 raise ValueError(f"Model {self.name!r}: Input must be the first entry, and there is one already.")
@@ -206,7 +206,7 @@ class Stack(Configured):
         """Make the weights for inputs of that shape, the batch axis (None) included: (None, 28, 28, 1)."""
         self._check_free("build()")
         if input_shape is not None:
-            if not isinstance(input_shape, Sequence) or isinstance(input_shape, str) or not len(input_shape):
+            if not isinstance(input_shape, Sequence) or isinstance(input_shape, str | bytes) or not len(input_shape):
                 raise checking.invalid(
                     f"{self._who()}.build",
                     "input_shape",
@@ -216,8 +216,8 @@ class Stack(Configured):
             given = InputLayer(tuple(input_shape)[1:])  # type: ignore[arg-type]
             if self._input is not None and given.shape != self._input.shape:
                 raise ValueError(
-                    f"Model {self.name!r} expects inputs of shape {(None, *self._input.shape)}, and cannot be built "
-                    f"for others. Received: {tuple(input_shape)}."
+                    f"Model {self.name!r} cannot be built for another input_shape than that of its Input. "
+                    f"Expected {(None, *self._input.shape)}. Received: {received(tuple(input_shape))}."
                 )
             self._input = self._input or given
         if self._input is None:
@@ -305,14 +305,17 @@ class Stack(Configured):
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """A layer by its name or its index."""
         if (name is None) == (index is None):
-            raise ValueError(f"get_layer expects a name or an index. Received: name={name!r}, index={index!r}.")
+            raise ValueError(
+                "get_layer takes a name or an index. Expected one of the two. "
+                f"Received: name={received(name)}, index={received(index)}."
+            )
         if index is not None:
             count = len(self._layers)
             index = checking.integer("get_layer", "index", index, at_least=-count, at_most=count - 1)
             return self._layers[index]
-        if name in self._named:
+        if isinstance(name, str) and name in self._named:
             return self._named[name]
-        raise ValueError(f"Unknown layer: {name!r}. {suggest(name, [layer.name for layer in self._layers])}")
+        raise checking.unknown("", "layer", name, [layer.name for layer in self._layers])
 
     @explained
     def summary(

@@ -199,7 +199,7 @@ def as_callbacks(callbacks: Any) -> list[Callback]:
         return callbacks.callbacks[:]
     if isinstance(callbacks, Callback):
         return [callbacks]
-    if isinstance(callbacks, str | bytes | dict) or not isinstance(callbacks, Iterable):
+    if isinstance(callbacks, str | bytes | dict) or hasattr(callbacks, "dtype") or not isinstance(callbacks, Iterable):
         fix = ""
         if isinstance(callbacks, type) and issubclass(callbacks, Callback):
             fix = f" Fix: an object, {callbacks.__name__}(...), instead of the class."

@@ -170,7 +170,10 @@ class Dense(_Affine):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         if not input_shape:
-            raise ValueError(f"Layer {self.name!r} expected samples with at least one axis. Received: shape ().")
+            raise ValueError(
+                f"Layer {self.name!r}: the input has too few axes. Expected a batch of samples with at least one axis "
+                "each. Received: samples of shape ()."
+            )
         affordable(who(self), "output of one sample", (*input_shape[:-1], self.units))
         return (*input_shape[:-1], self.units)
 

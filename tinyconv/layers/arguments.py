@@ -76,7 +76,7 @@ def windows(
     """
     if len(input_shape) != 3:
         raise ValueError(
-            f"Layer {layer.name!r} expected images: samples of shape (height, width, channels). "
+            f"Layer {layer.name!r} expected images as its input: samples of shape (height, width, channels). "
             f"Received: samples of shape {input_shape}."
         )
     found = []
@@ -109,6 +109,6 @@ def pair(layer: Named, argument: str, value: Any) -> Pair:
         raise checking.invalid(who(layer), argument, limit, value) from None
 
 
-def shape_of(layer: Named, shape: Sequence[Any]) -> Shape:
+def shape_of(layer: Named, shape: Sequence[Any], name: str = "shape") -> Shape:
     """The shape of one sample."""
-    return checking.shape(who(layer), "shape", shape)
+    return checking.shape(who(layer), name, shape)

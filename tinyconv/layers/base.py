@@ -39,6 +39,17 @@ class WeightSpec:
     trainable: bool = True
     regularizer: L2 | None = None
 
+    def __post_init__(self) -> None:
+        who = "WeightSpec"
+        if checking.optional_name(who, self.name) is None:
+            raise checking.invalid(who, "name", "a non-empty text without '/'", self.name)
+        object.__setattr__(self, "shape", checking.shape(who, "shape", self.shape))
+        checking.boolean(who, "trainable", self.trainable)
+        if not isinstance(self.initializer, Initializer):
+            raise checking.invalid(who, "initializer", "an object of tinyconv.initializers", self.initializer)
+        if not isinstance(self.regularizer, L2 | None):
+            raise checking.invalid(who, "regularizer", "None or an L2 of tinyconv.regularizers", self.regularizer)
+
 
 class Layer(Configured):
     """Base class of all layers, and of your own.
@@ -87,7 +98,7 @@ class Layer(Configured):
         self._trainable = checking.boolean(type(self).__name__, "trainable", trainable)
         self._is_fixed = not trainable  # whether a plan made now leaves the weights alone
         self._position = 0
-        self._first_input_shape = None if input_shape is None else shape_of(self, input_shape)
+        self._first_input_shape = None if input_shape is None else shape_of(self, input_shape, "input_shape")
         self._input_shape: Shape | None = None
         self._arrays: dict[str, np.ndarray] = {}
 
@@ -196,12 +207,10 @@ class Layer(Configured):
     @locked
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Make the weights for inputs of that shape, the batch axis (None) included as in Keras."""
-        if not isinstance(input_shape, Sequence) or isinstance(input_shape, str) or not len(input_shape):
-            raise ValueError(
-                f"Layer {self.name!r}: invalid input_shape. Expected the shape of a batch such as (None, 28, 28, 1). "
-                f"Received: {input_shape!r}."
-            )
-        shape = shape_of(self, input_shape[1:])
+        if not isinstance(input_shape, Sequence) or isinstance(input_shape, str | bytes) or not len(input_shape):
+            expected = "the shape of a batch such as (None, 28, 28, 1)"
+            raise checking.invalid(f"layer {self.name!r}", "input_shape", expected, input_shape)
+        shape = shape_of(self, input_shape[1:], "input_shape")
         if not self.built:
             self.initialize(shape, np.random.default_rng(random.next_seed()))
         elif shape != self._input_shape:

@@ -68,6 +68,11 @@ class BatchNormalization(Layer):
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
 
     def output_shape(self, input_shape: Shape) -> Shape:
+        if not input_shape:
+            raise ValueError(
+                f"Layer {self.name!r}: the input has too few axes. Expected a batch of samples with at least one axis "
+                "each. Received: samples of shape ()."
+            )
         if self.axis not in (-1, len(input_shape)):
             raise ValueError(
                 f"Layer {self.name!r}: axis={self.axis} is not supported by tinyconv. "
