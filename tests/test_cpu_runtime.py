@@ -176,6 +176,144 @@ def test_a_chosen_cache_folder_is_used(copy):
     assert folder.is_relative_to(copy / "chosen")
 
 
+@pytest.fixture
+def mine(tmp_path):
+    """A folder that is trusted, wherever pytest made it."""
+    try:
+        private.prepare(tmp_path)
+    except OSError as error:
+        pytest.skip(f"tests run in a folder that others may write: {error}")
+    return tmp_path
+
+
+posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs users and permissions")
+needs_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root can give files away")
+
+
+@posix
+def test_folders_are_made_for_their_owner_alone(mine):
+    old = os.umask(0)
+    try:
+        private.prepare(mine / "a" / "b")
+    finally:
+        os.umask(old)
+    assert [(mine / folder).stat().st_mode & 0o777 for folder in ("a", "a/b")] == [0o700, 0o700]
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o770, 0o777, 0o720, 0o702, 0o1777])
+def test_a_folder_that_others_may_write_is_refused(mine, mode):
+    (mine / "open").mkdir()
+    (mine / "open").chmod(mode)
+    with pytest.raises(private.UntrustedError, match=r"other users may write in .*open \(chmod go-w"):
+        private.prepare(mine / "open")
+    if mode == 0o1777:  # as /tmp: others can put things there, but not exchange this user's
+        private.prepare(mine / "open" / "below")
+    elif mode & 0o002 or os.geteuid() == 0:  # else it may be the user's own group
+        with pytest.raises(private.UntrustedError, match="open "):
+            private.prepare(mine / "open" / "below")
+
+
+@posix
+def test_links_are_refused_or_followed_with_care(mine):
+    (mine / "there").mkdir(0o700)
+    (mine / "link").symlink_to("there")
+    with pytest.raises(private.UntrustedError, match="link is a symbolic link"):
+        private.prepare(mine / "link")
+    private.prepare(mine / "link" / "below")
+    (mine / "there").chmod(0o777)
+    with pytest.raises(private.UntrustedError, match="there"):
+        private.prepare(mine / "link" / "below")
+    (mine / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match="circle"):
+        private.prepare(mine / "circle" / "below")
+
+
+@needs_root
+def test_what_belongs_to_another_user_is_refused(mine):
+    (mine / "theirs").mkdir(0o700)
+    os.chown(mine / "theirs", 65534, 65534)
+    (mine / "link").symlink_to(".")
+    os.lchown(mine / "link", 65534, 65534)
+    (mine / "file").write_bytes(b"harm")
+    os.chown(mine / "file", 65534, 65534)
+    for folder in ("theirs", "theirs/below", "link/below"):
+        with pytest.raises(private.UntrustedError, match=r"belongs to another user \(number 65534\)"):
+            private.prepare(mine / folder)
+    with pytest.raises(private.UntrustedError, match="file belongs to another user"):
+        private.read(mine / "file")
+
+
+@posix
+def test_only_files_of_one_s_own_are_read(mine):
+    file = mine / "file"
+    private.replace(file, b"content")
+    assert private.read(file) == b"content"
+    assert file.stat().st_mode & 0o777 == 0o600
+    (mine / "link").symlink_to(file)
+    os.mkfifo(mine / "pipe", 0o600)
+    for name in ("link", "pipe", "missing", "."):
+        with pytest.raises(OSError):  # noqa: PT011  (the system's words)
+            private.read(mine / name)
+    file.chmod(0o620)
+    with pytest.raises(private.UntrustedError, match="other users may write"):
+        private.read(file)
+
+
+def test_what_killed_processes_left_is_swept_and_the_folder_stays_small(mine, monkeypatch):
+    monkeypatch.setattr(private, "MOST", 4)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stays = {f"tmp{os.getpid()}_abcdefgh", "tmpabcdefgh", "tmp.txt", "other.pyc"}
+    goes = {"tmpabcdefg1", f"tmp{os.getpid()}_abcdefg2", "tmp99999999999999999999_abcdefgh"}
+    for name in stays | goes:
+        (mine / name).touch()
+    for name in goes:
+        os.utime(mine / name, (0, 0))
+    if os.name == "posix":
+        (mine / f"tmp{dead.pid}_abcdefgh").touch()
+    for number in range(5):
+        (mine / f"{number}.nbc").touch()
+        os.utime(mine / f"{number}.nbc", (number, number))
+    private.sweep(mine, ".nbc")
+    assert {file.name for file in mine.iterdir()} == stays | {"3.nbc", "4.nbc"}
+
+
+def test_folders_of_installations_that_are_gone_are_swept(mine):
+    for name in ("tinyconv_0a", "tinyconv_0b", "tinyconv_0c", "other"):
+        (mine / name).mkdir(0o700)
+        (mine / name / "file").touch()
+    for name in ("tinyconv_0a", "tinyconv_0b", "other"):
+        os.utime(mine / name, (0, 0))
+    private.sweep_siblings(mine / "tinyconv_0a", "tinyconv_*")
+    assert {file.name for file in mine.iterdir()} == {"tinyconv_0a", "tinyconv_0c", "other"}
+    assert (mine / "tinyconv_0a").stat().st_mtime > 1e9  # used now
+
+
+@posix
+def test_a_chosen_folder_that_others_may_write_is_named_and_another_is_used(copy):
+    (copy / "shared").mkdir()
+    (copy / "shared").chmod(0o777)
+    (copy / "tinyconv" / "kernels" / "cpu" / "__pycache__").touch()
+    home = {"HOME": str(copy / "home"), "XDG_CACHE_HOME": str(copy / "home")}
+    program = """
+        import warnings
+        from tinyconv.kernels.cpu import jit
+        with warnings.catch_warnings(record=True) as found:
+            print(jit.cache_folder())
+        print(*[warning.message for warning in found])
+    """
+    folder, warning = run(program, copy, NUMBA_CACHE_DIR=str(copy / "shared"), **home).splitlines()
+    assert folder.startswith(str(copy / "home"))
+    assert warning.startswith(f"Compiled kernels are kept in {folder}, not in NUMBA_CACHE_DIR: other users may write")
+    (copy / "home").chmod(0o777)
+    folder, warning = run(program, copy, NUMBA_CACHE_DIR="", **home).splitlines()
+    assert folder == "None"
+    assert warning.startswith("Compiled kernels cannot be kept, so every run compiles them again: ")
+    assert warning.endswith("Fix: set NUMBA_CACHE_DIR to a folder that you can write, and nobody else.")
+    assert str(copy / "home") in warning
+
+
 def test_a_full_disk_is_no_error(monkeypatch):
     def full(path, content):
         raise OSError("No space left on device")
