@@ -1,19 +1,23 @@
 """Train the MNIST network on a GPU, tinyconv and every peer that is installed, in turns in one run.
 
-    python benchmarks/train_gpu.py
+    python benchmarks/train_gpu.py --record
 
-Per step, per epoch and for 15 epochs with validation; then each of tinyconv's kernels against its floor, what the
-device's memory and its float32 units cannot go below. A peer that is missing is named and left out. Without a GPU the
-script says why and ends with code 2. ``--record`` writes the results into benchmarks/results/, under the device's name.
+Per step, per epoch and for 15 epochs with validation; then the device memory that each takes in a process of its own,
+as nvidia-smi sees it; then each of tinyconv's kernels against its floor, what the device's memory and its float32 units
+cannot go below. A peer that is missing or fails is named and left out. Without a GPU the script says why and ends with
+code 2. ``--record`` writes the results into benchmarks/results/, under the device's name.
 """
 
 import argparse
 import importlib.util
+import os
 import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import network, report
-from tinyconv.kernels.cuda import device
+from tinyconv.kernels.cuda import device, package
 
 BATCH, EPOCHS, REPEATS = 128, 15, 20
 VALIDATION = 6_000
@@ -37,24 +41,25 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"No GPU to measure on: {reason}", file=sys.stderr)
         return 2
     x, y, test = load_data(options.samples)
+    if options.memory_of:  # a process that main started
+        print(memory_of(options.memory_of, x, y))
+        return 0
     contenders = build(x, y)
-    for contender in contenders:  # compiles, records graphs, and fills caches; and shows that the network learns
-        for _ in range(2):
-            contender.epoch()
-        accuracy = contender.accuracy(*test)
-        print(f"{contender.name}: {accuracy:.2%} of the test images after two epochs")
-        if accuracy < 0.96:
-            sys.exit(f"{contender.name} does not learn: its times would mean nothing.")
-    facts = report.machine() | {"device": device.name(), "images": str(len(x)), "rounds": str(options.rounds)}
+    contenders = [contender for contender in contenders if learns(contender, test)]
+    if not contenders or contenders[0].name != Tinyconv.name:
+        return 1
+    packages = "numpy", "numba", package.NAME
+    facts = report.machine(packages) | {"device": device.name(), "images": str(len(x)), "rounds": str(options.rounds)}
     print(report.facts_list(facts))
     epochs = in_turns(contenders, options.rounds)
     long = {c.name: timed(lambda c=c: c.many_epochs(EPOCHS)) for c in contenders} if not options.quick else {}
-    text = epoch_table(contenders, epochs, long, len(x))
+    memory = {c.name: memory_apart(c.name, options.samples) for c in contenders}
+    text = epoch_table(contenders, epochs, long, memory, len(x))
     kernels = kernel_times(contenders[0])
     text += "\n\n" + kernel_table(kernels)
     print(text)
     name = "gpu-" + re.sub(r"\W+", "-", device.name().lower()).strip("-")
-    content = {"facts": facts, "epochs": epochs, f"{EPOCHS} epochs": long, "kernels": kernels}
+    content = {"facts": facts, "epochs": epochs, f"{EPOCHS} epochs": long, "MiB": memory, "kernels": kernels}
     report.write(options.out, name, f"Training on {device.name()}", report.facts_list(facts) + "\n\n" + text, content)
     return 0
 
@@ -66,6 +71,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="epochs of each, in turns")
     parser.add_argument("--samples", type=int, default=network.TRAINING_SAMPLES, help="images in an epoch")
     parser.add_argument("--quick", action="store_true", help=f"leave out the {EPOCHS} epochs")
+    parser.add_argument("--memory-of", metavar="NAME", help="only print the MiB of device memory that NAME takes")
     report.add_output(parser)
     return parser.parse_args(arguments)
 
@@ -124,9 +130,7 @@ class PyTorch:
     def __init__(self, x: np.ndarray, y: np.ndarray, graph: bool, last: bool, tf32: bool) -> None:
         import torch
 
-        self.torch, self.tf32, self.graphed = torch, tf32, graph
-        words = "CUDA graph" if graph else "eager", "channels_last" if last else "", "" if tf32 else "no TF32"
-        self.name = "PyTorch " + ", ".join(word for word in words if word)
+        self.torch, self.tf32, self.graphed, self.name = torch, tf32, graph, self.title(graph, last, tf32)
         self.format = torch.channels_last if last else torch.contiguous_format
         self.x, self.y = self.images(x), torch.from_numpy(y).cuda()
         nn = torch.nn
@@ -139,6 +143,11 @@ class PyTorch:
         self.totals = torch.zeros(2, device="cuda")
         self.batches: dict[int, Any] = {}
         self.graphs: dict[int, Any] = {}
+
+    @staticmethod
+    def title(graph: bool, last: bool, tf32: bool) -> str:
+        words = "CUDA graph" if graph else "eager", "channels_last" if last else "", "" if tf32 else "no TF32"
+        return "PyTorch " + ", ".join(word for word in words if word)
 
     def images(self, x: np.ndarray) -> Any:
         there = self.torch.from_numpy(x).permute(0, 3, 1, 2).cuda()
@@ -271,23 +280,77 @@ class Jax:
             self.predict(self.state[0], self.x[:VALIDATION]).block_until_ready()
 
 
-def build(x: np.ndarray, y: np.ndarray) -> list[Any]:
-    """tinyconv first, then every peer that can run here."""
-    contenders: list[Any] = [Tinyconv(x, y)]
+def build(x: np.ndarray, y: np.ndarray, only: str = "") -> list[Any]:
+    """tinyconv first, then every peer that can run here; or that one alone."""
+    makers: dict[str, Callable[[], Any]] = {Tinyconv.name: partial(Tinyconv, x, y)}
     if importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed: left out.")
+        print("PyTorch is not installed: left out.", file=sys.stderr)
     elif not __import__("torch").cuda.is_available():
-        print("This PyTorch has no CUDA: left out.")
+        print("This PyTorch has no CUDA: left out.", file=sys.stderr)
     else:
         variants = [(graph, last, tf32) for graph in (False, True) for last in (False, True) for tf32 in (True, False)]
-        contenders += [PyTorch(x, y, *variant) for variant in variants]
-    try:
-        contenders.append(Jax(x, y))
-    except ImportError:
-        print("JAX is not installed: left out.")
-    except RuntimeError as error:
-        print(f"JAX is left out: {error}.")
+        makers |= {PyTorch.title(*variant): partial(PyTorch, x, y, *variant) for variant in variants}
+    makers[Jax.name] = partial(Jax, x, y)
+    contenders = []
+    for name, make in makers.items():
+        if only in ("", name):
+            try:
+                contenders.append(make())
+            except ImportError:
+                print(f"{name.split()[0]} is not installed: left out.", file=sys.stderr)
+            except RuntimeError as error:
+                print(f"{name} is left out: {error}.", file=sys.stderr)
     return contenders
+
+
+def learns(contender: Any, test: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Two epochs, which compile, record graphs and fill caches; whether it can run and then knows the test images.
+
+    A peer that fails is left out: its time would mean nothing, and the others' need not be lost.
+    """
+    try:
+        for _ in range(2):
+            contender.epoch()
+        accuracy = contender.accuracy(*test)
+    except Exception as error:
+        print(f"{contender.name} is left out: {type(error).__name__}: {error}", file=sys.stderr)
+        return False
+    print(f"{contender.name}: {accuracy:.2%} of the test images after two epochs")
+    if accuracy < 0.96:
+        print(
+            f"{contender.name} is left out: it does not learn, so that its times would mean nothing.", file=sys.stderr
+        )
+    return accuracy >= 0.96
+
+
+def memory_of(name: str, x: np.ndarray, y: np.ndarray) -> int:
+    """MiB of device memory that this process takes once a contender has trained for two epochs."""
+    before = used_memory()
+    (contender,) = build(x, y, only=name)
+    for _ in range(2):
+        contender.epoch()
+    return used_memory() - before
+
+
+def used_memory() -> int:
+    """MiB in use on the device, whoever uses them."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    command = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def memory_apart(name: str, samples: int) -> int | None:
+    """What :func:`memory_of` finds in a new process; None, with the reason printed, where it cannot be had.
+
+    JAX would take three quarters of the device at once; there it is told to take what it needs.
+    """
+    command = [sys.executable, __file__, "--samples", str(samples), "--memory-of", name]
+    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        print(f"No memory of {name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        return None
+    return int(done.stdout.split()[-1])
 
 
 def timed(work: Callable[[], None]) -> float:
@@ -306,8 +369,14 @@ def in_turns(contenders: list[Any], rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def epoch_table(contenders: list[Any], epochs: dict[str, list[float]], long: dict[str, float], samples: int) -> str:
-    """Median times, and how many times as long as tinyconv each took."""
+def epoch_table(
+    contenders: list[Any],
+    epochs: dict[str, list[float]],
+    long: dict[str, float],
+    memory: dict[str, int | None],
+    samples: int,
+) -> str:
+    """Median times, how many times as long as tinyconv each took, and device memory."""
     ours = statistics.median(epochs["tinyconv"])
     steps = -(-samples // BATCH)
     rows = []
@@ -316,10 +385,11 @@ def epoch_table(contenders: list[Any], epochs: dict[str, list[float]], long: dic
         spread = (max(epochs[contender.name]) - min(epochs[contender.name])) / epoch
         fifteen = f"{long[contender.name]:.2f} s" if long else "-"
         times = f"{epoch / steps * 1e6:.0f} µs", f"{epoch * 1e3:.1f} ms ± {50 * spread:.0f} %", fifteen
-        rows.append((contender.name, *times, f"{epoch / ours:.2f}x"))
-    columns = "", "a step", "an epoch", f"{EPOCHS} epochs", "to tinyconv"
+        taken = memory[contender.name]
+        rows.append((contender.name, *times, f"{epoch / ours:.2f}x", "-" if taken is None else f"{taken:,} MiB"))
+    columns = "", "a step", "an epoch", f"{EPOCHS} epochs", "to tinyconv", "memory"
     targets = ", ".join(f"{name} in {seconds * 1e3:.0f} ms" for name, seconds in TARGETS.items())
-    return report.table(columns, rows, right=(1, 2, 3, 4)) + f"\n\nTargets on an H100 or H200: {targets}."
+    return report.table(columns, rows, right=(1, 2, 3, 4, 5)) + f"\n\nTargets on an H100 or H200: {targets}."
 
 
 def kernel_times(tinyconv: Tinyconv) -> list[tuple[str, str, float, float]]:

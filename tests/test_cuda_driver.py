@@ -167,14 +167,22 @@ found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "torch" else found(name, *rest)
 sys.modules["jax"] = None
 from benchmarks import train_gpu
-train_gpu.Tinyconv.accuracy = lambda *_: 0.99  # kernels that do nothing learn nothing
-assert train_gpu.main(["--samples", "300", "--rounds", "2", "--quick", "--results", {str(tmp_path)!r}]) == 0
+train_gpu.Tinyconv.accuracy = lambda *_: accuracy  # kernels that do nothing learn nothing
+accuracy = 0.5
+assert train_gpu.main(["--samples", "300"]) == 1
+accuracy = 0.99
+assert train_gpu.main(["--samples", "300", "--rounds", "2", "--quick", "--out", {str(tmp_path / "results")!r}]) == 0
 """
-    printed, _, _ = on_driver(code)
-    assert "PyTorch is not installed: left out." in printed
-    assert "JAX is not installed: left out." in printed
+    smi = tmp_path / "nvidia-smi"  # 100 MiB more each time it is asked
+    smi.write_text(f'#!/bin/sh\necho x >> {tmp_path}/asked\nexpr 100 "*" $(wc -l < {tmp_path}/asked)\n')
+    smi.chmod(0o755)
+    printed, _, rest = on_driver(code, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert "PyTorch is not installed: left out." in rest
+    assert "JAX is not installed: left out." in rest
+    assert "tinyconv is left out: it does not learn, so that its times would mean nothing." in rest
+    assert re.search(r"^\| tinyconv .* \| +1.00x \| +100 MiB \|$", printed, re.MULTILINE)
     assert re.search(r"conv2d_relu_max_pool2d_forward +\| +50.0 µs", printed)  # a millisecond over twenty runs
-    assert {path.name for path in tmp_path.iterdir()} == {"gpu-fake-gpu.md", "gpu-fake-gpu.json"}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"gpu-fake-gpu.md", "gpu-fake-gpu.json"}
 
 
 AVAILABLE = "from tinyconv.kernels.cuda import available; print(available())"
