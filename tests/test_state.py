@@ -124,6 +124,15 @@ def test_a_layer_of_ones_own_keeps_what_it_likes():
     assert (layer.count, layer.cache) == (6, 6)
 
 
+def test_an_object_shows_the_call_that_makes_it():
+    for thing in (tinyconv.losses.MeanSquaredError(), optimizers.schedules.CosineDecay(0.1, decay_steps=10)):
+        names = vars(tinyconv.losses) | vars(optimizers.schedules)
+        again = eval(repr(thing), {}, names)
+        assert type(again) is type(thing)
+        assert again.get_config() == thing.get_config()
+    assert repr(optimizers.schedules.CosineDecay(0.1, decay_steps=10)) == "CosineDecay(0.1, decay_steps=10)"
+
+
 def test_weights_cannot_be_written_through_what_shows_them():
     model = network()
     for array in (*model.weights, *model.layers[0].weights, *model.layers[0].arrays.values()):
@@ -143,7 +152,7 @@ def test_building_for_another_shape_is_refused():
         tinyconv.Sequential([tinyconv.Input((2,)), layers.Dense(3)]).build((None, 4))
 
 
-@pytest.mark.parametrize("name", ["a/b", "", 5])
+@pytest.mark.parametrize("name", ["a/b", "", 5, "a\0b", "a\nb", "a" * 1001])
 def test_names_that_no_file_can_hold_are_refused(name):
     with pytest.raises(ValueError, match="name"):
         layers.Dense(2, name=name)

@@ -18,6 +18,7 @@ from tinyconv.messages import received, suggest
 Value = TypeVar("Value")
 Shape = tuple[int, ...]
 FLOAT32 = float(np.finfo(np.float32).max)  # what kernels compute in
+LONGEST_NAME = 1000
 LARGEST = 2**31 - 1  # a size or a count: it fits an int32 everywhere, in kernels and in files
 
 
@@ -103,8 +104,11 @@ def _begun(problem: str, name: str, where: str) -> str:
 
 def optional_name(where: str, value: Any) -> str | None:
     """A name, or None. Names become keys of files, where "/" separates them."""
-    if value is not None and (not isinstance(value, str) or not value or "/" in value):
-        raise invalid(where, "name", "a non-empty text without '/'", value)
+    fits = isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and "/" not in value and value.isprintable()
+    if value is not None and not fits:
+        raise invalid(
+            where, "name", f"a non-empty text without '/', of at most {LONGEST_NAME} printable characters", value
+        )
     return None if value is None else str(value)
 
 

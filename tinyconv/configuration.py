@@ -32,6 +32,12 @@ class Configured:
             )
         return cls(**config)
 
+    def __repr__(self) -> str:
+        """The call that makes such an object."""
+        args, kwargs = self.__dict__.get("_arguments", ((), {}))
+        given = [*map(received, args), *(f"{name}={received(value)}" for name, value in kwargs.items())]
+        return f"{type(self).__name__}({', '.join(given)})"
+
     def _why_frozen(self) -> str | None:
         """Why no argument can be changed any more; None: they can. Values such as initialisers never change."""
         return "it is a value that others may share"
