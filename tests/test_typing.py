@@ -1,0 +1,66 @@
+"""A type-checker finds mistyped names and texts, and nothing in code that is right."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("mypy", reason="mypy is in the dev extra")
+
+RIGHT = """
+import tinyconv
+from tinyconv import layers, losses, optimizers
+
+model = tinyconv.Sequential(
+    [
+        tinyconv.Input((28, 28, 1)),
+        layers.Conv2D(8, 3, padding="same", activation="relu", name="first", trainable=True),
+        layers.MaxPooling2D(2),
+        layers.Flatten(),
+        layers.Dense(10, activation="softmax", kernel_initializer="he_normal", input_shape=(4,)),
+    ]
+)
+model.compile(optimizer=optimizers.Adam(1e-3), loss=losses.CategoricalCrossentropy(), metrics=["accuracy"])
+model.compile("sgd", "mse", backend="cpu")
+model.fit([[0.0]], [[0.0]], epochs=3, verbose=0)
+print(tinyconv.__version__)
+"""
+WRONG = """
+import tinyconv as keras
+from tinyconv import layers, losses
+
+layers.Dense(3, activaton="relu")
+layers.Dense(3, activation="rleu")
+layers.Conv2D(3, 3, padding="sme")
+layers.Conv2D(3, 3, kernel_initializer="he_norml")
+layers.Flatten(nmae="a")
+losses.MeanSquaredError(reducton=None)
+model = keras.Sequential([])
+model.compile(optimzer="adam")
+model.fit([[0.0]], [[0.0]], epoch=3)
+keras.nope
+layers.Conv2d(3, 3)
+"""
+
+
+def complaints(tmp_path, text):
+    """The numbers of the lines of a program that mypy complains of."""
+    path = tmp_path / "program.py"
+    path.write_text(text)
+    options = ["--no-error-summary", "--hide-error-context", "--follow-imports=silent", f"--cache-dir={tmp_path}"]
+    run = subprocess.run([sys.executable, "-m", "mypy", *options, path], capture_output=True, text=True)
+    assert run.returncode in (0, 1), run.stderr
+    return {int(line) for line in re.findall(r"program\.py:(\d+): error", run.stdout)}
+
+
+def test_right_code_has_no_complaints(tmp_path):
+    assert complaints(tmp_path, RIGHT) == set()
+
+
+def test_every_mistake_is_found(tmp_path):
+    lines = WRONG.splitlines()
+    right = {
+        number for number, line in enumerate(lines, 1) if not line or line.startswith(("import", "from", "model ="))
+    }
+    assert complaints(tmp_path, WRONG) == set(range(1, len(lines) + 1)) - right
