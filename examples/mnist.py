@@ -64,6 +64,8 @@ def main() -> None:
             validation_split=0.1,  # the last 6,000 images are not trained on: how well are they read?
         )
     except KeyboardInterrupt:
+        if not model.optimizer.iterations:
+            raise SystemExit("\nStopped before the first step: nothing to evaluate.") from None
         print("\nStopped. This is how far it came:")
 
     # The test: images that the network has never seen.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tinyconv
-from tinyconv import callbacks, pictures
+from tinyconv import callbacks, layers, pictures
 from tinyconv.__main__ import main, parser
 
 Image = pytest.importorskip("PIL.Image")
@@ -42,7 +42,7 @@ def test_no_command_and_unknown_ones_are_usage_errors(capsys):
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code == 2
-    assert "expected at least 1, received 0" in capsys.readouterr().err
+    assert "expected an integer of at least 1, received '0'" in capsys.readouterr().err
 
 
 def test_version(capsys):
@@ -207,15 +207,15 @@ def test_colour_models_get_the_picture_as_it_is(tmp_path):
 
 
 def test_what_is_no_image_is_named(tmp_path):
-    text, cut, gif, whole = (tmp_path / name for name in ("a.png", "b.png", "c.gif", "d.png"))
+    text, cut, icon, whole = (tmp_path / name for name in ("a.png", "b.png", "c.ppm", "d.png"))
     text.write_text("hello")
     Image.new("L", (64, 64)).save(cut)
     cut.write_bytes(cut.read_bytes()[:60])
-    Image.new("L", (8, 8)).save(gif)
+    Image.new("L", (8, 8)).save(icon)
     Image.new("L", (8, 8)).save(whole)
     for path, message in (
-        (text, "is not an image. Expected a PNG or JPEG file."),
-        (gif, "is not an image. Expected a PNG or JPEG file."),
+        (text, "is not an image. Expected a PNG, JPEG, WebP, BMP, GIF or TIFF file."),
+        (icon, "is not an image. Expected a PNG, JPEG, WebP, BMP, GIF or TIFF file."),
         (cut, "is damaged"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -225,10 +225,170 @@ def test_what_is_no_image_is_named(tmp_path):
 
 
 def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    Image.new("L", (30, 30)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"has too many pixels. Expected at most 100"):
+    """Before it is decoded: what follows its header here is nothing."""
+    Image.new("1", (4000, 3000)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"too many pixels. Expected at most 10,000,000. Received: 4,000 x 3,000"):
         pictures.read(tmp_path / "a.png", (28, 28, 1))
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 300)
+    Image.fromarray(drawing(False)).save(tmp_path / "a.jpg")  # of a JPEG, an eighth of each side
+    assert pictures.read(tmp_path / "a.jpg", (28, 28, 1)).max() == 1
+
+
+MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "gif", "tiff", "jpg"])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_gives_the_pixels_of_its_8_bit_rendering(tmp_path, mode, suffix):
+    grey = Image.fromarray(drawing(False))
+    if mode in ("I", "I;16"):
+        if suffix not in ("png", "tiff"):
+            pytest.skip("has no 16 bits")
+        image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+        image = image.convert("I") if mode == "I" else image
+    else:
+        image = grey.convert("RGB" if mode in ("PA", "LAB", "HSV") else "L").convert(mode)
+    path, plain = tmp_path / f"a.{suffix}", tmp_path / "plain.png"
+    try:
+        image.save(path)
+    except (OSError, KeyError, ValueError):
+        pytest.skip("the format has not this mode")
+    with Image.open(path) as file:
+        (grey if file.mode.startswith(("I", "F")) else file.convert("RGB")).save(plain)
+    for shape in ((28, 28, 1), (28, 28, 3)):
+        np.testing.assert_allclose(pictures.read(path, shape), pictures.read(plain, shape), atol=0.01)
+
+
+@pytest.mark.parametrize("colour", ["white", "black", "red", "yellow"])
+def test_ink_of_any_colour_on_a_transparent_ground(tmp_path, colour):
+    image = Image.new("RGBA", (90, 120), (0, 0, 0, 0))
+    image.paste(colour, (60, 30, 74, 80))
+    image.save(tmp_path / "a.png")
+    found = pictures.read(tmp_path / "a.png", (28, 28, 1))[..., 0]
+    assert (found > 0.5).sum() == pytest.approx(20 * 6, abs=20)
+
+
+@pytest.mark.parametrize("paper", [0, 110, 140, 255])
+@pytest.mark.parametrize("ink", [0, 110, 140, 255])
+def test_ink_is_what_differs_from_the_border(tmp_path, paper, ink):
+    if abs(paper - ink) < 80:
+        pytest.skip("too alike")
+    array = np.full((120, 90), paper, np.uint8)
+    array[30:80, 60:74] = ink
+    Image.fromarray(array).save(tmp_path / "a.png")
+    assert (pictures.read(tmp_path / "a.png", (28, 28, 1)) > 0.5).sum() == pytest.approx(20 * 6, abs=20)
+
+
+def test_doubtful_pictures_are_read_with_a_warning(tmp_path):
+    (_, _), (x, _) = tinyconv.datasets.mnist.load_data()
+    pale = np.full((40, 40), 200, np.uint8)
+    pale[10:30, 15:25] = 180
+    for array, warning in (
+        (np.full((9, 9), 255, np.uint8), "is blank"),
+        (pale, "has little contrast: 8%"),
+        (np.concatenate([x[0], x[1]], axis=1), "seems to hold 2 digits"),
+    ):
+        Image.fromarray(array).save(tmp_path / "a.png")
+        with pytest.warns(UserWarning, match=warning):
+            pictures.read(tmp_path / "a.png", (28, 28, 1))
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (784,)])
+def test_samples_without_a_channel_axis(tmp_path, shape):
+    Image.fromarray(drawing(False)).save(tmp_path / "a.png")
+    found = pictures.read(tmp_path / "a.png", shape)
+    np.testing.assert_array_equal(found, pictures.read(tmp_path / "a.png", (28, 28, 1)).reshape(shape))
+
+
+# What outputs mean
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "loss", "outputs", "expected"),
+    [
+        (1, "sigmoid", "binary_crossentropy", [-3.0], {"0": 0.952574, "1": 0.047426}),
+        (1, None, tinyconv.losses.BinaryCrossentropy(from_logits=True), [3.0], {"0": 0.047426, "1": 0.952574}),
+        (
+            2,
+            None,
+            tinyconv.losses.SparseCategoricalCrossentropy(from_logits=True),
+            [2, 13],
+            {"0": 0.000017, "1": 0.999983},
+        ),
+        (2, "sigmoid", "binary_crossentropy", [3.0, 3.0], {"0": 0.952574, "1": 0.952574}),
+        (2, None, "mse", [7.5, -2.0], None),
+    ],
+)
+def test_predict_knows_what_outputs_mean(capsys, tmp_path, units, activation, loss, outputs, expected):
+    model = tinyconv.Sequential(
+        [tinyconv.Input((28, 28, 1)), layers.Flatten(), layers.Dense(units, activation=activation)]
+    )
+    model.compile("adam", loss, backend="reference")
+    model.set_weights([np.zeros((784, units)), np.array(outputs)])
+    model.save(tmp_path / "m.keras")
+    Image.fromarray(drawing(False)).save(tmp_path / "a.png")
+    status, out, _ = run(capsys, "predict", tmp_path / "m.keras", tmp_path / "a.png", "--json", *REFERENCE)
+    assert status == 0
+    (found,) = json.loads(out)["predictions"]
+    if expected is None:
+        assert found["values"] == {"0": 7.5, "1": -2.0}
+    else:
+        assert found["probabilities"] == pytest.approx(expected, abs=1e-5)
+        assert found["probability"] == max(found["probabilities"].values())
+
+
+# What a run needs at its end
+
+
+def test_outputs_are_checked_before_the_data_are_read(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tinyconv.datasets.mnist, "load_data", lambda: pytest.fail("too late"))
+    (tmp_path / "folder.keras").mkdir()
+    (tmp_path / "file").touch()
+    for arguments, message in (
+        (["--save", tmp_path / "folder.keras"], "folder"),
+        (["--report", tmp_path / "a.mp3"], "Unknown kind of file"),
+        (["--history", tmp_path / "none" / "a.json"], "There is no folder"),
+        (["--backup", tmp_path / "file"], "file"),
+    ):
+        status, out, err = run(capsys, *SMALL, *arguments)
+        assert (status, out) == (1, "")
+        assert message in err
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert "pip install 'tinyconv[save]'" in run(capsys, *SMALL, "--save", tmp_path / "m.keras")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--seconds", "nan"], "expected a number of seconds above 0 and up to 3600, received 'nan'"),
+        (["bench", "--seconds", "-1"], "received '-1'"),
+        (["train", "--seed", "-1"], "expected an integer from 0 to 4294967295, received '-1'"),
+        (["train", "--epochs", "0"], "expected an integer of at least 1, received '0'"),
+        (["trian"], "Did you mean 'train'?"),
+        (["train", "--epohcs", "3"], "Did you mean '--epochs'?"),
+    ],
+)
+def test_wrong_command_lines_say_what_is_possible(capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_ctrl_c_keeps_what_was_learned(capsys, tmp_path, monkeypatch, steps):
+    original = tinyconv.Sequential.fit
+
+    def interrupted(self, *arguments, **options):
+        if steps:
+            original(self, *arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tinyconv.Sequential, "fit", interrupted)
+    status, out, err = run(capsys, *SMALL, "--save", tmp_path / "m.keras")
+    assert status == 130
+    assert ("Test accuracy:" in out) == (tmp_path / "m.keras").exists() == bool(steps)
+    assert ("Stopped before the first step: nothing to evaluate." in err) != bool(steps)
 
 
 def test_without_pillow_the_message_says_what_to_install(tmp_path):

@@ -2,18 +2,22 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 import tinyconv
-from tinyconv import kernels, layers
+from tinyconv import console, kernels, layers
+from tinyconv.extras import need
+from tinyconv.messages import suggest
 
 Result = dict[str, Any]
 
@@ -22,22 +26,63 @@ MISTAKES = (ValueError, TypeError, ImportError, RuntimeError, OSError)  # of the
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 1 after an error, 2 for a wrong command line, 130 after Ctrl-C."""
-    options = parser().parse_args(arguments)
+    try:
+        return _main(arguments)
+    finally:
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:  # the reader, "head" say, has seen enough
+            console.discard_output()
+        except ValueError:  # it is closed
+            pass
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    whole = parser()
+    options, unknown = whole.parse_known_args(arguments)
+    if unknown:
+        _refuse_unknown(whole, options.command, unknown[0])
     try:
         result = options.run(options)
     except MISTAKES as error:
-        print(f"tinyconv {options.command}: {error}", file=sys.stderr)
+        complain(f"tinyconv {options.command}: {error}")
         return 1
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        complain("Stopped.")
         return 130
     if options.json:
-        print(json.dumps(result, indent=2))
-    return 0
+        console.write(json.dumps(result, indent=2))
+    return 130 if result.get("stopped") else 0
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse that suggests what a mistyped word may have meant."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}. {suggest(value, action.choices)}")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        console.write(message, sys.stderr if file is None else file, end="")
+
+
+def _refuse_unknown(whole: argparse.ArgumentParser, command: str, word: str) -> NoReturn:
+    """An option or a word too many that the command has not."""
+    chosen = _commands(whole)[command]
+    if not word.startswith("-"):
+        chosen.error(f"unexpected argument: {word!r}")
+    options = [name for action in chosen._actions for name in action.option_strings if name.startswith("--")]
+    chosen.error(f"unknown option: {word!r}. {suggest(word.partition('=')[0], options)}")
+
+
+def _commands(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    assert whole._subparsers is not None
+    return dict(whole._subparsers._group_actions[0].choices or {})  # type: ignore[arg-type]
 
 
 def parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser(
+    whole = Parser(
         prog="tinyconv",
         description="Convolutional networks from scratch, on NumPy and Numba: train one, use it, see what it runs on.",
         epilog="'tinyconv COMMAND --help' says what a command can do. Try: tinyconv train --epochs 2",
@@ -62,7 +107,12 @@ def _command(commands: Any, name: str, run: Callable[[Any], Result], what: str) 
 def say(options: argparse.Namespace, text: str) -> None:
     """Print for a person; with --json only the result is printed."""
     if not options.json:
-        print(text, flush=True)
+        console.write(text)
+
+
+def complain(text: str) -> None:
+    """Print beside the result."""
+    console.write(text, sys.stderr)
 
 
 # info
@@ -207,13 +257,15 @@ def _train(command: argparse.ArgumentParser) -> None:
         "--dataset", default="mnist", help="mnist, or an image set of TensorFlow Datasets, like cifar10 (mnist)"
     )
     command.add_argument(
-        "--epochs", type=_positive, default=15, help="how often to go through the training images (15)"
+        "--epochs", type=_integer(1), default=15, help="how often to go through the training images (15)"
     )
-    command.add_argument("--batch-size", type=_positive, default=128, help="images per training step (128)")
-    command.add_argument("--samples", type=_positive, help="how many training and test images to use (all)")
-    command.add_argument("--seed", type=int, help="an integer that makes the run repeatable (another one each time)")
+    command.add_argument("--batch-size", type=_integer(1), default=128, help="images per training step (128)")
+    command.add_argument("--samples", type=_integer(2), help="how many training and test images to use (all)")
+    command.add_argument(
+        "--seed", type=_integer(0, 2**32 - 1), help="an integer that makes the run repeatable (another one each time)"
+    )
     command.add_argument("--backend", choices=("auto", *kernels.NAMES), default="auto", help="what computes (auto)")
-    command.add_argument("--threads", type=_positive, help="how many CPU threads (all)")
+    command.add_argument("--threads", type=_threads, help="how many CPU threads (all)")
     command.add_argument("--save", metavar="PATH", help="where to save the network: a name that ends in .keras")
     command.add_argument("--onnx", metavar="PATH", help="where to export it for ONNX Runtime")
     command.add_argument("--history", metavar="PATH", help="where to write the values of every epoch, as JSON")
@@ -222,7 +274,7 @@ def _train(command: argparse.ArgumentParser) -> None:
 
 
 def train(options: argparse.Namespace) -> Result:
-    _check_paths(options)
+    _check_outputs(options)
     if options.seed is not None:
         tinyconv.utils.set_random_seed(options.seed)
     if options.threads is not None:
@@ -233,30 +285,60 @@ def train(options: argparse.Namespace) -> Result:
     model = compiled(x_train.shape[1:], len(names), options.backend)
     backup = [tinyconv.callbacks.BackupAndRestore(options.backup)] if options.backup else []
     start = time.perf_counter()
-    history = model.fit(
-        x_train.astype(np.float32) / 255,
-        y_train,
-        batch_size=options.batch_size,
-        epochs=options.epochs,
-        validation_split=0.1,
-        verbose=0 if options.json else "auto",
-        callbacks=backup,
-    )
+    stopped = False
+    try:
+        model.fit(
+            x_train.astype(np.float32) / 255,
+            y_train,
+            batch_size=options.batch_size,
+            epochs=options.epochs,
+            validation_split=0.1,
+            verbose=0 if options.json else "auto",
+            callbacks=backup,
+        )
+    except KeyboardInterrupt:
+        if not model.optimizer or not model.optimizer.iterations:
+            complain("Stopped before the first step: nothing to evaluate.")
+            return {"stopped": True}
+        complain("Stopped. This is how far it came:")
+        stopped = True
     seconds = time.perf_counter() - start
     x_test = x_test.astype(np.float32) / 255
     loss, accuracy = model.evaluate(x_test, y_test, batch_size=options.batch_size, verbose=0)
     say(options, f"Test loss:     {loss:.4f}\nTest accuracy: {accuracy:.4f}\nTime:          {seconds:.1f} s")
+    history = model.history or tinyconv.callbacks.History()
     _write(options, model, history, x_test, y_test, names)
-    return {"loss": loss, "accuracy": accuracy, "seconds": seconds, "history": json.loads(history.to_json())["history"]}
+    result = {"loss": loss, "accuracy": accuracy, "seconds": seconds}
+    result["history"] = json.loads(history.to_json())["history"]
+    return {**result, "stopped": True} if stopped else result
 
 
-def _check_paths(options: argparse.Namespace) -> None:
+SUFFIXES = {"save": (".keras",), "onnx": (".onnx",), "history": (".json",)}
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse what could not be written, before hours of training rather than after."""
-    if options.save:
-        tinyconv.saving.kind_of(options.save, ".keras")
-    for path in filter(None, (options.save, options.onnx, options.history, options.report)):
-        if not Path(path).resolve().parent.is_dir():
-            raise FileNotFoundError(f"There is no folder {str(Path(path).parent)!r} to write {Path(path).name!r} in.")
+    wanted = {name: getattr(options, name) for name in ("save", "onnx", "history", "report")}
+    taken: dict[Path, str] = {}
+    for name, path in wanted.items():
+        if path is None:
+            continue
+        if not path:
+            raise ValueError(f"--{name} is empty. Expected the name of a file.")
+        tinyconv.saving.check_target(path, *(SUFFIXES.get(name) or _drawable()))
+        other = taken.setdefault(Path(path).resolve(), name)
+        if other != name:
+            raise ValueError(f"--{other} and --{name} name the same file, {path!r}. Expected two files.")
+    if options.backup is not None:
+        if not options.backup:
+            raise ValueError("--backup is empty. Expected a folder.")
+        tinyconv.saving.check_target(Path(options.backup, "latest.safetensors"), parents=True)
+
+
+def _drawable() -> list[str]:
+    """The suffixes of the pictures that matplotlib can draw here without another program."""
+    kinds = need("Pictures need", "matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
+    return [f".{kind}" for kind in sorted(kinds) if kind != "pgf"]
 
 
 def _data(dataset: str) -> tuple[Any, Any, Sequence[str]]:
@@ -293,7 +375,10 @@ def _write(
 def _predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="a network saved as .keras, by tinyconv or by Keras")
     command.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="PNG or JPEG; digits are centred and scaled as MNIST's"
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="PNG, JPEG, WebP, BMP, GIF or TIFF of at most 10 megapixels; digits are centred and scaled as MNIST's",
     )
     command.add_argument("--backend", choices=("auto", *kernels.NAMES), default="auto", help="what computes (auto)")
     command.add_argument("--names", metavar="A,B,...", help="what the classes are called, in order (their numbers)")
@@ -303,36 +388,109 @@ def predict(options: argparse.Namespace) -> Result:
     from tinyconv import pictures
 
     model = tinyconv.saving.load_model(options.model, backend=options.backend)
+    if model.input_shape is None or model.output_shape is None or len(model.output_shape) != 2:
+        raise ValueError(
+            f"Cannot say what this network's outputs mean. Expected a row of numbers for each image. Received: outputs "
+            f"of shape {model.output_shape}."
+        )
     shape: Any = model.input_shape[1:]
-    x = np.stack([pictures.read(path, shape) for path in options.images])
+    kind, function = meaning(model)
+    outputs_of: Any = model.output_shape
+    names = _names(options.names, 2 if kind == "two classes" else outputs_of[1])
+    x, doubts = [], []
+    for path in options.images:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            x.append(pictures.read(path, shape))
+        doubts.append([str(each.message) for each in caught])
+        for doubt in doubts[-1]:
+            complain(f"tinyconv predict: warning: {doubt}")
     if model.optimizer is None:
         model.compile(backend=options.backend)
-    probabilities = model.predict(x)
-    names = options.names.split(",") if options.names else [str(k) for k in range(probabilities.shape[1])]
-    if len(names) != probabilities.shape[1]:
-        raise ValueError(f"Expected {probabilities.shape[1]} names, one for each output. Received: {len(names)}.")
+    outputs = model.predict(np.stack(x)).astype(np.float64)
     found = []
-    for path, row in zip(options.images, probabilities, strict=True):
-        best = int(row.argmax())
-        values = dict(zip(names, map(float, row), strict=True))
-        found.append({"image": path, "class": names[best], "probability": float(row[best]), "probabilities": values})
-        second = int(np.argsort(row)[-2]) if len(row) > 1 else best
-        say(options, f"{path}: {names[best]} ({row[best]:.1%}; next {names[second]}, {row[second]:.1%})")
+    for path, row, warned in zip(options.images, outputs, doubts, strict=True):
+        if not np.isfinite(row).all():
+            raise ValueError(f"The network's output for {path!r} is not finite: {row.tolist()}. Was it trained?")
+        answer, text = _answer(kind, function, row, names)
+        found.append({"image": path, **answer, **({"warnings": warned} if warned else {})})
+        say(options, f"{path}: {text}")
     return {"predictions": found}
+
+
+def meaning(model: tinyconv.Sequential) -> tuple[str, str | None]:
+    """What a network's outputs say, and which function makes probabilities of them, if they are only scores.
+
+    They say which of several "classes" it is, which of "two classes" (one output: the probability of the second),
+    which "labels" hold, each on its own, or just "numbers".
+    """
+    last = next(
+        (layer for layer in reversed(model.layers) if not isinstance(layer, layers.Flatten | layers.Dropout)), None
+    )
+    activation = getattr(last, "activation", "linear")
+    loss = model.loss.kind if model.loss is not None else None
+    single = model.output_shape is not None and model.output_shape[1] == 1
+    if activation == "softmax":
+        return "classes", None
+    if activation == "sigmoid" or loss == "binary_cross_entropy":
+        return "two classes" if single else "labels", None if activation == "sigmoid" else "sigmoid"
+    if loss == "cross_entropy" or (loss is None and not single and activation == "linear"):
+        return "classes", "softmax"
+    return "numbers", None
+
+
+def _names(given: str | None, count: int) -> list[str]:
+    """What the classes are called."""
+    names = given.split(",") if given is not None else [str(k) for k in range(count)]
+    if len(names) != count:
+        what = "two for its single output" if count == 2 else "one for each output"
+        raise ValueError(f"Expected {count} names, {what}. Received: {len(names)}.")
+    if len(set(names)) < len(names) or not all(names):
+        raise ValueError(f"Expected names that differ, and none empty. Received: {given!r}.")
+    return names
+
+
+def _answer(kind: str, function: str | None, row: np.ndarray, names: list[str]) -> tuple[Result, str]:
+    """One image's outputs, for a program and for a person."""
+    if kind == "numbers":
+        values = dict(zip(names, map(float, row), strict=True))
+        return {"values": values}, ", ".join(f"{value:.6g}" for value in row)
+    if function == "softmax":
+        row = np.exp(row - row.max())
+        row = row / row.sum()
+    elif function == "sigmoid":
+        row = 1 / (1 + np.exp(-np.clip(row, -700, 700)))
+    row = np.clip(row, 0, 1)  # a sum may be rounded up
+    if kind == "two classes":
+        row = np.array([1 - row[0], row[0]])
+    best = int(row.argmax())
+    probabilities = dict(zip(names, map(float, row), strict=True))
+    answer: Result = {"class": names[best], "probability": float(row[best]), "probabilities": probabilities}
+    if kind == "labels":
+        answer["labels"] = [name for name, value in probabilities.items() if value >= 0.5]
+        said = ", ".join(answer["labels"]) or "none of the labels"
+        return answer, f"{said} ({', '.join(f'{name} {value:.1%}' for name, value in probabilities.items())})"
+    after = ""
+    if len(row) > 1:
+        second = int(np.argsort(row)[-2])
+        after = f"; next {names[second]}, {row[second]:.1%}"
+    return answer, f"{names[best]} ({row[best]:.1%}{after})"
 
 
 # bench
 
 
 def _bench(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seconds", type=float, default=3.0, help="how long to measure each backend (3)")
-    command.add_argument("--batch-size", type=_positive, default=128, help="images per training step (128)")
+    command.add_argument("--seconds", type=_seconds, default=3.0, help="how long to measure each backend (3)")
+    command.add_argument("--batch-size", type=_integer(1), default=128, help="images per training step (128)")
 
 
 def bench(options: argparse.Namespace) -> Result:
-    """Training steps of the example's network on made-up images: the median of those that fit into the time."""
+    """Training steps of the example's network on made-up images: the median and the spread of those that fit."""
     x, y = made_up(options.batch_size)
     names = ["reference", "cpu", *(["cuda"] if kernels.cuda_usable() else [])]
+    say(options, f"Steps of {options.batch_size} images. Load average: {_load() or 'not known'}.")
+    say(options, f"{'backend':<10} {'median':>10} {'fastest - slowest':>21} {'steps':>6} {'images/s':>10}  speed")
     measured: Result = {}
     for name in names:
         model = compiled((28, 28, 1), 10, name)
@@ -343,20 +501,64 @@ def bench(options: argparse.Namespace) -> Result:
             start = time.perf_counter()
             model.train_on_batch(x, y)
             times.append(time.perf_counter() - start)
-        median = float(np.median(times))
+        median, fastest, slowest = (1e3 * float(pick(times)) for pick in (np.median, min, max))
+        first = next(iter(measured.values()), {"step_ms": median})
         measured[name] = {
-            "step_ms": 1e3 * median,
-            "images_per_second": options.batch_size / median,
+            "step_ms": median,
+            "fastest_ms": fastest,
+            "slowest_ms": slowest,
+            "images_per_second": 1e3 * options.batch_size / median,
             "steps": len(times),
+            "times_reference": first["step_ms"] / median,
         }
-        say(options, f"{name:<10} {1e3 * median:9.2f} ms a step {options.batch_size / median:12,.0f} images/s")
-    return {"batch_size": options.batch_size, "cpus": os.cpu_count(), "backends": measured}
+        spread, rate = f"{fastest:.2f} - {slowest:.2f} ms", f"{1e3 * options.batch_size / median:,.0f}"
+        ratio = f"{first['step_ms'] / median:.1f} x reference"
+        say(options, f"{name:<10} {median:7.2f} ms {spread:>21} {len(times):>6} {rate:>10}  {ratio}")
+    return {"batch_size": options.batch_size, "cpus": os.cpu_count(), "load": _load(), "backends": measured}
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, received {number}")
+def _load() -> float | None:
+    """How many processes wanted a processor in the last minute; above the number of processors timings are too long."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):  # Windows
+        return None
+
+
+# The values of options
+
+
+def _integer(at_least: int, at_most: float = math.inf) -> Callable[[str], int]:
+    """Reads an integer within these bounds."""
+    expected = (
+        f"an integer of at least {at_least}" if at_most == math.inf else f"an integer from {at_least} to {at_most}"
+    )
+
+    def integer(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or not at_least <= number <= at_most:
+            raise argparse.ArgumentTypeError(f"expected {expected}, received {text!r}")
+        return number
+
+    return integer
+
+
+def _threads(text: str) -> int:
+    from tinyconv.kernels.cpu.threads import SETTINGS
+
+    return _integer(1, SETTINGS.NUMBA_NUM_THREADS)(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 3600:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0 and up to 3600, received {text!r}")
     return number
 
 

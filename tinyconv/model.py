@@ -659,10 +659,11 @@ class Sequential(Stack):
             return
         if not trainer.warm:
             progress.announce(f"Running on: {trainer.kernels.describe()}.")
-        kept = "" if trainer.kernels.__name__.endswith("cuda") else ", once; they are kept for the next run"
+        folder: Any = getattr(trainer.kernels, "cache_folder", None)
+        kept = ", once; they are kept for the next run" if folder is not None and folder() is not None else ""
         message = f"Compiling the kernels for this machine{kept} ..."
         watch: Any = getattr(trainer.kernels, "compile_watch", contextlib.nullcontext)
-        with watch(lambda: progress.announce(message)) as compiled:
+        with watch(lambda: progress.announce(message), progress.compiling) as compiled:
             trainer.warm_up(*loops)
         if getattr(compiled, "functions", None):
             progress.announce(f"Compiled {len(compiled.functions)} functions in {compiled.seconds:.1f} s.")

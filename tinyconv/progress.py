@@ -5,6 +5,8 @@ import sys
 import time
 from typing import IO, Any
 
+from tinyconv import console
+
 VERBOSITY = ("auto", 0, 1, 2)
 PLAIN_TERMINALS = ("dumb", "unknown")
 
@@ -13,14 +15,16 @@ class Progress:
     """Rows for ``fit``, one line for ``evaluate``; silent, plain or with a bar.
 
     Arguments:
-        verbose: as in Keras. 0: silent. 1: a bar. 2: one line per epoch. "auto": 1 in a terminal, else 2. A bar needs
-            a terminal that can move its cursor, so 1 means 2 in a file, a pipe or a notebook.
+        verbose: as in Keras. 0: silent. 1: a bar. 2: one line per epoch. "auto": 1 in a terminal or a notebook, else
+            2. A bar needs a terminal that can move its cursor, and a notebook gets a line that is written anew, so 1
+            means 2 in a file or a pipe.
         epochs: how many epochs there will be. 0 for an evaluation or a prediction: a single, unnumbered pass.
         samples: how many samples one epoch has.
         stream: where to write; the standard output if None.
 
     The calls, in order: ``epoch_begin``, any number of ``update``, ``epoch_end``, again for every epoch, and at last
-    ``close``, also after an error, since a bar has hidden the cursor. ``announce`` may come at any time.
+    ``close``, also after an error, since a bar has hidden the cursor. ``announce`` and ``compiling`` may come at any
+    time.
     """
 
     def __init__(self, verbose: str | int, epochs: int, samples: int, stream: IO[str] | None = None) -> None:
@@ -30,8 +34,12 @@ class Progress:
             )
         self.epochs, self.samples = epochs, samples
         self.stream = stream or sys.stdout
-        self.silent = verbose == 0
-        self._bar = _Bar(self.stream, samples) if verbose in ("auto", 1) and _can_draw(self.stream) else None
+        self.silent = verbose == 0 or self.stream is None
+        live = verbose in ("auto", 1) and not self.silent
+        self._line = _Line(self.stream) if live and _can_rewrite(self.stream) else None
+        self._bar: _Bar | _Line | None = self._line
+        if self._line and not console.is_notebook(self.stream):
+            self._bar = _Bar(self.stream, samples)
         self._epoch = 0
         self._began = time.perf_counter()
         self._columns: tuple[str, ...] = ()
@@ -45,15 +53,24 @@ class Progress:
         """Say something that is not part of an epoch, for example that kernels are being compiled."""
         if self.silent:
             return
+        if self._line:
+            self._line.stop()
         if self._bar:
             self._bar.print(text)
         else:
-            print(text, file=self.stream, flush=True)
+            console.write(text, self.stream)
+
+    def compiling(self, functions: int, seconds: float) -> None:
+        """A sign of life: so many functions are compiled so far, which took so many seconds."""
+        if self._line:
+            self._line.show(f"  {functions} function{'s' * (functions != 1)} compiled, {seconds:.0f} s ...")
 
     def epoch_begin(self, epoch: int) -> None:
         """An epoch starts; ``epoch`` counts from 0, as in Keras' callbacks."""
         self._epoch = epoch
         self._began = time.perf_counter()
+        if self._line:
+            self._line.stop()
         if self._bar:
             self._bar.begin(self._name())
 
@@ -76,6 +93,8 @@ class Progress:
 
     def close(self) -> None:
         """Take the bar away and give the cursor back."""
+        if self._line:
+            self._line.stop()
         if self._bar:
             self._bar.stop()
 
@@ -94,6 +113,34 @@ class Progress:
         self.announce("  ".join([f"{self._name():>7}", f"{seconds:>5.2f} s", f"{rate:>9}", *values]))
 
 
+class _Line:
+    """A line that is written again from its beginning: what a notebook can show, and any terminal."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream, self._name, self._shown = stream, "", 0
+
+    def begin(self, name: str) -> None:
+        self._name = name
+
+    def update(self, samples_done: int, status: str) -> None:
+        self.show(f"{self._name:>7}  {samples_done:,} images  {status}")
+
+    def show(self, text: str) -> None:
+        text = text[: console.width() - 1]
+        console.write(f"\r{text:<{self._shown}}", self._stream, end="")
+        self._shown = len(text)
+
+    def print(self, text: str) -> None:
+        self.stop()
+        console.write(text, self._stream)
+
+    def stop(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            console.write(f"\r{' ' * self._shown}\r", self._stream, end="")
+            self._shown = 0
+
+
 class _Bar:
     """The epoch under way as one line that is redrawn in place; whatever is printed goes above it."""
 
@@ -102,6 +149,7 @@ class _Bar:
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns: list[Any] = [TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[status]}")]
+        self._stream = stream
         # No refresh thread: it would take time from the kernels. ``update`` redraws.
         self._display = Progress(
             *columns, console=Console(file=stream), auto_refresh=False, transient=True, expand=True
@@ -117,17 +165,19 @@ class _Bar:
         self._display.update(self._task, completed=samples_done, status=status, refresh=True)
 
     def print(self, text: str) -> None:
-        self._display.console.print(text, markup=False, highlight=False, emoji=False)
+        self._display.console.print(console.encodable(text, self._stream), markup=False, highlight=False, emoji=False)
 
     def stop(self) -> None:
         self._display.stop()
 
 
-def _can_draw(stream: IO[str]) -> bool:
-    """Whether a bar can be redrawn there: a terminal with a cursor to move, in which no other bar is being drawn."""
+def _can_rewrite(stream: IO[str]) -> bool:
+    """Whether a line can be redrawn there: a notebook, or a terminal with a cursor to move and no other bar in it."""
     from rich.file_proxy import FileProxy  # what the standard output is while a bar is up
 
-    terminal = stream.isatty() if hasattr(stream, "isatty") else False
+    if console.is_notebook(stream):
+        return True
+    terminal = stream.isatty() if hasattr(stream, "isatty") and not getattr(stream, "closed", False) else False
     return terminal and os.environ.get("TERM") not in PLAIN_TERMINALS and not isinstance(stream, FileProxy)
 
 

@@ -5,11 +5,13 @@ notebook to show.
 """
 
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinyconv import console
 from tinyconv.extras import need
 
 if TYPE_CHECKING:
@@ -63,6 +65,16 @@ def need_matplotlib() -> Any:
             png = io.BytesIO()
             self.savefig(png, format="png")
             return png.getvalue()
+
+        def show(self, warn: bool = True) -> None:
+            """Show the figure below a notebook's cell; elsewhere say how to look at it."""
+            display = getattr(sys.modules.get("IPython.display"), "display", None)
+            if display is None or not console.is_notebook(sys.stdout):
+                raise RuntimeError(
+                    "This figure has no window to be shown in, so that no setting of matplotlib is touched. "
+                    "Fix: figure.savefig('picture.png'), or, in a notebook, end the cell with the figure."
+                )
+            display(self)
 
     return Picture
 

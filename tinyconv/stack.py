@@ -1,6 +1,7 @@
 """The stack of layers that a model is: its structure, its shapes, and its weights in two flat arrays."""
 
 import copy
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -248,7 +249,9 @@ class Stack(Configured):
                     seed = [self._seed, layer.position]
                     layer.initialize(shape, np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))))
             except ValueError as error:
-                raise ValueError(f"{error} Shapes so far: {' → '.join(chain)}.") from None
+                raise ValueError(
+                    f"{error} Shapes so far: {console.encodable(' → ', sys.stderr).join(chain)}."
+                ) from None
             specs += [(layer, spec) for spec in layer.weight_specs(shape)]
             shape = layer.output_shape(shape)
             chain.append(f"{layer.name} {shape}")

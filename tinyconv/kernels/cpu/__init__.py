@@ -30,7 +30,7 @@ from tinyconv.kernels.cpu.data import advance, gather_one_hot, gather_rows, scat
 from tinyconv.kernels.cpu.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
 from tinyconv.kernels.cpu.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
 from tinyconv.kernels.cpu.host import LANES
-from tinyconv.kernels.cpu.jit import compile_watch  # noqa: F401  (so that compiling can be announced)
+from tinyconv.kernels.cpu.jit import cache_folder, compile_watch  # noqa: F401  (so that compiling can be announced)
 from tinyconv.kernels.cpu.loss import (
     accumulate,
     binary_cross_entropy_backward,
