@@ -118,7 +118,7 @@ def text(value):
 
 
 def name(value):
-    return value is None or (isinstance(value, str) and value != "" and "/" not in value)
+    return value is None or (isinstance(value, str) and 0 < len(value) <= 1000 and "/" not in value)
 
 
 def pair(value):
