@@ -41,7 +41,7 @@ from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
-from tinyconv.kernels.cpu import private
+import tinyconv.kernels.cpu.private as private  # not "from": sources() looks for the file
 from tinyconv.kernels.cpu.threads import SETTINGS, guarded
 
 HERE = Path(__file__).parent
