@@ -242,7 +242,8 @@ def _train_every_layer(backend: str) -> None:
             layers.Dense(10, activation="softmax"),
         ]
     )
-    for model, optimizer in ((network(x.shape[1:], 10), "adam"), (everything_else, "sgd")):
+    optimizers = (tinyconv.optimizers.Adam(), tinyconv.optimizers.SGD())
+    for model, optimizer in zip((network(x.shape[1:], 10), everything_else), optimizers, strict=True):
         top = tinyconv.metrics.SparseTopKCategoricalAccuracy(3)
         model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy", top], backend=backend)
         model.fit(x, y, batch_size=16, epochs=1, verbose=0, validation_data=(x, y))

@@ -20,12 +20,12 @@ from tinyconv.callbacks import Callback, CallbackList, History
 from tinyconv.callbacks.base import Position, as_callbacks
 from tinyconv.layers import Layer
 from tinyconv.locks import locked
-from tinyconv.losses import Loss
+from tinyconv.losses import Loss, LossLike
 from tinyconv.messages import explained, refuse, warn
-from tinyconv.metrics import Metric
-from tinyconv.optimizers import Optimizer
+from tinyconv.metrics import Metric, MetricLike
+from tinyconv.optimizers import Optimizer, OptimizerLike
 from tinyconv.plan import Plan
-from tinyconv.progress import Progress
+from tinyconv.progress import Progress, Verbosity
 from tinyconv.stack import Stack
 from tinyconv.trainer import Data, Trainer
 
@@ -249,10 +249,10 @@ class Sequential(Stack):
     @explained
     def compile(
         self,
-        optimizer: str | Optimizer = "adam",
-        loss: str | Loss | None = None,
+        optimizer: OptimizerLike = "adam",
+        loss: LossLike | None = None,
         loss_weights: None = None,
-        metrics: Sequence[str | Metric] | str | Metric | None = None,
+        metrics: Sequence[MetricLike] | MetricLike | None = None,
         weighted_metrics: None = None,
         run_eagerly: bool = False,
         steps_per_execution: int = 1,
@@ -316,7 +316,7 @@ class Sequential(Stack):
         y: Any = None,
         batch_size: int | None = None,
         epochs: int = 1,
-        verbose: str | int = "auto",
+        verbose: Verbosity = "auto",
         callbacks: Iterable[Callback] | Callback | None = None,
         validation_split: float = 0.0,
         validation_data: tuple[Any, Any] | None = None,
@@ -410,7 +410,7 @@ class Sequential(Stack):
         x: Any = None,
         y: Any = None,
         batch_size: int | None = None,
-        verbose: str | int = "auto",
+        verbose: Verbosity = "auto",
         sample_weight: None = None,
         steps: None = None,
         callbacks: Iterable[Callback] | Callback | None = None,
@@ -439,7 +439,7 @@ class Sequential(Stack):
         self,
         x: Any,
         batch_size: int | None = None,
-        verbose: str | int = 0,
+        verbose: Verbosity = 0,
         steps: None = None,
         callbacks: Iterable[Callback] | Callback | None = None,
         *,

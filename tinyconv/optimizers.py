@@ -6,7 +6,7 @@ Numerics are Keras': Adam's epsilon is the paper's epsilon-hat, and SGD's veloci
 import copy
 import weakref
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -367,7 +367,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 NAMES: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
 
 
-def get(identifier: "str | Optimizer") -> Optimizer:
+OptimizerName = Literal["adam", "adamw", "sgd", "Adam", "AdamW", "SGD"]
+OptimizerLike = OptimizerName | Optimizer | dict[str, Any]
+
+
+def get(identifier: OptimizerLike | str) -> Optimizer:
     """The optimiser of that name, or the given one."""
     if isinstance(identifier, type):
         raise checking.unknown("", "optimizer", identifier, NAMES)

@@ -3,10 +3,11 @@
 import os
 import sys
 import time
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from tinyconv import console
 
+Verbosity = Literal["auto", 0, 1, 2] | bool
 VERBOSITY = ("auto", 0, 1, 2)
 PLAIN_TERMINALS = ("dumb", "unknown")
 
