@@ -1,8 +1,11 @@
 """A type-checker finds mistyped names and texts, and nothing in code that is right."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,23 +51,42 @@ layers.Conv2d(3, 3)
 """
 
 
-def complaints(tmp_path, text):
-    """The numbers of the lines of a program that mypy complains of."""
-    path = tmp_path / "program.py"
-    path.write_text(text)
-    options = ["--no-error-summary", "--hide-error-context", "--follow-imports=silent", f"--cache-dir={tmp_path}"]
-    run = subprocess.run([sys.executable, "-m", "mypy", *options, path], capture_output=True, text=True)
+def mypy(path):
+    options = ["--no-error-summary", "--hide-error-context", "--follow-imports=silent", f"--cache-dir={path.parent}"]
+    run = subprocess.run([sys.executable, "-m", "mypy", *options, path], capture_output=True, text=True, check=False)
     assert run.returncode in (0, 1), run.stderr
     return {int(line) for line in re.findall(r"program\.py:(\d+): error", run.stdout)}
 
 
-def test_right_code_has_no_complaints(tmp_path):
-    assert complaints(tmp_path, RIGHT) == set()
+def pyright(path):
+    """Not among the extras, as it brings a whole Node.js; CI installs it."""
+    program = shutil.which("pyright", path=Path(sys.executable).parent) or shutil.which("pyright")
+    if program is None:
+        pytest.skip("pyright is not installed")
+    command = [program, "--outputjson", "--pythonpath", sys.executable, path]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    return {1 + each["range"]["start"]["line"] for each in found["generalDiagnostics"] if each["severity"] == "error"}
 
 
-def test_every_mistake_is_found(tmp_path):
+def complaints(checker, folder, text):
+    """The numbers of the lines of a program that a type-checker complains of."""
+    path = folder / "program.py"
+    path.write_text(text)
+    return checker(path)
+
+
+checkers = pytest.mark.parametrize("checker", [mypy, pyright])
+
+
+@checkers
+def test_right_code_has_no_complaints(checker, tmp_path):
+    assert complaints(checker, tmp_path, RIGHT) == set()
+
+
+@checkers
+def test_every_mistake_is_found(checker, tmp_path):
     lines = WRONG.splitlines()
     right = {
         number for number, line in enumerate(lines, 1) if not line or line.startswith(("import", "from", "model ="))
     }
-    assert complaints(tmp_path, WRONG) == set(range(1, len(lines) + 1)) - right
+    assert complaints(checker, tmp_path, WRONG) == set(range(1, len(lines) + 1)) - right
