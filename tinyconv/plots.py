@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyconv import explain, report
+from tinyconv import checking, explain, report
 from tinyconv.layers import Conv2D
+from tinyconv.messages import received
+from tinyconv.model import Sequential
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tinyconv.model import Sequential
-
 
 def training_curves(history: Mapping[str, Sequence[float]]) -> "Figure":
     """Every value of a history over the epochs, training and validation in one drawing: ``History.plot`` shows it."""
-    names = [name for name in history if not name.startswith("val_")] or ["loss"]
+    report.check_history(history)
+    names = list(dict.fromkeys(name.removeprefix("val_") for name in history)) or ["loss"]
     figure = report.need_matplotlib()(figsize=(5.5 * len(names), 4), layout="constrained")
     for ax, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         report.draw_curves(ax, history, name)
@@ -31,55 +32,135 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> "Figure":
 def filters(model: "Sequential", layer: str | None = None, most: int = 64) -> "Figure":
     """The filters of a convolution (the first, unless a layer is named): what it looks for in its input.
 
-    Filters of three channels are drawn in colour, others by the mean over their channels. Grey is 0, for all filters
-    on one scale.
+    Filters of three channels are drawn in colour, grey being 0, others by the mean over their channels, white being 0.
+    All are on one scale, which is drawn beside them.
     """
-    conv = _first_convolution(model) if layer is None else model.get_layer(layer)
-    kernel = conv.arrays.get("kernel") if isinstance(conv, Conv2D) else None
-    if kernel is None:
-        raise ValueError(f"Layer {conv.name!r} has no filters to draw. Expected a built Conv2D.")
-    limit = max(float(np.abs(kernel).max()), 1e-12)
-    figure, axes = _grid(min(kernel.shape[-1], most), f"{conv.name}: {kernel.shape[-1]} filters")
-    for number, ax in enumerate(axes):
-        image = kernel[..., number]
-        if image.shape[-1] == 3:
-            ax.imshow(image / (2 * limit) + 0.5)
-        else:
-            ax.imshow(image.mean(axis=-1), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    _check_model(model)
+    most = checking.integer("filters", "most", most)
+    model._need_built()
+    convolutions = {one.name: one for one in model.layers if isinstance(one, Conv2D)}
+    if not convolutions:
+        raise ValueError(f"Model {model.name!r} has no Conv2D, and so no filters to draw.")
+    name = next(iter(convolutions)) if layer is None else model.get_layer(layer).name
+    if name not in convolutions:
+        options = ", ".join(map(repr, convolutions))
+        raise ValueError(f"Layer {name!r} has no filters to draw. Expected a Conv2D, one of {options}.")
+    kernel = convolutions[name].arrays["kernel"].astype(np.float64)
+    report.check_finite(f"The kernel of layer {name!r}", kernel)
+    channels, count = kernel.shape[2:]
+    images, shown = kernel[..., :most], min(count, most)
+    title = f"{report.short(name)}: {report.first(shown, count, 'filter')}"
+    figure, axes = _grid(shown, title)
+    if channels == 3:
+        limit = float(np.abs(images).max()) or 1.0
+        for number, ax in enumerate(axes):
+            ax.imshow(images[..., number] / (2 * limit) + 0.5)
+        scale, label = {"cmap": "gray", "vmin": -limit, "vmax": limit}, "weight of red, green, blue"
+    else:
+        images = images.mean(axis=2)
+        scale, label = _scale(images), "weight" if channels == 1 else f"weight, mean of {channels} channels"
+        for number, ax in enumerate(axes):
+            ax.imshow(images[..., number], **scale)
+    _colour_bar(figure, axes, scale, f"{label}\n(one scale for all)")
     return figure
-
-
-def _first_convolution(model: "Sequential") -> Any:
-    for layer in model.layers:
-        if isinstance(layer, Conv2D):
-            return layer
-    raise ValueError(f"Model {model.name!r} has no Conv2D, and so no filters to draw.")
 
 
 def feature_maps(model: "Sequential", image: np.ndarray, most: int = 16) -> "Figure":
-    """What every layer makes of one image: its first ``most`` channels, or the numbers it has become, as bars."""
+    """What every layer makes of one image: its first ``most`` channels, or the numbers it has become, as bars.
+
+    The channels of one layer share a scale, which is drawn beside them; each layer has its own. White is 0.
+    """
+    image = _check_image(model, image)
+    most = checking.integer("feature_maps", "most", most)
     outputs = {"input": image[None], **explain.layer_outputs(model, image[None])}
-    figure = report.need_matplotlib()(figsize=(12, 1.5 * len(outputs)), layout="constrained")
+    for name, output in outputs.items():
+        report.check_finite(f"The output of layer {name!r}", output)
+    drawn = [output.shape[3] if output.ndim == 4 else 1 for output in outputs.values()]
+    columns = min(most, max(drawn))
+    figure = report.need_matplotlib()(figsize=(12, 1.4 * len(outputs)), layout="constrained")
     for row, (name, output) in zip(
         figure.subfigures(len(outputs), 1, squeeze=False)[:, 0], outputs.items(), strict=True
     ):
-        row.suptitle(f"{name} {output.shape[1:]}", fontsize=9, x=0.01, ha="left")
-        if output.ndim == 4:
-            _draw_maps(row, output[0], most)
+        title = f"{report.short(name)} {output.shape[1:]}"
+        values = output[0].astype(np.float64)
+        if values.ndim in (2, 3):
+            maps = values.reshape(*values.shape[:2], -1)
+            shown = maps[..., :columns]
+            if maps.shape[-1] > 1:
+                title += f": {report.first(shown.shape[-1], maps.shape[-1], 'channel')}, one scale"
+            _draw_maps(row, shown, columns)
         else:
             ax = row.subplots()
-            ax.bar(np.arange(output[0].size), output[0].ravel(), width=1.0, color=report.TRAINING)
+            ax.stairs(values.ravel(), np.arange(values.size + 1) - 0.5, fill=True, color=report.TRAINING)
+            ax.margins(x=0.01)
+            ax.xaxis.get_major_locator().set_params(integer=True)
             ax.tick_params(labelsize=7)
+        row.suptitle(title, fontsize=9, x=0.01, ha="left", parse_math=False)
     return figure
 
 
-def _draw_maps(figure: Any, output: np.ndarray, most: int) -> None:
-    """The channels of one image, each on its own scale: black is the channel's largest value."""
-    axes = np.atleast_1d(figure.subplots(1, most))
+def _draw_maps(figure: Any, maps: np.ndarray, columns: int) -> None:
+    """The channels of one layer and their common scale."""
+    scale = _scale(maps)
+    axes = figure.subplots(1, columns, squeeze=False)[0]
     for channel, ax in enumerate(axes):
-        ax.set_axis_off()
-        if channel < output.shape[-1]:
-            ax.imshow(output[..., channel], cmap="gray_r")
+        if channel < maps.shape[-1]:
+            ax.imshow(maps[..., channel], **scale)
+            _frame(ax)
+        else:
+            ax.set_axis_off()
+    _colour_bar(figure, list(axes), scale, "")
+
+
+def _scale(values: np.ndarray) -> dict[str, Any]:
+    """The colours of numbers: white is 0, black the largest; if some are negative, red is above 0 and blue below."""
+    limit = float(np.abs(values).max()) or 1.0  # a scale needs a width, even where all is 0
+    if values.min() < 0:
+        return {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    return {"cmap": "gray_r", "vmin": 0.0, "vmax": limit}
+
+
+def _colour_bar(figure: Any, axes: list[Any], scale: Mapping[str, Any], label: str) -> None:
+    """What number each colour means, at the right of those drawings."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    colours = ScalarMappable(Normalize(scale["vmin"], scale["vmax"]), scale["cmap"])
+    bar = figure.colorbar(colours, ax=axes, fraction=0.03, pad=0.01, ticks=np.linspace(scale["vmin"], scale["vmax"], 3))
+    bar.set_ticks(bar.get_ticks(), labels=[f"{tick:.2g}" for tick in bar.get_ticks()])
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+
+def _frame(ax: Any) -> None:
+    """A thin border instead of axes, so that white does not run into the page."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(color="#cccccc", linewidth=0.6)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, Sequential):
+        raise TypeError(f"Invalid model. Expected a Sequential. Received: {received(model)}.")
+
+
+def _check_image(model: Any, image: Any) -> np.ndarray:
+    """One sample of the model's input, finite."""
+    _check_model(model)
+    model._need_built()
+    shape = model.input_shape[1:]
+    image = checking.numbers("The image", image)
+    if image.shape != shape:
+        fix = ""
+        if image.shape[1:] == shape:
+            fix = " Fix: give one sample, x[0]."
+        elif (*image.shape, 1) == shape:
+            fix = " Fix: add the channel axis, image[..., None]."
+        raise ValueError(
+            f"The image does not fit model {model.name!r}. Expected one sample, of shape {shape}. "
+            f"Received: shape {image.shape}.{fix}"
+        )
+    report.check_finite("The image", image)
+    return image
 
 
 def confusion(y: np.ndarray, predictions: np.ndarray, class_names: Sequence[str] | None = None) -> "Figure":
@@ -90,8 +171,8 @@ def confusion(y: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
         predictions: probabilities, (N, classes).
         class_names: what the labels mean.
     """
+    y, predictions, names = report.check_labels(y, predictions, class_names)
     figure = report.need_matplotlib()(figsize=(6.4, 6), layout="constrained")
-    y, names = _labels(y, predictions, class_names)
     matrix = report.confusion_matrix(y, predictions.argmax(axis=1), predictions.shape[1])
     report.draw_confusion(figure.subplots(), matrix, names)
     return figure
@@ -101,22 +182,11 @@ def worst_mistakes(
     x: np.ndarray, y: np.ndarray, predictions: np.ndarray, class_names: Sequence[str] | None = None
 ) -> "Figure":
     """The images that the network got most confidently wrong. Arguments as for :func:`confusion`, and the images."""
+    y, predictions, names = report.check_labels(y, predictions, class_names)
+    x = report.check_images(x, len(y))
     figure = report.need_matplotlib()(figsize=(8, 7.5), layout="constrained")
-    y, names = _labels(y, predictions, class_names)
     report.draw_mistakes(figure, x, y, predictions, names)
     return figure
-
-
-def _labels(y: np.ndarray, predictions: np.ndarray, class_names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
-    """Labels as int64, one for each prediction, and the names of all classes."""
-    y = np.asarray(y)
-    if predictions.ndim != 2 or y.shape != predictions.shape[:1]:
-        raise ValueError(
-            "Labels and predictions do not fit. Expected (N,) integers and (N, classes) probabilities. "
-            f"Received: {y.shape} and {predictions.shape}."
-        )
-    classes = predictions.shape[1]
-    return y.astype(np.int64), [str(name) for name in class_names or range(classes)]
 
 
 def saliency(model: "Sequential", image: np.ndarray, label: int | None = None) -> "Figure":
@@ -124,27 +194,41 @@ def saliency(model: "Sequential", image: np.ndarray, label: int | None = None) -
 
     The derivative is the true one: see :func:`tinyconv.explain.input_gradient`. Of several channels the largest counts.
     """
-    predicted = int(explain.layer_outputs(model, image[None])[model.layers[-1].name].argmax())
+    image = _check_image(model, image)
+    outputs = model.output_shape[1:]  # type: ignore[index]
+    if image.ndim not in (2, 3) or len(outputs) != 1:
+        raise ValueError(
+            "saliency needs a model that classifies images. Expected inputs (height, width, channels) and outputs "
+            f"(classes,). Received: {image.shape} and {outputs}."
+        )
+    if label is not None:
+        label = checking.integer("saliency", "label", label, at_least=0, at_most=outputs[0] - 1)  # type: ignore[operator]
+    scores = explain.layer_outputs(model, image[None])[model.layers[-1].name]
+    report.check_finite(f"The output of model {model.name!r}", scores)
+    predicted = int(scores.argmax())
     label = predicted if label is None else label
-    gradient = np.abs(explain.input_gradient(model, image[None], [label])[0]).max(axis=-1)
-    figure = report.need_matplotlib()(figsize=(7, 3.6), layout="constrained")
+    gradient = np.abs(explain.input_gradient(model, image[None], [label])[0])
+    gradient = gradient.reshape(*image.shape[:2], -1).max(axis=-1)
+    figure = report.need_matplotlib()(figsize=(7.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.imshow(report.displayable(image), cmap="gray_r")
+    report.draw_image(left, image)
     left.set_title(f"the network says {predicted}", fontsize=10)
-    right.imshow(gradient, cmap="magma")
+    scale = {**_scale(gradient), "cmap": "magma"}
+    right.imshow(gradient, **scale)
     right.set_title(f"which pixels matter to {label}", fontsize=10)
     for ax in (left, right):
-        ax.set_axis_off()
+        _frame(ax)
+    _colour_bar(figure, [right], scale, "|change of the score per change of the pixel|")
     return figure
 
 
 def _grid(count: int, title: str) -> tuple["Figure", list[Any]]:
     """A figure of that many square drawings without axes."""
-    columns = math.ceil(math.sqrt(2 * count))
+    columns = max(math.ceil(math.sqrt(2 * count)), 3)
     rows = math.ceil(count / columns)
-    figure = report.need_matplotlib()(figsize=(columns, rows + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure = report.need_matplotlib()(figsize=(columns + 1, max(rows, 2) + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=10, parse_math=False)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for ax in axes:
-        ax.set_axis_off()
+    for number, ax in enumerate(axes):
+        _frame(ax) if number < count else ax.set_axis_off()
     return figure, axes[:count]

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 from tinyconv import console
 
@@ -149,11 +149,16 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[status]}")]
+        status = TextColumn("{task.fields[status]}", markup=False)  # a metric's name may hold brackets
+        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(None), status]
         self._stream = stream
         # No refresh thread: it would take time from the kernels. ``update`` redraws.
         self._display = Progress(
-            *columns, console=Console(file=stream), auto_refresh=False, transient=True, expand=True
+            *columns,
+            console=Console(file=cast(IO[str], _Listener(stream))),
+            auto_refresh=False,
+            transient=True,
+            expand=True,
         )
         self._task = self._display.add_task("", total=samples, status="", visible=False)
 
@@ -163,6 +168,7 @@ class _Bar:
         self._display.refresh()
 
     def update(self, samples_done: int, status: str) -> None:
+        status = console.encodable(status, self._stream)
         self._display.update(self._task, completed=samples_done, status=status, refresh=True)
 
     def print(self, text: str) -> None:
@@ -170,6 +176,23 @@ class _Bar:
 
     def stop(self) -> None:
         self._display.stop()
+
+
+class _Listener:
+    """A terminal that may go away: rich ends the process then, and a run is worth more than what it says."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        console.write(text, self._stream, end="")
+        return len(text)
+
+    def flush(self) -> None:
+        """Every write has done so."""
 
 
 def _can_rewrite(stream: IO[str]) -> bool:
