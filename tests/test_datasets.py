@@ -233,8 +233,8 @@ def test_images_of_different_sizes_need_one(fake):
     [
         ("cifar11", r"Unknown data set\. Did you mean .*'cifar10'.* Received: 'cifar11'"),
         ("cifar10:1.0.0", "has no 'cifar10:1.0.0'.*only: 3.0.2"),
-        ("imdb_reviews", r"no image-classification set.*Received: text \(Text\), label \(ClassLabel\)"),
-        ("coco", "no image-classification set"),
+        ("imdb_reviews", r"is not an image-classification dataset.*Received: text \(Text\), label \(ClassLabel\)"),
+        ("coco", "is not an image-classification dataset"),
     ],
 )
 def test_an_unsuitable_set_is_refused(fake, name, message):
