@@ -148,7 +148,7 @@ def test_a_model_without_a_shape_has_no_such_attribute():
 
 
 def test_building_for_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"expects inputs of shape \(None, 2\).*Received: \(None, 4\)"):
+    with pytest.raises(ValueError, match=r"Expected \(None, 2\). Received: \(None, 4\)"):
         tinyconv.Sequential([tinyconv.Input((2,)), layers.Dense(3)]).build((None, 4))
 
 
