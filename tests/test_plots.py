@@ -249,6 +249,8 @@ def test_names_are_shown_as_they_are():
     predictions, names = np.array([[0.9, 0.1], [0.8, 0.2]]), ["$\\frac$", "x" * 500]
     figure = drawn(report.training_report({"loss": [1]}, np.zeros((2, 4, 4)), [0, 1], predictions, names, "$^$"))
     assert figure.get_suptitle() == "$^$: 1 of 2 wrong"
+    worst = plots.worst_mistakes(np.zeros((2, 4, 4)), [1, 0], predictions, names)
+    assert worst.axes[0].get_title() == "is xxxxxxxxxxx...\nsaid $\\frac$ (90%)"
     figure = drawn(plots.confusion([0, 1], predictions, names))
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["$\\frac$", "x" * 27 + "..."]
     drawn(plots.training_curves({"$_$": [1.0]}))

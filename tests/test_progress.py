@@ -318,6 +318,19 @@ def test_a_bar_shows_a_metrics_name_as_it_is():
     assert "top[/5] 0.5000  [red] 0.2500" in stream.getvalue()
 
 
+def test_a_bar_is_no_wider_than_its_terminal(monkeypatch):
+    """Or it would not be redrawn in place: what stands for a character of another alphabet counts, too."""
+    stream, raw = encoded("ascii")
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    progress = Progress("auto", 1, 100, stream)
+    progress.epoch_begin(0)
+    progress.update(50, {"精度" * 3: 0.5})
+    progress.close()
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", raw.getvalue().decode())
+    assert "\\u7cbe" in text
+    assert max(map(len, re.split(r"[\r\n]", text))) <= 60
+
+
 def test_a_second_bar_in_the_same_terminal_is_plain():
     """While a bar is up, rich puts a proxy in the place of the standard output."""
     from rich.console import Console

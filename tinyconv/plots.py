@@ -61,7 +61,7 @@ def filters(model: "Sequential", layer: str | None = None, most: int = 64) -> "F
         scale, label = _scale(images), "weight" if channels == 1 else f"weight, mean of {channels} channels"
         for number, ax in enumerate(axes):
             ax.imshow(images[..., number], **scale)
-    _colour_bar(figure, axes, scale, f"{label}\n(one scale for all)")
+    _colour_bar(figure, figure.axes, scale, f"{label}\n(one scale for all)")
     return figure
 
 
@@ -76,7 +76,7 @@ def feature_maps(model: "Sequential", image: np.ndarray, most: int = 16) -> "Fig
     for name, output in outputs.items():
         report.check_finite(f"The output of layer {name!r}", output)
     drawn = [output.shape[3] if output.ndim == 4 else 1 for output in outputs.values()]
-    columns = min(most, max(drawn))
+    columns = max(min(most, max(drawn)), 8)  # at least, so that few channels do not stand far apart
     figure = report.need_matplotlib()(figsize=(12, 1.4 * len(outputs)), layout="constrained")
     for row, (name, output) in zip(
         figure.subfigures(len(outputs), 1, squeeze=False)[:, 0], outputs.items(), strict=True
@@ -85,7 +85,7 @@ def feature_maps(model: "Sequential", image: np.ndarray, most: int = 16) -> "Fig
         values = output[0].astype(np.float64)
         if values.ndim in (2, 3):
             maps = values.reshape(*values.shape[:2], -1)
-            shown = maps[..., :columns]
+            shown = maps[..., :most]
             if maps.shape[-1] > 1:
                 title += f": {report.first(shown.shape[-1], maps.shape[-1], 'channel')}, one scale"
             _draw_maps(row, shown, columns)

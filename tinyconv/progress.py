@@ -148,9 +148,16 @@ class _Bar:
     def __init__(self, stream: IO[str], samples: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
-        status = TextColumn("{task.fields[status]}", markup=False)  # a metric's name may hold brackets
-        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(None), status]
+        # Cut off without rich's "…", which not every terminal has. A metric's name may hold brackets: no markup.
+        name, status = (
+            TextColumn(
+                f"{{task.{field}}}", markup=False, table_column=Column(no_wrap=True, overflow="crop", min_width=7)
+            )
+            for field in ("description", "fields[status]")
+        )
+        columns: list[Any] = [name, BarColumn(None), status]
         self._stream = stream
         # No refresh thread: it would take time from the kernels. ``update`` redraws.
         self._display = Progress(

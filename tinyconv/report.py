@@ -155,9 +155,9 @@ def check_finite(what: str, array: np.ndarray) -> None:
         raise ValueError(f"{what}: a NaN or an infinity, first at {bad}. Expected finite numbers, which can be drawn.")
 
 
-def short(text: str) -> str:
+def short(text: str, most: int = 30) -> str:
     """A name that fits into a title."""
-    return text if len(text) <= 30 else f"{text[:27]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def first(shown: int, count: int, what: str) -> str:
@@ -237,7 +237,7 @@ def draw_mistakes(
         ax.set_axis_off()
     for ax, i in zip(axes.flat, worst, strict=False):
         draw_image(ax, x[i])
-        title = f"is {names[y[i]]}\nsaid {names[said[i]]} ({sure[i]:{form}})"
+        title = f"is {short(names[y[i]], 14)}\nsaid {short(names[said[i]], 14)} ({sure[i]:{form}})"
         ax.set_title(title, fontsize=9, color=WRONG, pad=3, parse_math=False)
 
 
