@@ -233,3 +233,34 @@ sys.exit(bad)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("how", ["spawn", "forkserver", "fork", "joblib"])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_model_travels_to_another_process(how, backend):
+    """As an argument, and back as a result: trained there, it is what it would have been here."""
+    if how == "fork" and not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    program = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+import numpy as np, tinyconv
+how, backend = sys.argv[1:]
+rng = np.random.default_rng(0)
+x, y = rng.random((8, 6), np.float32), rng.random((8, 3), np.float32)
+model = tinyconv.Sequential([tinyconv.Input((6,)), tinyconv.layers.Dense(5, "relu"), tinyconv.layers.Dense(3)])
+model.compile("adam", "mse", backend=backend)
+model.train_on_batch(x, y)
+calls = [(tinyconv.Sequential.predict, model, x), (tinyconv.Sequential.train_on_batch, model, x, y)]
+if how == "joblib":
+    import joblib
+    there = joblib.Parallel(2, timeout=100)(joblib.delayed(call[0])(*call[1:]) for call in calls)
+else:
+    with ProcessPoolExecutor(1, multiprocessing.get_context(how)) as pool:
+        there = [pool.submit(*call).result(100) for call in calls]
+assert (there[0] == model.predict(x)).all()
+assert there[1] == model.train_on_batch(x, y)
+"""
+    command = [sys.executable, "-c", program, how, backend]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
