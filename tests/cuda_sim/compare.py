@@ -6,8 +6,9 @@ from tinyconv.kernels import cuda, reference
 from tinyconv.kernels.cuda.device import SIMULATED
 
 if SIMULATED:  # every launch of these tests is also watched for races
-    from tests.cuda_sim import races
+    from tests.cuda_sim import races, turns
 
+    turns.install()
     races.install()
 
 

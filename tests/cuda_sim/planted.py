@@ -87,11 +87,25 @@ def neighbours_result(out, x):
     out[t] += out[max(t - 1, 0)]
 
 
+@cuda.jit
+def one_thread_fails(out, x):
+    t = cuda.threadIdx.x
+    if t == 3:
+        out[8] = x[t]
+    cuda.syncthreads()
+
+
 def run(kernel, blocks=1, threads=8):
     launch(kernel, blocks, threads, on_device(np.zeros(8, np.float32)), on_device(np.arange(8, dtype=np.float32)))
 
 
 def test_a_kernel_without_a_race_passes():
+    run(turned)
+
+
+def test_a_thread_that_fails_while_others_wait_ends_the_launch():
+    with pytest.raises(IndexError, match=r"tid=\[3, 0, 0\]"):
+        run(one_thread_fails)
     run(turned)
 
 
