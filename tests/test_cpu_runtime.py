@@ -126,27 +126,42 @@ def test_an_edit_of_an_inlined_function_in_another_file_is_noticed(copy):
     assert not compiled(copy), "an edit of a file that a kernel does not use compiled it again"
 
 
+def small_kernels(copy, count=1):
+    """Put kernels that compile fast into a copy; returns a program that calls them all and says what was compiled."""
+    functions = [f"@jit\ndef kernel_{i}(x):\n    return x + {i}\n" for i in range(count)]
+    source = "from tinyconv.kernels.cpu.jit import jit\n" + "".join(functions)
+    (copy / "tinyconv" / "kernels" / "cpu" / "small.py").write_text(source)
+    return f"""
+        from tinyconv.kernels.cpu import jit, small
+        with jit.compile_watch() as watch:
+            assert [getattr(small, f"kernel_{{i}}")(10) for i in range({count})] == list(range(10, 10 + {count}))
+        print(*watch.functions)
+    """
+
+
 def test_a_damaged_cache_file_is_compiled_anew(copy):
-    damages = {
-        "empty": lambda content: b"",
-        "half": lambda content: content[: len(content) // 2],
-        "all but the last byte": lambda content: content[:-1],
-        "one byte changed": lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
-    }
-    assert compiled(copy)
-    for name, damage in damages.items():
-        for file in copy.rglob("*.nbc"):
-            file.write_bytes(damage(file.read_bytes()))
-        assert compiled(copy), name
-    assert not compiled(copy)
+    damages = [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+    ]
+    program = small_kernels(copy, len(damages) + 1)
+    assert run(program, copy) == "kernel_0 kernel_1 kernel_2 kernel_3 kernel_4"
+    for number, damage in enumerate(damages):
+        (file,) = copy.rglob(f"small.kernel_{number}-*.nbc")
+        file.write_bytes(damage(file.read_bytes()))
+    assert run(program, copy) == "kernel_0 kernel_1 kernel_2 kernel_3"
+    assert run(program, copy) == ""
 
 
 def test_another_processor_or_bounds_checks_get_compiled_code_of_their_own(copy):
-    assert compiled(copy)
-    assert compiled(copy, NUMBA_BOUNDSCHECK="1")
+    program = small_kernels(copy)
+    assert run(program, copy) == "kernel_0"
+    assert run(program, copy, NUMBA_BOUNDSCHECK="1") == "kernel_0"
     if X86:
-        assert compiled(copy, NUMBA_CPU_NAME="nehalem", NUMBA_CPU_FEATURES="+sse4.2")
-    assert not compiled(copy)
+        assert run(program, copy, NUMBA_CPU_NAME="nehalem", NUMBA_CPU_FEATURES="+sse4.2") == "kernel_0"
+    assert run(program, copy) == ""
 
 
 def test_where_the_package_cannot_be_written_the_user_s_folder_keeps_the_cache(copy):
