@@ -23,8 +23,10 @@ def in_the_simulator(*arguments):
 
 
 @pytest.mark.parametrize("group", ["families", "convolutions", "training", "planted"])
-def test_kernels_in_the_simulator(group):
+def test_kernels_in_the_simulator(group, request):
     options = "-q", "--noconftest", "-p", "no:cacheprovider"
+    if not request.config.getoption("--slow"):
+        options += "-m", "not slow"
     done = in_the_simulator("-m", "pytest", *options, f"tests/cuda_sim/{group}.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
