@@ -1,4 +1,4 @@
-"""Let the blocks of Numba's simulator wait without polling, which takes most of its time.
+"""Let the blocks of Numba's simulator wait without polling, which takes about a third of its time.
 
 Its manager asks all threads in turn whether they have reached the barrier, and holds Python's lock meanwhile. Here a
 thread says when it reaches the barrier or ends, and the manager sleeps until all of them have.
