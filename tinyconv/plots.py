@@ -12,10 +12,12 @@ import numpy as np
 from tinyconv import checking, explain, report
 from tinyconv.layers import Conv2D
 from tinyconv.messages import received
-from tinyconv.model import Sequential
+from tinyconv.stack import Stack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from tinyconv.model import Sequential
 
 
 def training_curves(history: Mapping[str, Sequence[float]]) -> "Figure":
@@ -139,7 +141,7 @@ def _frame(ax: Any) -> None:
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, Sequential):
+    if not isinstance(model, Stack):
         raise TypeError(f"Invalid model. Expected a Sequential. Received: {received(model)}.")
 
 
