@@ -549,3 +549,11 @@ def test_the_file_s_permissions_are_those_of_any_new_file(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     atomic.write(tmp_path / "m", b"")
     assert (tmp_path / "m").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no file '.*m\.keras' to load"):
+        load_model(tmp_path / "m.keras")
+    (tmp_path / "folder.keras").mkdir()
+    with pytest.raises(OSError, match=r"folder\.keras' is a (folder|device)|may not be read"):
+        load_model(tmp_path / "folder.keras")

@@ -171,10 +171,19 @@ def kind_of(path: AnyPath, *suffixes: str) -> str:
 
 def _read(path: AnyPath) -> tuple[bytes, str]:
     """The bytes of a file, and its name for error messages."""
-    with open(path, "rb", opener=_open_without_waiting) as file:
+    name = atomic.text_of(path)
+    try:
+        opened = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {name!r} to load. Expected one that was saved there.") from None
+    except IsADirectoryError:
+        raise IsADirectoryError(f"{name!r} is a folder. Expected a file.") from None
+    except PermissionError:
+        raise PermissionError(f"{name!r} may not be read by this user. Fix: its permissions.") from None
+    with opened as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(f"{atomic.text_of(path)!r} is a device or a pipe. Expected a file.")
-        return file.read(), repr(atomic.text_of(path))
+            raise ValueError(f"{name!r} is a device or a pipe. Expected a file.")
+        return file.read(), repr(name)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
