@@ -102,14 +102,17 @@ def _begun(problem: str, name: str, where: str) -> str:
     return f"{problem.capitalize()} {name}" + (f" of {where}" if where else "")
 
 
+def name(where: str, value: Any) -> str:
+    """A name. Names become keys of files, where "/" separates them."""
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME or "/" in value or not value.isprintable():
+        expected = f"a non-empty text without '/', of at most {LONGEST_NAME} printable characters"
+        raise invalid(where, "name", expected, value)
+    return str(value)
+
+
 def optional_name(where: str, value: Any) -> str | None:
-    """A name, or None. Names become keys of files, where "/" separates them."""
-    fits = isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and "/" not in value and value.isprintable()
-    if value is not None and not fits:
-        raise invalid(
-            where, "name", f"a non-empty text without '/', of at most {LONGEST_NAME} printable characters", value
-        )
-    return None if value is None else str(value)
+    """A name, or None."""
+    return None if value is None else name(where, value)
 
 
 def seed(where: str, value: Any) -> int | None:

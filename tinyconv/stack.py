@@ -87,9 +87,7 @@ class Stack(Configured):
 
     @name.setter
     def name(self, name: str) -> None:
-        if checking.optional_name(self._who(), name) is None:
-            raise checking.invalid(self._who(), "name", "a non-empty text without '/'", name)
-        self._name = name
+        self._name = checking.name(self._who(), name)
 
     @property
     def seed(self) -> int:

@@ -41,8 +41,7 @@ class WeightSpec:
 
     def __post_init__(self) -> None:
         who = "WeightSpec"
-        if checking.optional_name(who, self.name) is None:
-            raise checking.invalid(who, "name", "a non-empty text without '/'", self.name)
+        checking.name(who, self.name)
         object.__setattr__(self, "shape", checking.shape(who, "shape", self.shape))
         checking.boolean(who, "trainable", self.trainable)
         if not isinstance(self.initializer, Initializer):
@@ -115,8 +114,7 @@ class Layer(Configured):
 
     @name.setter
     def name(self, name: str) -> None:
-        if checking.optional_name(self._who(), name) is None:
-            raise checking.invalid(self._who(), "name", "a non-empty text without '/'", name)
+        name = checking.name(self._who(), name)
         if self._owner is None:
             self._name = name
         else:
