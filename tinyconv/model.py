@@ -126,8 +126,7 @@ class Sequential(Stack):
             self._trainer.weights_changed()
 
     def _renamed(self, names: dict[str, str]) -> None:
-        self._hand_over_moments()
-        self._trainer = None
+        self._weights_moved()
         if self._optimizer is not None:
             self._optimizer.rename(names)
 
@@ -153,10 +152,8 @@ class Sequential(Stack):
         assert self._optimizer is not None
         trained: dict[str, Layer] = {}
         frozen: dict[str, Layer] = {}
-        for layer in self._layers:
-            for spec in layer.weight_specs(layer.input_shape):  # type: ignore[arg-type]
-                kind = trained if spec.trainable and self._is_trained(layer) else frozen
-                kind[f"{layer.name}/{spec.name}"] = layer
+        for name, layer, spec in self._specs():
+            (trained if self._is_trained(layer, spec) else frozen)[name] = layer
         self._optimizer.belong(self, trained, frozen)
 
     @locked
@@ -168,10 +165,9 @@ class Sequential(Stack):
             return {}
         found = self._optimizer.moments()
         shapes = {
-            f"{layer.name}/{spec.name}": layer._arrays[spec.name].shape
-            for layer in self._layers
-            for spec in layer.weight_specs(layer.input_shape)  # type: ignore[arg-type]
-            if spec.trainable and (self._is_trained(layer) or self._optimizer.knows(f"{layer.name}/{spec.name}"))
+            name: layer._arrays[spec.name].shape
+            for name, layer, spec in self._specs()
+            if spec.trainable and (self._is_trained(layer, spec) or self._optimizer.knows(name))
         }
         return {
             slot: {name: moments.get(name, np.zeros(shape, np.float32)) for name, shape in shapes.items()}
@@ -198,10 +194,7 @@ class Sequential(Stack):
         self._bind()
         self._trainer = None
         self._optimizer.keep(
-            {
-                slot: {name: np.array(moments[slot][name], np.float32) for name in shapes}
-                for slot in self._optimizer.slots
-            }
+            {slot: {name: np.array(moments[slot][name], np.float32) for name in shapes} for slot in slots}
         )
 
     @locked

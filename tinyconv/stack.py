@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from tinyconv import checking, console, inputs, random, tables
 from tinyconv.arena import Arena, Shape
 from tinyconv.configuration import Configured
 from tinyconv.kernels import memory
-from tinyconv.layers import InputLayer, Layer
+from tinyconv.layers import InputLayer, Layer, WeightSpec
 from tinyconv.locks import ModelLock, locked
 from tinyconv.messages import explained, received, refuse
 
@@ -227,8 +227,14 @@ class Stack(Configured):
         if not self.built or any(not layer.built for layer in self._layers):
             self._assemble()
 
-    def _is_trained(self, layer: Layer) -> bool:
-        return self._trainable and layer.trainable
+    def _is_trained(self, layer: Layer, spec: WeightSpec) -> bool:
+        return spec.trainable and self._trainable and layer.trainable
+
+    def _specs(self) -> Iterator[tuple[str, Layer, WeightSpec]]:
+        """Every weight of the layers that are built, in Keras' order, by "layer/weight"."""
+        for layer in self._layers:
+            for spec in layer.weight_specs(layer.input_shape) if layer.input_shape is not None else ():
+                yield f"{layer.name}/{spec.name}", layer, spec
 
     def _assemble(self) -> None:
         """Draw the weights of new layers, and lay all weights out in the model's two arenas."""
@@ -256,7 +262,7 @@ class Stack(Configured):
         trained: dict[str, Shape] = {}
         kept: dict[str, Shape] = {}
         for layer, spec in specs:
-            arena = trained if spec.trainable and self._is_trained(layer) else kept
+            arena = trained if self._is_trained(layer, spec) else kept
             arena[f"{layer.name}/{spec.name}"] = layer._arrays[spec.name].shape
         self._weights_moved()
         arenas = Arena(trained, memory), Arena(kept, memory)  # type: ignore[arg-type]
@@ -273,10 +279,8 @@ class Stack(Configured):
         """Whether ``trainable`` has changed since the weights were laid out."""
         assert self._arenas is not None
         return any(
-            (f"{layer.name}/{spec.name}" in self._arenas[0]) != (spec.trainable and self._is_trained(layer))
-            or layer._is_fixed == layer.trainable
-            for layer in self._layers
-            for spec in layer.weight_specs(layer.input_shape)  # type: ignore[arg-type]
+            (name in self._arenas[0]) != self._is_trained(layer, spec) or layer._is_fixed == layer.trainable
+            for name, layer, spec in self._specs()
         )
 
     @property
@@ -352,12 +356,8 @@ class Stack(Configured):
         return [array for layer in self._layers for array in layer.weights]
 
     def _weights(self, trainable: bool) -> list[np.ndarray]:
-        found = []
-        for layer in self._layers:
-            specs = layer.weight_specs(layer.input_shape) if layer.input_shape is not None else []
-            pairs = zip(specs, layer.weights, strict=True)
-            found += [array for spec, array in pairs if (spec.trainable and self._is_trained(layer)) is trainable]
-        return found
+        pairs = zip(self._specs(), self.weights, strict=True)
+        return [array for (_, layer, spec), array in pairs if self._is_trained(layer, spec) is trainable]
 
     @property
     def trainable_weights(self) -> list[np.ndarray]:
