@@ -122,7 +122,7 @@ def test_mistakes_are_one_line_without_a_traceback(capsys, tmp_path):
     for arguments, message in (
         ([*SMALL, "--save", "m.h5"], "tinyconv train: Unknown kind of file. Expected a name that ends in .keras."),
         ([*SMALL, "--onnx", tmp_path / "no" / "m.onnx"], "tinyconv train: There is no folder"),
-        (["predict", tmp_path / "no.keras", "x.png"], "tinyconv predict: [Errno 2] No such file or directory"),
+        (["predict", tmp_path / "no.keras", "x.png"], "tinyconv predict: There is no file"),
     ):
         status, out, err = run(capsys, *arguments)
         assert status == 1
