@@ -22,12 +22,12 @@ def in_the_simulator(*arguments):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("group", ["families", "convolutions", "training", "planted"])
-def test_kernels_in_the_simulator(group, request):
+@pytest.mark.parametrize(
+    "files", [("planted", "families"), ("convolutions",), ("training",)], ids=lambda names: names[-1]
+)
+def test_kernels_in_the_simulator(files):
     options = "-q", "--noconftest", "-p", "no:cacheprovider"
-    if not request.config.getoption("--slow"):
-        options += "-m", "not slow"
-    done = in_the_simulator("-m", "pytest", *options, f"tests/cuda_sim/{group}.py")
+    done = in_the_simulator("-m", "pytest", *options, *(f"tests/cuda_sim/{file}.py" for file in files))
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout

@@ -8,12 +8,6 @@ from tinyconv.kernels.cuda import fused, product
 
 NONE = np.empty(0, np.float32)
 
-
-def cases(table, slow):
-    """The names in a table, the one marked slow whose paths through the kernels another one takes too."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name == slow else name for name in table]
-
-
 # image (N, H, W, C), filters (KH, KW, F), strides, padding (top, left), dilation, size of the output
 CONVOLUTIONS = {
     "valid": ((2, 5, 5, 3), (3, 3, 5), (1, 1), (0, 0), (1, 1), (3, 3)),
@@ -26,7 +20,7 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("case", cases(CONVOLUTIONS, slow="1 x 1"))
+@pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_conv2d(case):
     x_shape, (KH, KW, F), strides, padding, dilation, (OH, OW) = CONVOLUTIONS[case]
     random = np.random.default_rng(1)
@@ -95,7 +89,7 @@ FUSED = {
 }
 
 
-@pytest.mark.parametrize("case", cases(FUSED, slow="many taps"))
+@pytest.mark.parametrize("case", FUSED)
 def test_fused_step(case):
     x_shape, (KH, KW, F), padding, (PH, PW), wanted = FUSED[case]
     random = np.random.default_rng(4)

@@ -1,7 +1,7 @@
 """Find races in kernels that run in Numba's simulator, which hides them: it runs a block's threads one after another.
 
-Every access to an element of a shared array or of an argument is written down with its thread and with how many
-barriers that thread has passed. After a launch, these are faults:
+For every element of a shared array or of an argument it is known which threads have touched it since the last barrier
+(:mod:`turns` says when that was), and which blocks before. After a launch, these are faults:
 
 * an element that two threads of a block touch between the same two barriers, at least one of them writing;
 * an element of an argument that threads of two blocks touch, at least one of them writing: no barrier is between those;
@@ -10,51 +10,104 @@ barriers that thread has passed. After a launch, these are faults:
 What the toy run does not reach is not seen; :mod:`barriers` reads the source instead.
 """
 
+import collections
 import sys
-import threading
 
 from numba.cuda.simulator import kernel as simulated
 from numba.cuda.simulator import kernelapi
 from numba.cuda.simulator.cudadrv.devicearray import FakeWithinKernelCUDAArray
 
+from tests.cuda_sim.turns import Turn
 from tinyconv.kernels.cuda import simulator
 
+SEVERAL = object()  # in the place of a thread
+faults = set()  # of this launch
 
-class Accesses:
-    """What one thread has touched: for an element, between two barriers, by reading or writing, the line of source."""
 
-    def __init__(self, thread):
-        self.block, self.thread = tuple(thread.blockIdx), thread.thread_id
-        self.barriers = 0
-        self.lines = {}
+class Element:
+    """Who has touched one element, and in which line of the kernel's source."""
 
-    def note(self, element, writes, line):
-        self.lines.setdefault((element, self.barriers, writes), line)
+    __slots__ = ("block", "lines", "moment", "others", "reader", "writer", "written")
+
+    def __init__(self):
+        self.moment = self.block = self.reader = self.writer = None
+        self.lines, self.others = {}, {}  # of this block and of all before: the line that last reads, that writes
+        self.written = False
+
+    def read(self):
+        thread = Turn.thread
+        if self.moment is not Turn.moment:
+            self.begin(thread)
+        elif self.writer in (None, thread) and self.reader in (SEVERAL, thread):
+            return  # nothing new
+        line = _line()
+        if self.writer not in (None, thread):
+            _fault(line, "reads", self.lines["writes"], "thread")
+        if "writes" in self.others:
+            _fault(line, "reads", self.others["writes"], "block")
+        self.reader = thread if self.reader in (None, thread) else SEVERAL
+        self.lines["reads"] = line
+
+    def write(self):
+        thread, line = Turn.thread, _line()
+        if self.moment is not Turn.moment:
+            self.begin(thread)
+        for verb, who in (("reads", self.reader), ("writes", self.writer)):
+            if who not in (None, thread):
+                _fault(self.lines[verb], verb, line, "thread")
+            if verb in self.others:
+                _fault(self.others[verb], verb, line, "block")
+        self.writer, self.written, self.lines["writes"] = thread, True, line
+
+    def begin(self, thread):
+        """The first time after a barrier, or in a block."""
+        self.moment, self.reader, self.writer = Turn.moment, None, None
+        if self.block is not thread.block:
+            self.others |= self.lines
+            self.block, self.lines = thread.block, {}
+
+
+def _fault(line, verb, writing, who):
+    faults.add(f"line {line} {verb} what line {writing} writes in another {who}, and no barrier between")
+
+
+def _line():
+    """The line of the kernel that touches an element."""
+    return sys._getframe(3).f_lineno
 
 
 class Watched:
-    """A shared array that writes down who touches it."""
+    """A shared array that notes who touches it. The simulator hands the same to each block, which here begins anew."""
 
     def __init__(self, array):
-        self.array, self.written = array, {}
+        self.array, self.elements = array, collections.defaultdict(Element)
+        self.block = self.moment = None
+        self.settled = set()  # indices that several threads have read since the last barrier: one more is nothing new
+
+    def element(self, index):
+        if self.block is not Turn.thread.block:
+            self.block = Turn.thread.block
+            self.elements.clear()
+        if self.moment is not Turn.moment:
+            self.moment = Turn.moment
+            self.settled.clear()
+        return self.elements[index]
 
     def __getitem__(self, index):
-        own = accesses()
-        element = self.element(index, own)
-        own.note(element, False, _line())
-        if element not in self.written:
-            own.note(("nothing", *element), True, _line())
+        if self.moment is Turn.moment and index in self.settled:
+            return self.array[index]
+        element = self.element(index)
+        element.read()
+        if not element.written:
+            faults.add(f"line {sys._getframe(1).f_lineno} reads shared memory to which nothing was written")
+        if element.reader is SEVERAL:
+            self.settled.add(index)
         return self.array[index]
 
     def __setitem__(self, index, value):
-        own = accesses()
-        element = self.element(index, own)
-        own.note(element, True, _line())
-        self.written[element] = True
+        self.element(index).write()
+        self.settled.discard(index)
         self.array[index] = value
-
-    def element(self, index, own):
-        return "shared", id(self), own.block, *map(int, index if isinstance(index, tuple) else (index,))
 
 
 class Shared(simulator.Shared):
@@ -64,25 +117,11 @@ class Shared(simulator.Shared):
         caller = sys._getframe(1)
         line = caller.f_code.co_filename, caller.f_lineno
         if line not in self.arrays:
-            self.arrays.setdefault(line, Watched(simulator._poisoned(shape, dtype)))
+            self.arrays[line] = Watched(simulator._poisoned(shape, dtype))
         return self.arrays[line]
 
 
-_running = []  # the accesses of every thread of this launch
-
-
-def accesses():
-    """Those of this thread."""
-    thread = threading.current_thread()
-    if not hasattr(thread, "accesses"):
-        thread.accesses = Accesses(thread)
-        _running.append(thread.accesses)
-    return thread.accesses
-
-
-def _line():
-    """The line of the kernel that touches an element."""
-    return sys._getframe(2).f_lineno
+_elements = collections.defaultdict(Element)  # of this launch's arguments, by their addresses
 
 
 def _address(array, index):
@@ -96,55 +135,30 @@ def _address(array, index):
     return start + int(index) * strides[0]
 
 
-def faults(threads):
-    """What is wrong with a launch, whose threads touched this."""
-    touched = {}
-    for own in threads:
-        for (element, barriers, writes), line in own.lines.items():
-            if element[0] == "nothing":
-                yield f"line {line} reads shared memory to which nothing was written"
-            else:
-                touched.setdefault(element, []).append((own.block, barriers, own.thread, writes, line))
-    for events in touched.values():
-        writers = [event for event in events if event[3]]
-        for block, barriers, thread, _, line in writers:
-            for other_block, other_barriers, other_thread, other_writes, other_line in events:
-                apart = block == other_block and (thread == other_thread or barriers != other_barriers)
-                if not apart:
-                    verb = "writes" if other_writes else "reads"
-                    who = "thread" if block == other_block else "block"
-                    yield f"line {other_line} {verb} what line {line} writes in another {who}, and no barrier between"
-
-
 def install():
     """Watch every launch from now on; one with a fault raises RuntimeError."""
-    wait, call = simulated.BlockThread.syncthreads, simulated.FakeCUDAKernel.__call__
+    call = simulated.FakeCUDAKernel.__call__
     read, write = FakeWithinKernelCUDAArray.__getitem__, FakeWithinKernelCUDAArray.__setitem__
 
-    def syncthreads(self):
-        wait(self)
-        accesses().barriers += 1
-
     def getitem(self, index):
-        accesses().note((_address(self, index),), False, _line())
+        _elements[_address(self, index)].read()
         return read(self, index)
 
     def setitem(self, index, value):
-        accesses().note((_address(self, index),), True, _line())
+        _elements[_address(self, index)].write()
         write(self, index, value)
 
     def launch(self, *arguments):
         if self._device or simulated._kernel_context:
             return call(self, *arguments)
-        _running.clear()
+        faults.clear()
+        _elements.clear()
         call(self, *arguments)
-        found = sorted(set(faults(_running)))
-        if found:
-            raise RuntimeError(f"{self.fn.__name__}: " + "; ".join(found))
+        if faults:
+            raise RuntimeError(f"{self.fn.__name__}: " + "; ".join(sorted(faults)))
         return None
 
     kernelapi.FakeCUDAShared = Shared
-    simulated.BlockThread.syncthreads = syncthreads
     simulated.FakeCUDAKernel.__call__ = launch
     FakeWithinKernelCUDAArray.__getitem__ = getitem
     FakeWithinKernelCUDAArray.__setitem__ = setitem

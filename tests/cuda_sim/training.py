@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tinyconv
+from tests.cuda_sim.compare import on_device, on_host
 from tinyconv import layers
 from tinyconv.kernels import cuda
 
@@ -87,15 +88,12 @@ def test_device_arrays_are_taken_as_they_are():
 
 def test_a_device_array_is_trained_on_and_predicted_without_leaving_the_device():
     x, y = random.random((3, 6, 6, 1), dtype=np.float32), np.array([0, 1, 1])
-    there = cuda.allocate(x.shape, np.float32)
-    cuda.upload(there, x)
+    there = on_device(x)
     model = digits(3)
     model.compile(loss="sparse_categorical_crossentropy", optimizer="adam", backend="cuda")
     result = model.predict(there, on_device=True)
     assert cuda.on_device(result)
-    host = np.empty((3, 2), np.float32)
-    cuda.download(host, result)
-    np.testing.assert_array_equal(host, model.predict(x))
+    np.testing.assert_array_equal(on_host(result), model.predict(x))
     same = digits(3)
     same.compile(loss="sparse_categorical_crossentropy", optimizer="adam", backend="cuda")
     assert model.train_on_batch(there, y) == same.train_on_batch(x, y)

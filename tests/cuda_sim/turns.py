@@ -1,62 +1,92 @@
-"""Let the blocks of Numba's simulator wait without polling, which takes about a third of its time.
+"""Run the threads of a block in Numba's simulator in turn, each up to its next barrier, in one thread of the system.
 
-Its manager asks all threads in turn whether they have reached the barrier, and holds Python's lock meanwhile. Here a
-thread says when it reaches the barrier or ends, and the manager sleeps until all of them have.
+Numba takes a thread of the system for each and lets them wait for one another, which takes most of its time. Here a
+kernel is compiled once more from its source, with ``yield`` in the place of ``cuda.syncthreads()``: that is a
+generator, and a block goes on with each thread's in turn. In which order does not matter to a kernel without a race.
 """
 
-import queue
-import threading
+import ast
+import functools
+import inspect
+import textwrap
+import types
 
 import numpy as np
 from numba.cuda.simulator import kernel as simulated
+from numba.cuda.simulator import kernelapi
 
 
-class Thread(simulated.BlockThread):
-    """One thread of a block."""
+class Thread:
+    """One thread of a block, as ``cuda.threadIdx`` and ``cuda.blockIdx`` ask for it."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.gate = threading.Lock()
-        self.gate.acquire()
+    def __init__(self, block, place, number):
+        self.blockIdx, self.threadIdx = kernelapi.Dim3(*block), kernelapi.Dim3(*place)
+        self.block, self.thread_id = block, number
 
-    def run(self):
-        super().run()
-        self._manager.arrived.put(None)
+    def syncthreads(self):
+        raise NotImplementedError("A barrier must be a statement of the kernel: cuda.syncthreads()")
 
 
-def syncthreads(thread):
-    """The barrier."""
-    thread.syncthreads_blocked = True
-    thread._manager.arrived.put(None)
-    thread.gate.acquire()
-    if thread.abort:
-        raise RuntimeError("another thread of the block has failed")
+class Turn:
+    """Whose turn it is. Numba asks the module threading for the thread that runs, and is answered here."""
+
+    thread = None
+    moment = None  # another object for each block and after each barrier
+
+    @classmethod
+    def current_thread(cls):
+        return cls.thread
 
 
-def run(manager, grid_point, *arguments):
+class Yields(ast.NodeTransformer):
+    """Puts ``yield`` in the place of every barrier."""
+
+    def visit_Expr(self, node):
+        barrier = ast.unparse(node) == "cuda.syncthreads()"
+        return ast.copy_location(ast.Expr(ast.Yield()), node) if barrier else node
+
+
+@functools.cache
+def in_turns(kernel):
+    """The same function as a generator function, with the same lines, globals and captured variables."""
+    lines, first = inspect.getsourcelines(kernel)
+    definition = Yields().visit(ast.parse(textwrap.dedent("".join(lines))).body[0])
+    definition.decorator_list = []
+    definition.body += ast.parse("return\nyield").body  # a generator also where there is no barrier
+    captured = dict(zip(kernel.__code__.co_freevars, kernel.__closure__ or (), strict=True))
+    outer = ast.parse(f"def outer({', '.join(captured)}): pass").body[0]
+    outer.body = [ast.increment_lineno(definition, first - 1)]
+    module = compile(ast.fix_missing_locations(ast.Module([outer], [])), kernel.__code__.co_filename, "exec")
+    for name in (outer.name, kernel.__name__):
+        (module,) = (code for code in module.co_consts if inspect.iscode(code) and code.co_name == name)
+    cells = tuple(captured[name] for name in module.co_freevars)
+    return types.FunctionType(module, kernel.__globals__, kernel.__name__, kernel.__defaults__, cells)
+
+
+def run(manager, block, *arguments):
     """Run one block."""
-    manager.arrived = queue.SimpleQueue()
-    points = np.ndindex(*manager._block_dim)
-
-    def body():
-        manager._f(*arguments)
-
-    live = [Thread(body, manager, grid_point, point, manager._debug) for point in points]
-    for thread in live:
-        thread.start()
+    kernel = in_turns(manager._f)
+    places = enumerate(np.ndindex(*manager._block_dim))
+    live = [(Thread(block, place, number), kernel(*arguments)) for number, place in places]
     while live:
-        for _ in live:
-            manager.arrived.get()
-        failed = [thread.exception for thread in live if thread.exception]
-        live = [thread for thread in live if thread.syncthreads_blocked]
-        for thread in live:
-            thread.syncthreads_blocked, thread.abort = False, bool(failed)
-            thread.gate.release()
-        if failed:
-            raise failed[0][0].with_traceback(failed[0][1])
+        Turn.moment = object()
+        live = [(thread, steps) for thread, steps in live if _turn(thread, steps)]
+
+
+def _turn(thread, steps):
+    """Go on with a thread up to its next barrier; whether there is one."""
+    Turn.thread = thread
+    try:
+        next(steps)
+    except StopIteration:
+        return False
+    except Exception as error:
+        where = f"tid={list(thread.threadIdx)} ctaid={list(thread.blockIdx)}"
+        raise type(error)(f"{where}: {error}").with_traceback(error.__traceback__) from None
+    return True
 
 
 def install():
     """Run every block so from now on."""
-    simulated.BlockThread.syncthreads = syncthreads
+    kernelapi.threading = Turn
     simulated.BlockManager.run = run
