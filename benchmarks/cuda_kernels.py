@@ -27,9 +27,20 @@ if not __package__:  # run as a script
 
 from benchmarks import report
 from tinyconv import kernels
-from tinyconv.kernels.cuda import package
+from tinyconv.kernels.cuda.runtime import package
 
-FAMILIES = ("activation", "conv", "data", "dropout", "fused", "loss", "normalization", "pool", "product", "update")
+FAMILIES = (
+    "activation",
+    "conv",
+    "conv_pool",
+    "convolution.product",
+    "data",
+    "dropout",
+    "loss",
+    "normalization",
+    "pool",
+    "update",
+)
 TARGETS = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
 NAME = "cuda_kernels"
 TOOLS = "nvidia-nvvm", "nvidia-nvjitlink"  # what, besides the package, decides on a kernel's figures

@@ -25,8 +25,7 @@ if not __package__:  # run as a script
 
 from benchmarks import measure, network, report
 from tinyconv import kernels
-from tinyconv.kernels.cpu.jit import jit
-from tinyconv.kernels.cpu.tile import (
+from tinyconv.kernels.cpu.registers.tile import (
     LANES,
     pixel_offsets,
     tile_load,
@@ -35,6 +34,7 @@ from tinyconv.kernels.cpu.tile import (
     tile_shape,
     tile_store_at,
 )
+from tinyconv.kernels.cpu.runtime.jit import jit
 
 CONVOLUTION = network.Convolution(128, 13, 32, 64, 3)
 
@@ -177,7 +177,7 @@ def register_tile(out, x, w, b, full):
 
     One step of the innermost loop loads V vectors of filters and R numbers of the image, and does R * V vector
     multiply-adds: no sum is read or written before it is complete. How that is said in Python is the story of
-    tinyconv/kernels/cpu/tile.py. Every dense product of tinyconv is this loop.
+    tinyconv/kernels/cpu/registers/tile.py. Every dense product of tinyconv is this loop.
     """
     convolve_tiles(full, x, w, b)
     pool(out, full)

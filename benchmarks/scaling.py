@@ -19,7 +19,7 @@ if not __package__:  # run as a script
 
 import tinyconv as keras
 from benchmarks import measure, network, report
-from tinyconv.kernels.cpu import threads as pool
+from tinyconv.kernels.cpu.runtime import threads as pool
 
 MOST_THREADS = pool.get_threads()
 

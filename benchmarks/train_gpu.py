@@ -27,7 +27,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import network, report
-from tinyconv.kernels.cuda import device, package
+from tinyconv.kernels.cuda.runtime import device, package
 
 BATCH, EPOCHS, REPEATS = 128, 15, 20
 VALIDATION = 6_000
@@ -93,7 +93,7 @@ class Tinyconv:
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
         import tinyconv
-        from tinyconv.trainer import Data
+        from tinyconv.training.trainer import Data
 
         self.x, self.y = x, y
         self.model = network.keras_model(tinyconv)
@@ -399,7 +399,7 @@ def kernel_times(tinyconv: Tinyconv) -> list[tuple[str, str, float, float]]:
     """
     cuda = device.cuda
     bandwidth, peak = limits()
-    trainer = tinyconv.trainer
+    trainer = tinyconv.training.trainer
     results = []
     for step in tinyconv.loop.plans[BATCH].all_steps():
         if step.phase == "prepare":

@@ -53,7 +53,7 @@ def main() -> None:
     if options.save:
         model.save(options.save)
     if options.report:
-        from tinyconv.report import training_report
+        from tinyconv.inspect.report import training_report
 
         title = f"CIFAR-10, test accuracy {accuracy:.2%}"
         predictions = model.predict(x_test)

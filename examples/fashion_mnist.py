@@ -54,7 +54,7 @@ def main() -> None:
     print(f"Test accuracy: {accuracy:.4f}")
 
     if options.report:
-        from tinyconv.report import training_report
+        from tinyconv.inspect.report import training_report
 
         title = f"Fashion-MNIST, test accuracy {accuracy:.2%}"
         picture = training_report(model.history.history, x_test, y_test, model.predict(x_test), data.class_names, title)

@@ -1,7 +1,7 @@
 """Train a small convolutional network to read handwritten digits: about 99 % after 15 epochs.
 
 This is the first chapter: everything a training run needs, from the images to the final accuracy. To learn how a
-line does what it does, open tinyconv/model.py, tinyconv/layers and tinyconv/plan.py, in that order.
+line does what it does, open tinyconv/models/sequential.py, tinyconv/layers and tinyconv/plan, in that order.
 
     python examples/mnist.py
     python examples/mnist.py --help
@@ -93,7 +93,7 @@ def load(dataset: str):
 
 def write_report(path: str, *results) -> None:
     try:
-        from tinyconv.report import training_report
+        from tinyconv.inspect.report import training_report
 
         training_report(*results).savefig(path)
         print(f"Report:        {path}")

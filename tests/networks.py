@@ -3,9 +3,9 @@
 import numpy as np
 
 from tinyconv import kernels, layers
-from tinyconv.arena import Arena
-from tinyconv.plan import lower
-from tinyconv.state import State
+from tinyconv.plan.arena import Arena
+from tinyconv.plan.lowering import lower
+from tinyconv.plan.state import State
 
 
 class Probe(layers.Layer):

@@ -64,7 +64,7 @@ import matplotlib, numpy, warnings, os, random
 def settings():
     return (dict(matplotlib.rcParams), numpy.geterr(), numpy.get_printoptions(), list(warnings.filters),
             dict(os.environ), os.getcwd(), list(sys.path), random.getstate(), numpy.random.get_state()[1].tobytes())
-import pytest, pytest_benchmark, tinyconv.kernels.cuda.device  # what others set is not counted
+import pytest, pytest_benchmark, tinyconv.kernels.cuda.runtime.device  # what others set is not counted
 before = settings()
 import benchmarks
 for module in pkgutil.iter_modules(benchmarks.__path__, "benchmarks."):

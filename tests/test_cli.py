@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import tinyconv
-from tinyconv import callbacks, layers, pictures
+from tinyconv import callbacks, layers
 from tinyconv.__main__ import main, parser
+from tinyconv.datasets import pictures
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -392,7 +393,8 @@ def test_ctrl_c_keeps_what_was_learned(capsys, tmp_path, monkeypatch, steps):
 
 
 def test_without_pillow_the_message_says_what_to_install(tmp_path):
-    code = "import sys; sys.modules['PIL'] = None\nfrom tinyconv import pictures\npictures.read('a.png', (28, 28, 1))"
+    read = "from tinyconv.datasets import pictures\npictures.read('a.png', (28, 28, 1))"
+    code = f"import sys; sys.modules['PIL'] = None\n{read}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = result.stderr.strip().splitlines()[-1]
     assert last == "ImportError: Reading images needs Pillow: pip install 'tinyconv[images]'"

@@ -19,8 +19,13 @@ from tinyconv.kernels import reference
 from tinyconv.kernels.reference.dropout import keep_mask, philox
 
 PACKAGE = Path(tinyconv.__file__).parent
-KERNEL_FILES = sorted((PACKAGE / "kernels").glob("*/*.py"))
+KERNELS = PACKAGE / "kernels"
+KERNEL_FILES = sorted(KERNELS.glob("*/**/*.py"))
 SETS = [name for name in kernels.NAMES if (PACKAGE / "kernels" / name / "__init__.py").exists()]
+
+
+def kernel_set(file):
+    return file.relative_to(KERNELS).parts[0]
 
 
 def signatures(name):
@@ -52,7 +57,7 @@ def test_kernel_sets_have_equal_signatures(name):
 
 
 def test_the_contract_is_every_public_kernel_of_the_reference():
-    defined = {function.name for file in KERNEL_FILES if file.parent.name == "reference" for function in public(file)}
+    defined = {function.name for file in KERNEL_FILES if kernel_set(file) == "reference" for function in public(file)}
     helpers = {"philox", "keep_mask", "keep_threshold"}  # the random numbers behind dropout, public to be read
     assert set(reference.__all__) == defined - helpers - set(kernels.MEMORY)
     assert reference.__all__ == sorted(reference.__all__)
@@ -69,7 +74,7 @@ def public(file):
     return [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
 
 
-@pytest.mark.parametrize("file", KERNEL_FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+@pytest.mark.parametrize("file", KERNEL_FILES, ids=lambda file: str(file.relative_to(KERNELS)))
 def test_backward_follows_forward(file):
     """In every kernel file, so that a reader finds a layer's two halves next to each other."""
     names = [function.name for function in public(file) if function.name in reference.__all__]
@@ -79,11 +84,11 @@ def test_backward_follows_forward(file):
             assert names[position - 1] in (f"{forward}_forward", forward), f"{name} in {file}"
 
 
-@pytest.mark.parametrize("file", KERNEL_FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+@pytest.mark.parametrize("file", KERNEL_FILES, ids=lambda file: str(file.relative_to(KERNELS)))
 def test_kernel_sets_tell_their_story_in_the_same_order(file):
     """The order of the functions in each chapter of the reference is their order everywhere."""
     here = [function.name for function in public(file)]
-    for told in (file for file in KERNEL_FILES if file.parent.name == "reference"):
+    for told in (file for file in KERNEL_FILES if kernel_set(file) == "reference"):
         names = [function.name for function in public(told) if function.name in reference.__all__]
         assert [name for name in here if name in names] == [name for name in names if name in here]
 
@@ -112,9 +117,9 @@ def is_module(name):
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
-@pytest.mark.parametrize("file", KERNEL_FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+@pytest.mark.parametrize("file", KERNEL_FILES, ids=lambda file: str(file.relative_to(KERNELS)))
 def test_kernels_import_nothing_from_the_rest(file):
-    own = f"tinyconv.kernels.{file.parent.name}"
+    own = f"tinyconv.kernels.{kernel_set(file)}"
     allowed = (own, "tinyconv.kernels.reference", "tinyconv.kernels.memory")
     for name in imports(file):
         assert name == "tinyconv.kernels" or name.startswith(allowed), f"{file} imports {name}"

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from strategies import Window, examples, normal, seeds, windows
 
 from tinyconv.kernels import reference
-from tinyconv.kernels.cpu import conv, correlate, correlate_gradient, geometry, scatter
+from tinyconv.kernels.cpu import conv
+from tinyconv.kernels.cpu.convolution import col2im, direct, filter_gradient, geometry
 from tinyconv.kernels.memory import allocate
 
 CANARY = np.float32(-77)
@@ -110,7 +111,7 @@ def test_any_convolution_is_the_references(window, channels, filters, relu, seed
 )
 def test_dx_of_few_channels(window, monkeypatch):
     """Also where vectors are so short that it would not pay."""
-    monkeypatch.setattr(scatter, "pays", lambda w_shape: True)
+    monkeypatch.setattr(col2im, "pays", lambda w_shape: True)
     conv.plan.cache_clear()
     check(window, 4)
     conv.plan.cache_clear()
@@ -119,7 +120,7 @@ def test_dx_of_few_channels(window, monkeypatch):
 @pytest.fixture
 def small_cache(monkeypatch):
     """Kernels that think that the cache holds next to nothing, and so work in many bands and units."""
-    for module in (geometry, correlate, correlate_gradient):
+    for module in (geometry, direct, filter_gradient):
         for name, value in (("CACHED", 600), ("TASKS", 7)):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
@@ -209,7 +210,7 @@ def test_narrower_vectors(processor, lanes):
     code = f"""
 import test_cpu_conv, test_cpu_dense
 from strategies import Window
-from tinyconv.kernels.cpu.host import LANES
+from tinyconv.kernels.cpu.registers.host import LANES
 assert LANES == {lanes}, LANES
 test_cpu_conv.check(Window(2, (9, 8), 5, 11, (3, 2), (2, 1), (1, 1), "same"), 0)
 test_cpu_conv.check(Window(2, (9, 8), 16, 8, (3, 3), (1, 1), (1, 2), "valid"), 0, True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from tinyconv.kernels import cpu, memory, reference
-from tinyconv.kernels.cpu import winograd
+from tinyconv.kernels.cpu.convolution import winograd
 
 NOTHING = np.zeros((0, 0, 0, 0), np.float32)
 

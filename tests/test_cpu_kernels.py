@@ -17,8 +17,8 @@ from numba.core.errors import NumbaError
 from strategies import Window, examples, normal, one_hot, pools, seeds
 
 from tinyconv.kernels import contract, cpu, reference
-from tinyconv.kernels.cpu import blocks
-from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.runtime import cutting
+from tinyconv.kernels.cpu.runtime.jit import jit
 from tinyconv.kernels.reference.dropout import keep_mask
 
 CANARY = np.uint8(0xA5)
@@ -55,15 +55,15 @@ def run(function, outputs, inputs, alias=None):
 
 def every_way(function, outputs, inputs, alias=None):
     """Run a kernel serially, and in parallel on one and on two threads: the same bits each time."""
-    before, threads = blocks.SERIAL, numba.get_num_threads()
+    before, threads = cutting.SERIAL, numba.get_num_threads()
     results = []
     try:
         for serial, count in ((2**62, 1), (-1, 1), (-1, threads)):
-            blocks.SERIAL = serial
+            cutting.SERIAL = serial
             numba.set_num_threads(count)
             results.append(run(function, outputs, inputs, alias))
     finally:
-        blocks.SERIAL = before
+        cutting.SERIAL = before
         numba.set_num_threads(threads)
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):

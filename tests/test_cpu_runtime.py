@@ -21,7 +21,8 @@ import pytest
 
 import tinyconv.kernels
 from tinyconv.kernels import cpu
-from tinyconv.kernels.cpu import blocks, host, jit, private, threads
+from tinyconv.kernels.cpu.registers import host
+from tinyconv.kernels.cpu.runtime import cutting, jit, private, threads
 
 HERE = Path(__file__).parent
 KERNELS = Path(tinyconv.kernels.__file__).parent
@@ -30,7 +31,7 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 # Calls two kernels, and says what was compiled for it.
 ONE_KERNEL = """
 import numpy as np
-from tinyconv.kernels.cpu import activation, jit
+from tinyconv.kernels.cpu import activation; from tinyconv.kernels.cpu.runtime import jit
 x = np.array([-1, 0, 2], np.float32)
 with jit.compile_watch(lambda: print("compiling")) as watch:
     activation.relu_forward(x, x)
@@ -43,8 +44,8 @@ print(watch.functions, "in", watch.seconds)
 MANY_KERNELS = """
 import numpy as np
 from tinyconv.kernels import cpu, reference
-from tinyconv.kernels.cpu import blocks, host
-blocks.SERIAL = -1
+from tinyconv.kernels.cpu.runtime import cutting; from tinyconv.kernels.cpu.registers import host
+cutting.SERIAL = -1
 rng = np.random.default_rng(0)
 def f32(*shape): return rng.standard_normal(shape).astype(np.float32)
 def same(name, outputs, *inputs):
@@ -108,13 +109,15 @@ def test_a_kernel_is_compiled_once_per_machine(copy):
 
 def test_an_edit_of_an_inlined_function_in_another_file_is_noticed(copy):
     folder = copy / "tinyconv" / "kernels" / "cpu"
-    (folder / "inner.py").write_text("from tinyconv.kernels.cpu.jit import jit\n@jit\ndef factor():\n    return 2\n")
+    (folder / "inner.py").write_text(
+        "from tinyconv.kernels.cpu.runtime.jit import jit\n@jit\ndef factor():\n    return 2\n"
+    )
     (folder / "outer.py").write_text(
-        "from tinyconv.kernels.cpu.jit import jit\nfrom tinyconv.kernels.cpu.inner import factor\n"
+        "from tinyconv.kernels.cpu.runtime.jit import jit\nfrom tinyconv.kernels.cpu.inner import factor\n"
         "@jit\ndef scaled(x):\n    return x * factor()\n"
     )
     program = """
-        from tinyconv.kernels.cpu import jit, outer
+        from tinyconv.kernels.cpu.runtime import jit; from tinyconv.kernels.cpu import outer
         with jit.compile_watch() as watch:
             print(outer.scaled(10), watch.functions)
     """
@@ -129,10 +132,10 @@ def test_an_edit_of_an_inlined_function_in_another_file_is_noticed(copy):
 def small_kernels(copy, count=1):
     """Put kernels that compile fast into a copy; returns a program that calls them all and says what was compiled."""
     functions = [f"@jit\ndef kernel_{i}(x):\n    return x + {i}\n" for i in range(count)]
-    source = "from tinyconv.kernels.cpu.jit import jit\n" + "".join(functions)
+    source = "from tinyconv.kernels.cpu.runtime.jit import jit\n" + "".join(functions)
     (copy / "tinyconv" / "kernels" / "cpu" / "small.py").write_text(source)
     return f"""
-        from tinyconv.kernels.cpu import jit, small
+        from tinyconv.kernels.cpu.runtime import jit; from tinyconv.kernels.cpu import small
         with jit.compile_watch() as watch:
             assert [getattr(small, f"kernel_{{i}}")(10) for i in range({count})] == list(range(10, 10 + {count}))
         print(*watch.functions)
@@ -313,7 +316,7 @@ def test_a_chosen_folder_that_others_may_write_is_named_and_another_is_used(copy
     home = {"HOME": str(copy / "home"), "XDG_CACHE_HOME": str(copy / "home")}
     program = """
         import warnings
-        from tinyconv.kernels.cpu import jit
+        from tinyconv.kernels.cpu.runtime import jit
         with warnings.catch_warnings(record=True) as found:
             print(jit.cache_folder())
         print(*[warning.message for warning in found])
@@ -344,7 +347,7 @@ def test_a_full_disk_is_no_error(monkeypatch):
 def test_functions_made_by_a_function_and_compiled_apart_do_not_take_each_other_s_place(copy):
     """Numba numbers functions of one name, from 1 in every process: in the third one, two have one name and number."""
     (copy / "made.py").write_text(
-        "from tinyconv.kernels.cpu.jit import jit\nfrom tinyconv.kernels.cpu.tile import stay_apart\n"
+        "from tinyconv.kernels.cpu.runtime.jit import jit\nfrom tinyconv.kernels.cpu.registers.tile import stay_apart\n"
         "def make(factor):\n    @jit\n    def inner(x):\n        stay_apart()\n        return factor * x\n"
         "    @jit\n    def made(x):\n        return inner(x) + 1\n    return made\n"
     )
@@ -357,13 +360,13 @@ def test_functions_made_by_a_function_and_compiled_apart_do_not_take_each_other_
 
 def test_functions_made_by_a_function_are_told_apart(copy):
     (copy / "made.py").write_text(
-        "from tinyconv.kernels.cpu.jit import jit\ndef make(factor, inner):\n    @jit\n    def made(x):\n"
+        "from tinyconv.kernels.cpu.runtime.jit import jit\ndef make(factor, inner):\n    @jit\n    def made(x):\n"
         "        return factor * inner(x)\n    return made\n@jit\ndef plus(x):\n    return x + 1\n"
         "@jit\ndef minus(x):\n    return x - 1\n"
     )
     program = """
         from made import make, minus, plus
-        from tinyconv.kernels.cpu import jit
+        from tinyconv.kernels.cpu.runtime import jit
         with jit.compile_watch() as watch:
             print(*[make(factor, inner)(10) for factor in (2, 3) for inner in (plus, minus)], len(watch.functions))
     """
@@ -496,8 +499,8 @@ def test_bounds_checks_find_a_label_out_of_range(parallel):
 TWO_THREADS = """
 import threading
 import numpy as np
-from tinyconv.kernels.cpu import activation, blocks, threads
-blocks.SERIAL = -1
+from tinyconv.kernels.cpu import activation; from tinyconv.kernels.cpu.runtime import cutting, threads
+cutting.SERIAL = -1
 wrong = []
 def work(value):
     x, out = np.full(100000, value, np.float32), np.zeros(100000, np.float32)
@@ -551,8 +554,8 @@ def test_a_forked_child_may_call_kernels():
     program = """
         import os
         import numpy as np
-        from tinyconv.kernels.cpu import activation, blocks
-        blocks.SERIAL = -1
+        from tinyconv.kernels.cpu import activation; from tinyconv.kernels.cpu.runtime import cutting
+        cutting.SERIAL = -1
         x = np.ones(100000, np.float32)
         out = np.zeros_like(x)
         rows = x.reshape(-1, 10), out.reshape(-1, 10)
@@ -614,10 +617,10 @@ def test_results_do_not_depend_on_the_number_of_threads_of_a_process():
 
 
 def test_blocks_cover_every_element_once():
-    for size in (0, 1, blocks.BLOCK - 1, blocks.BLOCK, blocks.BLOCK + 1, 5 * blocks.BLOCK + 7):
+    for size in (0, 1, cutting.BLOCK - 1, cutting.BLOCK, cutting.BLOCK + 1, 5 * cutting.BLOCK + 7):
         covered = np.zeros(size, int)
-        for block in range(blocks.blocks(size)):
-            start, stop = blocks.span(np.uint64(block), size)
+        for block in range(cutting.blocks(size)):
+            start, stop = cutting.span(np.uint64(block), size)
             covered[start:stop] += 1
         assert (covered == 1).all()
 

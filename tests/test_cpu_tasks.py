@@ -9,10 +9,10 @@ import pytest
 import tinyconv
 from tinyconv import layers
 from tinyconv.kernels import cpu
-from tinyconv.kernels.cpu import tasks
-from tinyconv.kernels.cpu.stack import same_memory
-from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, record, run
-from tinyconv.trainer import Data
+from tinyconv.kernels.cpu.runtime import tasks
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, record, run
+from tinyconv.kernels.cpu.runtime.views import same_memory
+from tinyconv.training.trainer import Data
 
 FLAT = np.zeros(0, np.int64)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tinyconv.kernels.cpu import tile as t
-from tinyconv.kernels.cpu import vector as v
-from tinyconv.kernels.cpu.jit import jit
-from tinyconv.kernels.cpu.tile import LANES
+from tinyconv.kernels.cpu.registers import tile as t
+from tinyconv.kernels.cpu.registers import vector as v
+from tinyconv.kernels.cpu.registers.tile import LANES
+from tinyconv.kernels.cpu.runtime.jit import jit
 
 R, V = 4, 2
 COLUMNS = V * LANES

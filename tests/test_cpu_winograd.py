@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from strategies import examples, seeds
 from test_cpu_conv import check, check_threads, convolve, expect, inputs
 
-from tinyconv.kernels.cpu import conv, winograd
+from tinyconv.kernels.cpu import conv
+from tinyconv.kernels.cpu.convolution import winograd
 
 CHANNELS = [16, 32, 48, 64, 80]  # panels of one, two and three vectors
 

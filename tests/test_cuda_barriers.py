@@ -8,7 +8,7 @@ import pytest
 from tests.cuda_sim import barriers
 from tinyconv.kernels import cuda
 
-FILES = sorted(Path(cuda.__file__).parent.glob("*.py"))
+FILES = sorted(Path(cuda.__file__).parent.rglob("*.py"))
 KERNELS = [(file, kernel) for file in FILES for kernel in barriers.kernels_of(file.read_text(encoding="utf-8"))]
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cuda_kernels, report
-from tinyconv.kernels.cuda import package
+from tinyconv.kernels.cuda.runtime import package
 
-FOLDER = Path(package.__file__).parent
+FOLDER = Path(package.__file__).parents[1]
 IN_DOUBLE_PRECISION = {"_accumulate", "_l2_forward"}  # by their definition
 SHARED_LIMIT = 48 * 1024
 RECORDED = cuda_kernels.read()
@@ -39,7 +39,7 @@ def problems(row):
 
 def kernels_defined():
     """The names of the set's kernels: functions under a bare ``@cuda.jit``."""
-    for file in FOLDER.glob("*.py"):
+    for file in FOLDER.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and "cuda.jit" in map(ast.unparse, node.decorator_list):
                 yield node.name

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyconv.kernels.cuda import package
+from tinyconv.kernels.cuda.runtime import package
 
 ROOT = Path(__file__).parent.parent
 COMPILER = shutil.which("cc") or shutil.which("gcc")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyconv.kernels.cuda import package
+from tinyconv.kernels.cuda.runtime import package
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,12 +48,14 @@ except RuntimeError as error:
 
 
 def test_available_says_why_not_and_never_raises():
-    code = "from tinyconv.kernels.cuda import device\nprint(device.available())"
+    code = "from tinyconv.kernels.cuda.runtime import device\nprint(device.available())"
     assert "the package numba-cuda (or its successor numba-cuda-mlir) is not installed" in run(
         WITHOUT_THE_PACKAGE + code
     )
     failing = "device._problem = lambda: 1 / 0\nprint(device.available())"
-    assert "the CUDA driver failed: division by zero." in run(f"from tinyconv.kernels.cuda import device\n{failing}")
+    assert "the CUDA driver failed: division by zero." in run(
+        f"from tinyconv.kernels.cuda.runtime import device\n{failing}"
+    )
 
 
 def test_without_numbas_cuda_target_loading_says_what_to_install():
@@ -125,7 +127,7 @@ def test_the_successor_has_no_simulator():
 def test_dlpack_describes_an_array_without_copying_it():
     import numpy as np
 
-    from tinyconv.kernels.cuda import dlpack
+    from tinyconv.kernels.cuda.runtime import dlpack
 
     x = np.arange(12, dtype=np.float32).reshape(3, 4)[1:]
     description, owner = dlpack.describe(x, None, device_type=1)
@@ -144,7 +146,7 @@ def test_the_owner_of_a_dlpack_array_keeps_its_memory_until_it_is_gone():
 
     import numpy as np
 
-    from tinyconv.kernels.cuda import dlpack
+    from tinyconv.kernels.cuda.runtime import dlpack
 
     class Tracked(np.ndarray):
         pass

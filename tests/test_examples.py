@@ -13,7 +13,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tinyconv import datasets, report
+from tinyconv import datasets
+from tinyconv.inspect import report
 
 ROOT = Path(__file__).parent.parent
 MNIST = [sys.executable, str(ROOT / "examples" / "mnist.py")]

@@ -17,7 +17,7 @@ from tests import sanitize
 from tests.cuda_sim.compare import Work, compare, floats, nothing
 from tinyconv import layers
 from tinyconv.kernels import cuda
-from tinyconv.kernels.cuda import device, memory
+from tinyconv.kernels.cuda.runtime import device, memory
 
 USABLE, REASON = device.available()
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,8 @@ from peer import keras
 from strategies import examples
 
 import tinyconv
-from tinyconv import callbacks, datasets, initializers, schedules
+from tinyconv import callbacks, datasets, initializers
+from tinyconv.optimizers import schedules
 
 BACKENDS = ["reference", "cpu"]
 

@@ -11,10 +11,10 @@ import pytest
 
 import tinyconv
 from tinyconv import kernels, layers
-from tinyconv.arena import Arena, Storage
 from tinyconv.kernels import cpu, memory, reference, shapes
-from tinyconv.plan import lower
-from tinyconv.state import State
+from tinyconv.plan.arena import Arena, Storage
+from tinyconv.plan.lowering import lower
+from tinyconv.plan.state import State
 
 SETS = {"reference": reference, "cpu": cpu}
 WORKSPACES = {name for name in kernels.contract() if name.endswith("_workspace")}
@@ -384,7 +384,7 @@ def test_networks_stay_in_their_memory(name, backend, fuse):
 def one_step(function, *arrays):
     """A plan that consists of one call."""
     step = SimpleNamespace(call=(function, arrays))
-    return tinyconv.plan.Plan(reference, 1, *(None,) * 5, {"forward": (step,)}, {})
+    return tinyconv.plan.lowering.Plan(reference, 1, *(None,) * 5, {"forward": (step,)}, {})
 
 
 @pytest.mark.parametrize("offset", [-1, 6])

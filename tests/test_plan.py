@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import tinyconv
-from tinyconv import layers, ops
-from tinyconv.fusion import fuse
+from tinyconv import layers
+from tinyconv.plan import ops
+from tinyconv.plan.fusion import fuse
 
 
 def mnist_network(**compile_arguments):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import tinyconv
-from tinyconv import explain, layers, plots, report
+from tinyconv import layers
+from tinyconv.inspect import explain, plots, report
 
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
@@ -162,9 +163,8 @@ def test_saliency_shows_the_input_gradient():
 
 
 def test_without_matplotlib_the_message_says_what_to_install():
-    code = (
-        "import sys; sys.modules['matplotlib'] = None\nfrom tinyconv import plots\nplots.training_curves({'loss': [1]})"
-    )
+    draw = "from tinyconv.inspect import plots\nplots.training_curves({'loss': [1]})"
+    code = f"import sys; sys.modules['matplotlib'] = None\n{draw}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = result.stderr.strip().splitlines()[-1]
     assert last == "ImportError: Pictures need matplotlib: pip install 'tinyconv[plot]'"

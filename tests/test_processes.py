@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyconv.kernels.cpu import threads
+from tinyconv.kernels.cpu.runtime import threads
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
@@ -24,9 +24,9 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not
 KERNELS = """
 import hashlib, os, sys, threading
 import numpy as np
-from tinyconv.kernels.cpu import activation, blocks, data, threads
+from tinyconv.kernels.cpu import activation, data; from tinyconv.kernels.cpu.runtime import cutting, threads
 
-blocks.SERIAL = -1
+cutting.SERIAL = -1
 x = np.random.default_rng(0).standard_normal(60000).astype(np.float32)
 
 def digest():
@@ -118,7 +118,7 @@ print(*found, child(), digest() == expected, threads.threading_layer())
 def test_a_fork_waits_for_the_compiler(layer, tmp_path):
     """A child forked while another thread compiles compiles too: no lock is held by a thread that it has not."""
     program = """
-from tinyconv.kernels.cpu import jit
+from tinyconv.kernels.cpu.runtime import jit
 
 @jit.jit
 def plus(x):
@@ -167,7 +167,7 @@ stop.set()
 def test_several_python_threads_call_and_compile_different_kernels_at_once(layer, tmp_path):
     """Each with its own number of threads, from the first call on."""
     program = """
-from tinyconv.kernels.cpu import jit
+from tinyconv.kernels.cpu.runtime import jit
 jit.cache_folder = lambda: None  # so that all compile
 
 kernels = [activation.tanh_forward, activation.elu_forward, activation.relu_forward, activation.sigmoid_forward]
@@ -219,7 +219,7 @@ if __name__ == "__main__":
 def test_after_ctrl_c_in_the_compiler_everything_works(tmp_path):
     """At each function of those that the kernel calls in turn: begun, and done."""
     program = """
-from tinyconv.kernels.cpu import jit
+from tinyconv.kernels.cpu.runtime import jit
 jit.cache_folder.cache_clear()
 jit.SETTINGS.CACHE_DIR = sys.argv[0] + ".cache"
 

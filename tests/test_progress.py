@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from tinyconv import console
-from tinyconv.progress import Progress
+from tinyconv.checking import console
+from tinyconv.training.progress import Progress
 
 
 class Terminal(io.StringIO):

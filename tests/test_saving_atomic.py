@@ -16,7 +16,7 @@ from test_saving import make
 
 import tinyconv
 from tinyconv import export, saving
-from tinyconv.extras import EXTRAS, need
+from tinyconv.checking.extras import EXTRAS, need
 from tinyconv.saving import atomic
 
 KINDS = [".keras", ".weights.h5", ".safetensors"]

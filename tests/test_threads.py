@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tinyconv
-from tinyconv.locks import ModelLock
+from tinyconv.plan.locks import ModelLock
 
 PROGRAM = """
 import os, sys, tempfile, threading

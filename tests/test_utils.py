@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from tinyconv.messages import suggest
-from tinyconv.progress import Progress
+from tinyconv.checking.messages import suggest
 from tinyconv.random import next_seed
+from tinyconv.training.progress import Progress
 from tinyconv.utils import set_random_seed, to_categorical
 
 # --- to_categorical

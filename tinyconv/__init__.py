@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from tinyconv import (
     callbacks,
     datasets,
-    explain,
     export,
     initializers,
     kernels,
@@ -20,9 +19,10 @@ from tinyconv import (
     saving,
     utils,
 )
-from tinyconv.checks import check_gradients
+from tinyconv.inspect import explain
+from tinyconv.inspect.gradient_check import check_gradients
 from tinyconv.layers import Input
-from tinyconv.model import Sequential
+from tinyconv.models.sequential import Sequential
 
 __all__ = [
     "Input",
@@ -47,7 +47,7 @@ __all__ = [
 
 def set_threads(count: int) -> None:
     """Set the number of threads of the CPU kernels, at most that of cores. It does not change a bit of the results."""
-    from tinyconv.kernels.cpu import threads  # only now: it loads the threading layer
+    from tinyconv.kernels.cpu.runtime import threads  # only now: it loads the threading layer
 
     threads.set_threads(count)
 

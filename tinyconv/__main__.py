@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 import tinyconv
-from tinyconv import console, kernels, layers
-from tinyconv.extras import need
-from tinyconv.messages import suggest
+from tinyconv import kernels, layers
+from tinyconv.checking import console
+from tinyconv.checking.extras import need
+from tinyconv.checking.messages import suggest
 
 Result = dict[str, Any]
 
@@ -121,7 +122,8 @@ def complain(text: str) -> None:
 def info(options: argparse.Namespace) -> Result:
     from importlib.metadata import version
 
-    from tinyconv.kernels.cpu import host, jit, threads
+    from tinyconv.kernels.cpu.registers import host
+    from tinyconv.kernels.cpu.runtime import jit, threads
 
     usable, gpu = _gpu()
     folder = jit.cache_folder()
@@ -151,7 +153,7 @@ def info(options: argparse.Namespace) -> Result:
 
 def _gpu() -> tuple[bool, str]:
     try:
-        from tinyconv.kernels.cuda import device
+        from tinyconv.kernels.cuda.runtime import device
 
         return device.available()
     except ImportError as error:
@@ -362,7 +364,7 @@ def _write(
     if options.history:
         history.to_json(options.history)
     if options.report:
-        from tinyconv.report import training_report
+        from tinyconv.inspect.report import training_report
 
         training_report(history.history, x, y, model.predict(x), names, options.dataset.upper()).savefig(options.report)
     for name in ("save", "onnx", "history", "report"):
@@ -386,7 +388,7 @@ def _predict(command: argparse.ArgumentParser) -> None:
 
 
 def predict(options: argparse.Namespace) -> Result:
-    from tinyconv import pictures
+    from tinyconv.datasets import pictures
 
     model = tinyconv.saving.load_model(options.model, backend=options.backend)
     if model.input_shape is None or model.output_shape is None or len(model.output_shape) != 2:
@@ -548,7 +550,7 @@ def _integer(at_least: int, at_most: float = math.inf) -> Callable[[str], int]:
 
 
 def _threads(text: str) -> int:
-    from tinyconv.kernels.cpu.threads import SETTINGS
+    from tinyconv.kernels.cpu.runtime.threads import SETTINGS
 
     return _integer(1, SETTINGS.NUMBA_NUM_THREADS)(text)
 

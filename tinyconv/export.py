@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyconv import ops
-from tinyconv.arena import Shape
-from tinyconv.extras import need
+from tinyconv.checking.extras import need
+from tinyconv.plan import ops
+from tinyconv.plan.arena import Shape
 from tinyconv.saving import atomic
 
 if TYPE_CHECKING:
-    from tinyconv.model import Sequential
+    from tinyconv.models.sequential import Sequential
 
 OLDEST_OPSET, NEWEST_OPSET = 15, 28  # the operations used here mean the same in all of these
 ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "leaky_relu": "LeakyRelu", "elu": "Elu"}

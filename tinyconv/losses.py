@@ -2,12 +2,12 @@
 
 from typing import Any, Literal
 
-from tinyconv import ops
-from tinyconv.arena import Shape
 from tinyconv.checking import boolean, optional_name
-from tinyconv.configuration import Configured
-from tinyconv.lookup import look_up
-from tinyconv.messages import refuse
+from tinyconv.checking.configuration import Configured
+from tinyconv.checking.lookup import look_up
+from tinyconv.checking.messages import refuse
+from tinyconv.plan import ops
+from tinyconv.plan.arena import Shape
 
 Reduction = Literal["sum_over_batch_size"]
 Float32 = Literal["float32"]

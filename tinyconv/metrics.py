@@ -2,11 +2,11 @@
 
 from typing import Any, Literal
 
-from tinyconv.arena import Shape
 from tinyconv.checking import integer, optional_name, unknown
-from tinyconv.configuration import Configured
-from tinyconv.lookup import look_up
-from tinyconv.messages import refuse
+from tinyconv.checking.configuration import Configured
+from tinyconv.checking.lookup import look_up
+from tinyconv.checking.messages import refuse
+from tinyconv.plan.arena import Shape
 
 Float32 = Literal["float32"]
 

@@ -7,7 +7,7 @@ from numbers import Integral
 import numpy as np
 
 from tinyconv.checking import invalid
-from tinyconv.messages import explained
+from tinyconv.checking.messages import explained
 
 _generator: np.random.Generator | None = None  # None until a seed is set: then seeds come from the operating system
 

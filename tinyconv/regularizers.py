@@ -3,8 +3,8 @@
 from typing import Any, Literal
 
 from tinyconv.checking import number
-from tinyconv.configuration import Configured
-from tinyconv.lookup import look_up
+from tinyconv.checking.configuration import Configured
+from tinyconv.checking.lookup import look_up
 
 
 class L2(Configured):

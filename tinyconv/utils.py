@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.checking import affordable, integer, numbers
-from tinyconv.messages import explained
+from tinyconv.checking.messages import explained
 from tinyconv.random import set_random_seed
 
 __all__ = ["set_random_seed", "to_categorical"]

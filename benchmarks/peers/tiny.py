@@ -23,15 +23,15 @@ class Tinyconv(Peer):
 
     def set_threads(self, threads: int) -> None:
         if self.backend == "cpu":
-            from tinyconv.kernels.cpu.threads import set_threads
+            from tinyconv.kernels.cpu.runtime.threads import set_threads
 
             set_threads(threads)
 
     def facts(self) -> dict[str, str]:
         found = super().facts()
         if self.backend == "cpu":
-            from tinyconv.kernels.cpu.host import LANES
-            from tinyconv.kernels.cpu.threads import threading_layer
+            from tinyconv.kernels.cpu.registers.host import LANES
+            from tinyconv.kernels.cpu.runtime.threads import threading_layer
 
             found |= {"threading layer": threading_layer(), "vector lanes": str(LANES)}
         return found

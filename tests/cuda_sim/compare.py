@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinyconv.kernels import cuda, reference
-from tinyconv.kernels.cuda.device import SIMULATED
+from tinyconv.kernels.cuda.runtime.device import SIMULATED
 
 if SIMULATED:  # every launch of these tests is also watched for races
     from tests.cuda_sim import races, turns

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.cuda_sim.compare import Work, compare, floats, nothing
-from tinyconv.kernels.cuda import fused, product
+from tinyconv.kernels.cuda import conv_pool
+from tinyconv.kernels.cuda.convolution import product
 
 NONE = np.empty(0, np.float32)
 
@@ -126,9 +127,9 @@ def test_fused_step_keeps_a_nan_visible_and_stops_at_zero():
 )
 def test_tiles_of_the_fused_forward_fit_into_shared_memory_and_a_block(shape):
     KH, KW, C, F, PH, PW = shape
-    groups, high, wide, deep = fused._forward_tile(*shape)
+    groups, high, wide, deep = conv_pool._forward_tile(*shape)
     patch = (2 * high + KH - 1) * (2 * wide + KW - 1) * deep
-    assert 4 * (patch + KH * KW * deep * groups * fused.WIDE) <= 48 * 1024
+    assert 4 * (patch + KH * KW * deep * groups * conv_pool.WIDE) <= 48 * 1024
     assert 1 <= groups * high * wide <= 256
     assert 1 <= deep <= C
-    assert fused._forward.__wrapped__(KH, KW, groups, high, wide, deep)
+    assert conv_pool._forward.__wrapped__(KH, KW, groups, high, wide, deep)

@@ -8,7 +8,7 @@ import pytest
 from tests.cuda_sim.compare import compare, floats, nothing, on_device, on_host
 from tinyconv import kernels
 from tinyconv.kernels import cuda
-from tinyconv.kernels.cuda import device
+from tinyconv.kernels.cuda.runtime import device
 
 random = np.random.default_rng(5)
 SAMPLE = np.array([-3.0, -0.5, -0.0, 0.0, 0.25, 2.0, 90.0, -90.0, np.nan], np.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.cuda_sim.compare import on_device
-from tinyconv.kernels.cuda.device import cuda, float32, launch
+from tinyconv.kernels.cuda.runtime.device import cuda, float32, launch
 
 
 @cuda.jit

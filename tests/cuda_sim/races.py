@@ -18,7 +18,7 @@ from numba.cuda.simulator import kernelapi
 from numba.cuda.simulator.cudadrv.devicearray import FakeWithinKernelCUDAArray
 
 from tests.cuda_sim.turns import Turn
-from tinyconv.kernels.cuda import simulator
+from tinyconv.kernels.cuda.runtime import simulator
 
 SEVERAL = object()  # in the place of a thread
 faults = set()  # of this launch

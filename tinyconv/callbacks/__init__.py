@@ -6,7 +6,7 @@ from tinyconv.callbacks.base import Callback, CallbackList, History
 from tinyconv.callbacks.checkpoints import BackupAndRestore, ModelCheckpoint
 from tinyconv.callbacks.monitors import EarlyStopping, MonitorCallback, ReduceLROnPlateau, TerminateOnNaN
 from tinyconv.callbacks.observers import CSVLogger, LambdaCallback, LearningRateScheduler
-from tinyconv.messages import suggest
+from tinyconv.checking.messages import suggest
 
 __all__ = [
     "BackupAndRestore",

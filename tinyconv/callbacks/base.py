@@ -10,13 +10,13 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from tinyconv.checking import boolean
-from tinyconv.messages import received, refuse, suggest
+from tinyconv.checking.messages import received, refuse, suggest
 from tinyconv.saving import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tinyconv.model import Sequential
+    from tinyconv.models.sequential import Sequential
 
 Logs = dict[str, float]
 
@@ -263,7 +263,7 @@ class History(Callback):
 
     def plot(self) -> "Figure":
         """The curves of the run as a matplotlib figure (needs the extra ``plot``)."""
-        from tinyconv.plots import training_curves
+        from tinyconv.inspect.plots import training_curves
 
         return training_curves(self.history)
 

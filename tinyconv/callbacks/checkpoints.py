@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyconv import console, saving
+from tinyconv import saving
 from tinyconv.callbacks.base import Callback, Logs, Position
 from tinyconv.callbacks.monitors import MonitorCallback, verbosity
-from tinyconv.checking import boolean, integer, invalid
-from tinyconv.messages import received, suggest
+from tinyconv.checking import boolean, console, integer, invalid
+from tinyconv.checking.messages import received, suggest
 from tinyconv.saving import atomic, checked_json, safetensors
 
 if TYPE_CHECKING:
-    from tinyconv.model import Sequential
+    from tinyconv.models.sequential import Sequential
 
 
 FIELDS = "Expected fields such as {epoch:02d} or {val_loss:.2f}."

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyconv import console
 from tinyconv.callbacks.base import Callback, Logs
-from tinyconv.checking import boolean, integer, invalid, number
-from tinyconv.messages import received, refuse, suggest
+from tinyconv.checking import boolean, console, integer, invalid, number
+from tinyconv.checking.messages import received, refuse, suggest
 
 if TYPE_CHECKING:
-    from tinyconv.model import Sequential
+    from tinyconv.models.sequential import Sequential
 
 
 class MonitorCallback(Callback):

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv import console, saving
+from tinyconv import saving
 from tinyconv.callbacks.base import HOOKS, OLD_NAMES, Callback, Logs
 from tinyconv.callbacks.monitors import check_rate_is_free, verbosity
-from tinyconv.checking import boolean, invalid
-from tinyconv.messages import received, suggest
+from tinyconv.checking import boolean, console, invalid
+from tinyconv.checking.messages import received, suggest
 from tinyconv.saving import atomic
 
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from tinyconv.checking import LARGEST, affordable
+from tinyconv.checking.extras import need
+from tinyconv.checking.messages import received
 from tinyconv.datasets import mnist
-from tinyconv.extras import need
-from tinyconv.messages import received
 from tinyconv.saving import atomic, checked_json
 
 Arrays = tuple[np.ndarray, np.ndarray]

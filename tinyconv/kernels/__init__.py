@@ -42,7 +42,7 @@ def cuda_usable() -> bool:
     """Whether the ``cuda`` set could work here: its packages are installed and there is a GPU. Never raises."""
     if not any(map(importlib.util.find_spec, ("numba_cuda", "numba_cuda_mlir"))):  # without importing Numba
         return False
-    from tinyconv.kernels.cuda import device
+    from tinyconv.kernels.cuda.runtime import device
 
     return device.available()[0]
 

@@ -2,11 +2,11 @@
 
 from typing import Any, Literal, Unpack
 
-from tinyconv import ops
-from tinyconv.arena import Shape
 from tinyconv.checking import number, unknown
 from tinyconv.layers.arguments import LayerOptions, Named, who
 from tinyconv.layers.base import Layer
+from tinyconv.plan import ops
+from tinyconv.plan.arena import Shape
 
 ActivationName = Literal["linear", "relu", "sigmoid", "tanh", "softmax", "leaky_relu", "elu"]
 ACTIVATIONS: dict[str, dict[str, float]] = {

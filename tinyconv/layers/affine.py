@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-from tinyconv import initializers, ops, regularizers
-from tinyconv.arena import Shape
+from tinyconv import initializers, regularizers
 from tinyconv.checking import affordable, boolean, choice, integer
+from tinyconv.checking.lookup import saved
+from tinyconv.checking.messages import refuse
 from tinyconv.initializers import InitializerLike
 from tinyconv.layers.activation import ActivationName, activation_name, activation_ops
 from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, pair, who, windows
 from tinyconv.layers.base import Layer, WeightSpec
-from tinyconv.lookup import saved
-from tinyconv.messages import refuse
+from tinyconv.plan import ops
+from tinyconv.plan.arena import Shape
 from tinyconv.regularizers import RegularizerLike
 
 

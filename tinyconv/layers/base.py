@@ -9,17 +9,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tinyconv import checking, inputs, ops, random
-from tinyconv.arena import Arena, Shape
-from tinyconv.arguments import load_backend, resolve_backend
-from tinyconv.configuration import Configured
+from tinyconv import checking, random
+from tinyconv.checking import inputs
+from tinyconv.checking.configuration import Configured
+from tinyconv.checking.messages import refuse
 from tinyconv.initializers import Initializer, drawn
+from tinyconv.kernels.backends import load_backend, resolve_backend
 from tinyconv.layers.arguments import shape_of
-from tinyconv.locks import ModelLock, locked
-from tinyconv.messages import refuse
-from tinyconv.plan import lower
+from tinyconv.plan import ops
+from tinyconv.plan.arena import Arena, Shape
+from tinyconv.plan.locks import ModelLock, locked
+from tinyconv.plan.lowering import lower
+from tinyconv.plan.state import State
 from tinyconv.regularizers import L2
-from tinyconv.state import State
 
 # What Keras' further arguments must be for tinyconv to do the same as Keras.
 NEUTRAL: dict[str, tuple[Any, ...]] = {

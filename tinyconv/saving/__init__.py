@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyconv.checking import boolean
-from tinyconv.extras import need
+from tinyconv.checking.extras import need
+from tinyconv.checking.messages import explained, refuse, warn
 from tinyconv.layers import Layer
-from tinyconv.messages import explained, refuse, warn
 from tinyconv.saving import atomic, hdf5, keras_archive, keras_weights, safetensors
 
 if TYPE_CHECKING:
-    from tinyconv.model import Sequential
+    from tinyconv.models.sequential import Sequential
 
 AnyPath = atomic.AnyPath
 

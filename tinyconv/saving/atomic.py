@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
-from tinyconv.messages import received
+from tinyconv.checking.messages import received
 
 fcntl: ModuleType | None
 try:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tinyconv.extras import need
+from tinyconv.checking.extras import need
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 USER_BLOCK = 512

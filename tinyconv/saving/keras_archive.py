@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tinyconv.saving import checked_json, hdf5, keras_config, keras_weights
 
 if TYPE_CHECKING:
-    from tinyconv.model import Sequential
+    from tinyconv.models.sequential import Sequential
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 KERAS_VERSION = "3.15.0"  # whose format this is
@@ -56,7 +56,7 @@ def loads(content: bytes, where: str, compile: bool = True, backend: str | None 
 
 
 def _model(parts: dict[str, bytes], where: str, compile: bool, backend: str | None) -> "Sequential":
-    from tinyconv.model import Sequential
+    from tinyconv.models.sequential import Sequential
 
     config = checked_json.loads(parts[CONFIG], f"{CONFIG} of {where}", LARGEST_CONFIG)
     name, input_shape, layers = keras_config.to_layers(config, where)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyconv import initializers, layers, losses, metrics, optimizers, regularizers, schedules
-from tinyconv.messages import received
+from tinyconv import initializers, layers, losses, metrics, optimizers, regularizers
+from tinyconv.checking.messages import received
+from tinyconv.optimizers import schedules
 
 if TYPE_CHECKING:
-    from tinyconv.model import Sequential
+    from tinyconv.models.sequential import Sequential
 
 Config = dict[str, Any]
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyconv.arena import Shape
+from tinyconv.checking.messages import warn
 from tinyconv.layers import Layer
 from tinyconv.layers.base import default_name
-from tinyconv.messages import warn
 from tinyconv.optimizers import SGD, Optimizer
+from tinyconv.plan.arena import Shape
 from tinyconv.saving import hdf5
 
 if TYPE_CHECKING:
-    from tinyconv.model import Sequential
+    from tinyconv.models.sequential import Sequential
 
 OPTIMIZER = "optimizer/vars"
 KERAS_OPTIMIZER_NAMES = {"adam": "adam", "adamw": "adam_w", "sgd": "sgd"}

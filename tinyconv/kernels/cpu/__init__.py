@@ -29,8 +29,6 @@ from tinyconv.kernels.cpu.conv_pool import (
 from tinyconv.kernels.cpu.data import advance, gather_one_hot, gather_rows, scatter_rows
 from tinyconv.kernels.cpu.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
 from tinyconv.kernels.cpu.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
-from tinyconv.kernels.cpu.host import LANES
-from tinyconv.kernels.cpu.jit import cache_folder, compile_watch  # noqa: F401  (so that compiling can be announced)
 from tinyconv.kernels.cpu.loss import (
     accumulate,
     binary_cross_entropy_backward,
@@ -60,8 +58,10 @@ from tinyconv.kernels.cpu.pool import (
     max_pool2d_backward,
     max_pool2d_forward,
 )
-from tinyconv.kernels.cpu.tasks import record  # noqa: F401
-from tinyconv.kernels.cpu.threads import get_threads, threading_layer
+from tinyconv.kernels.cpu.registers.host import LANES
+from tinyconv.kernels.cpu.runtime.jit import cache_folder, compile_watch  # noqa: F401  (so that compiling can be announced)
+from tinyconv.kernels.cpu.runtime.tasks import record  # noqa: F401
+from tinyconv.kernels.cpu.runtime.threads import get_threads, threading_layer
 from tinyconv.kernels.cpu.update import adam_update, l2_backward, l2_forward, sgd_update
 from tinyconv.kernels.memory import allocate, download, synchronize, upload  # noqa: F401  (the set's memory)
 

@@ -7,9 +7,9 @@ multiplications and additions they run on whole vectors of numbers.
 import numpy as np
 from numba import prange
 
-from tinyconv.kernels.cpu.blocks import blocks, by_size, pieces, share, span
-from tinyconv.kernels.cpu.jit import jit
-from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.cutting import blocks, by_size, pieces, share, span
+from tinyconv.kernels.cpu.runtime.jit import jit
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
 
 LOG2_E = np.float32(1.44269504)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # ln 2 in two parts: the first has few bits

@@ -1,7 +1,7 @@
 """Convolutions of any shape, stride, padding and dilation: which kernels compute them, and where things are stored.
 
-Forward and dx are one kernel, ``correlate.py``, or, for most 3 x 3 convolutions, Winograd's method, which needs fewer
-multiplications (``winograd.py``); dx of few channels is ``scatter.py``, and dw ``correlate_gradient.py``. All run on
+Forward and dx are one kernel, ``direct.py``, or, for most 3 x 3 convolutions, Winograd's method, which needs fewer
+multiplications (``winograd.py``); dx of few channels is ``col2im.py``, and dw ``filter_gradient.py``. All run on
 the register tile (``tile.py``).
 
 * Filters are packed by ``conv2d_prepare`` in *panels* of V vectors, filled up with zeros, or transformed: what the
@@ -21,10 +21,10 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from tinyconv.kernels.cpu import correlate, correlate_gradient, winograd
-from tinyconv.kernels.cpu.geometry import Pass, whole_lines
-from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, run
-from tinyconv.kernels.cpu.tile import LANES, tile_shape
+from tinyconv.kernels.cpu.convolution import direct, filter_gradient, winograd
+from tinyconv.kernels.cpu.convolution.geometry import Pass, whole_lines
+from tinyconv.kernels.cpu.registers.tile import LANES, tile_shape
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, run
 
 
 class Plan(NamedTuple):
@@ -42,8 +42,8 @@ def plan(out_shape, x_shape, w_shape, strides, padding, dilation, relu=False):
     """How a convolution is computed, cut into tasks, and laid out in ``work``."""
     shapes, geometry = (out_shape, x_shape, w_shape), (strides, padding, dilation)
     by_winograd = winograd.pays(out_shape, w_shape, strides, dilation)
-    prepare, forward, dx, filters, needs = (_winograd if by_winograd else correlate.plan)(*shapes, *geometry, relu)
-    dw, sums_size, unit = correlate_gradient.plan(*shapes, *geometry)
+    prepare, forward, dx, filters, needs = (_winograd if by_winograd else direct.plan)(*shapes, *geometry, relu)
+    dw, sums_size, unit = filter_gradient.plan(*shapes, *geometry)
     scratch, scratch_size = whole_lines(filters), whole_lines(max(needs, unit) + 4 * LANES)
     sums = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
     places = {"scratch": scratch, "scratch_size": scratch_size}
@@ -89,6 +89,6 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
     KH, KW, C, F = w.shape
     cut = plan(dout.shape, x.shape, w.shape, strides, padding, dilation)
     run(cut.dw.kernel, cut.dw.tasks, dout, x, NOTHING, work, cut.dw.numbers)
-    run(correlate_gradient.make_add_parts(*tile_shape(F)), KH * KW + 1, dw, db, NOTHING, work, cut.dw.numbers)
+    run(filter_gradient.make_add_parts(*tile_shape(F)), KH * KW + 1, dw, db, NOTHING, work, cut.dw.numbers)
     if dx.size:
         run(cut.dx.kernel, cut.dx.tasks, dx, dout, NOTHING, work, cut.dx.numbers)

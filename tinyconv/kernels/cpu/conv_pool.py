@@ -1,8 +1,9 @@
 """Conv -> ReLU -> 2 x 2 max-pool as one step.
 
 Forward, the four pixels of a pooling window are four rows of the register tile, so the whole step ends in registers
-(``window.py``), and only pooled outputs and winners are written. Where filters are 3 x 3 and channels whole vectors the
-products are Winograd's (``winograd.py``), else the plain ones of ``correlate_pool``. Backward see ``sparse.py``.
+(``pooled_stores.py``), and only pooled outputs and winners are written. Where filters are 3 x 3 and channels whole
+vectors the products are Winograd's (``winograd.py``), else the plain ones of ``correlate_pool``. Backward see
+``pooled_backward.py``.
 
 Parallel over tasks (see ``tasks.py``). ``work`` holds the packed (or transformed) filters, the filters one by one, the
 bias filled up to whole panels, a scratch for each thread, and the partial sums of dw.
@@ -14,14 +15,14 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu import sparse, winograd
-from tinyconv.kernels.cpu.copying import copy, copy_panel, fill
-from tinyconv.kernels.cpu.geometry import whole_lines
-from tinyconv.kernels.cpu.host import LANES, REGISTERS
-from tinyconv.kernels.cpu.pooled import COUNT, Step, read_image
-from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
-from tinyconv.kernels.cpu.tile import pixel_offsets, tile_load, tile_multiply_add, tile_shape
-from tinyconv.kernels.cpu.window import tile_store_pooled, window_corners
+from tinyconv.kernels.cpu.convolution import pooled_backward, winograd
+from tinyconv.kernels.cpu.convolution.geometry import whole_lines
+from tinyconv.kernels.cpu.convolution.pooled import COUNT, Step, read_image
+from tinyconv.kernels.cpu.registers.copies import copy, copy_panel, fill
+from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
+from tinyconv.kernels.cpu.registers.pooled_stores import tile_store_pooled, window_corners
+from tinyconv.kernels.cpu.registers.tile import pixel_offsets, tile_load, tile_multiply_add, tile_shape
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
 
 TASKS = 16  # forward: images times bands of pooled rows, where the shapes allow
 LEAST = 1 << 16  # multiply-adds of such a band: about a microsecond, beside which taking a task costs little
@@ -46,14 +47,14 @@ def plan(out_shape, x_shape, w_shape, padding):
     KH, KW, C, F = w_shape
     columns, single, bias, scratch = _filters(w_shape)
     image = (2 * PH + KH - 1) * (2 * PW + KW - 1) * C
-    images = sparse.images_of.py_func(N, PH * PW)
-    needs = [images * image + sparse.list_size.py_func(images * PH * PW)]
+    images = pooled_backward.images_of.py_func(N, PH * PW)
+    needs = [images * image + pooled_backward.list_size.py_func(images * PH * PW)]
     if winograd.applies(w_shape):
         needs.append(winograd.scratch_size(_tiles(out_shape, x_shape, padding)))
     scratch_size = whole_lines(max(needs) + LANES)
     sums = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
-    parts, sum_size = sparse.parts_of(N, w_shape), whole_lines(sparse.sum_size(w_shape))
-    end = sums + parts * -(-F // sparse.block_of(w_shape)) * sum_size
+    parts, sum_size = pooled_backward.parts_of(N, w_shape), whole_lines(pooled_backward.sum_size(w_shape))
+    end = sums + parts * -(-F // pooled_backward.block_of(w_shape)) * sum_size
     places = (single, bias, scratch, scratch_size, sums, sum_size, end)
     pieces = max(1, min(PH, -(-TASKS // N), 4 * PH * PW * F * KH * KW * C // LEAST))
     return Step(N, PH, PW, F, H, W, C, KH, KW, *padding, pieces, parts, *places, scale=0)
@@ -139,10 +140,10 @@ def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, paddin
     shapes = dout.shape, x.shape, w.shape, padding
     step, settings = plan(*shapes), numbers(*shapes, scale)
     sum_filters, adding = _gradient_of_filters(*shapes)
-    run(sum_filters, step.parts * -(-step.F // sparse.block_of(w.shape)), dout, x, argmax, work, settings)
-    run(sparse.add_parts, -(-step.KH * step.KW * step.C // LANES), dw, db, NOTHING, work, adding)
+    run(sum_filters, step.parts * -(-step.F // pooled_backward.block_of(w.shape)), dout, x, argmax, work, settings)
+    run(pooled_backward.add_parts, -(-step.KH * step.KW * step.C // LANES), dw, db, NOTHING, work, adding)
     if dx.size:
-        run(sparse.make_pixels(*sparse.pixel_tile(w.shape)), step.N, dx, dout, argmax, work, settings)
+        run(pooled_backward.make_pixels(*pooled_backward.pixel_tile(w.shape)), step.N, dx, dout, argmax, work, settings)
 
 
 @functools.lru_cache(1024)
@@ -151,13 +152,19 @@ def _gradient_of_filters(out_shape, x_shape, w_shape, padding):
     step = plan(out_shape, x_shape, w_shape, padding)
     KH, KW, C, F = w_shape
     K = KH * KW * C
-    if sparse.is_sparse(w_shape):
-        sums, strides = sparse.make_filters_sparse(*sparse.sparse_tile(KH, KW * C)), (K, 1, K * sparse.GROUP)
-    elif sparse.is_patch(w_shape):
-        sums, strides = sparse.filters_patch, (1, LANES, K * LANES)
+    if pooled_backward.is_sparse(w_shape):
+        sums, strides = (
+            pooled_backward.make_filters_sparse(*pooled_backward.sparse_tile(KH, KW * C)),
+            (K, 1, K * pooled_backward.GROUP),
+        )
+    elif pooled_backward.is_patch(w_shape):
+        sums, strides = pooled_backward.filters_patch, (1, LANES, K * LANES)
     else:
-        sums, strides = sparse.make_filters_dense(sparse.dense_rows(K)), (1, LANES, step.sum_size - LANES)
-    width = sparse.block_of(w_shape)
+        sums, strides = (
+            pooled_backward.make_filters_dense(pooled_backward.dense_rows(K)),
+            (1, LANES, step.sum_size - LANES),
+        )
+    width = pooled_backward.block_of(w_shape)
     part_size = -(-F // width) * step.sum_size
     return sums, np.array([K, F, width, step.parts, step.sums, part_size, step.sum_size, *strides])
 

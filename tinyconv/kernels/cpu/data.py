@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tinyconv.kernels.cpu.blocks import copy, pieces, share
-from tinyconv.kernels.cpu.stack import same_memory
-from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.cutting import copy, pieces, share
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.views import same_memory
 from tinyconv.kernels.reference.dropout import CURSOR, STEP
 
 

@@ -16,9 +16,8 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.copying import add, copy, copy_panel, fill, pack
-from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
-from tinyconv.kernels.cpu.tile import (
+from tinyconv.kernels.cpu.registers.copies import add, copy, copy_panel, fill, pack
+from tinyconv.kernels.cpu.registers.tile import (
     LANES,
     REGISTERS,
     pixel_offsets,
@@ -28,6 +27,7 @@ from tinyconv.kernels.cpu.tile import (
     tile_store_at,
     tile_zeros,
 )
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
 
 CACHED = 64 * 1024  # floats of packed weights that a task goes through for each tile: a quarter of 1 MiB of L2 cache
 TASKS = 16  # into how many tasks a kernel is cut where the shapes allow: enough for some cores, few enough to be cheap

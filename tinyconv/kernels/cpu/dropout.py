@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.blocks import pieces, share
-from tinyconv.kernels.cpu.stack import same_memory, stack_array
-from tinyconv.kernels.cpu.tasks import NOTHING, helper, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.cutting import pieces, share
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, helper, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.views import same_memory, stack_array
 from tinyconv.kernels.reference.dropout import FIRST_SAMPLE, STEP, keep_threshold
 
 MASK, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)

@@ -4,10 +4,10 @@ import numpy as np
 from numba import prange
 
 from tinyconv.kernels.cpu.activation import exp, softmax_row
-from tinyconv.kernels.cpu.blocks import by_size, pieces, share
-from tinyconv.kernels.cpu.jit import jit
-from tinyconv.kernels.cpu.stack import same_memory
-from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.cutting import by_size, pieces, share
+from tinyconv.kernels.cpu.runtime.jit import jit
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.views import same_memory
 from tinyconv.kernels.reference.loss import EPSILON
 
 ZERO, ONE, TWO, HALF = (np.float32(value) for value in (0, 1, 2, 0.5))

@@ -7,9 +7,9 @@ rows at a time in float32, and those partial sums in double precision.
 import numpy as np
 from numba import prange
 
-from tinyconv.kernels.cpu.blocks import by_size
-from tinyconv.kernels.cpu.jit import jit
-from tinyconv.kernels.cpu.stack import stack_array
+from tinyconv.kernels.cpu.runtime.cutting import by_size
+from tinyconv.kernels.cpu.runtime.jit import jit
+from tinyconv.kernels.cpu.runtime.views import stack_array
 
 GROUP = 16  # channels that one thread adds up: a cache line
 ROWS = 16  # rows added in float32 before the sum is added in double

@@ -7,8 +7,8 @@ each pixel collects from all windows that it lies in. So each number has one own
 import numpy as np
 from numba import prange
 
-from tinyconv.kernels.cpu.blocks import by_size, copy
-from tinyconv.kernels.cpu.jit import jit
+from tinyconv.kernels.cpu.runtime.cutting import by_size, copy
+from tinyconv.kernels.cpu.runtime.jit import jit
 
 ZERO, ONE = np.float32(0), np.float32(1)
 

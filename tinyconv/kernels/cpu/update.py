@@ -3,10 +3,10 @@
 import numpy as np
 from numba import prange
 
-from tinyconv.kernels.cpu.blocks import blocks, by_size, pieces, share, span
-from tinyconv.kernels.cpu.jit import jit
-from tinyconv.kernels.cpu.stack import same_memory
-from tinyconv.kernels.cpu.tasks import NOTHING, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.cutting import blocks, by_size, pieces, share, span
+from tinyconv.kernels.cpu.runtime.jit import jit
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.views import same_memory
 from tinyconv.kernels.reference.dropout import STEP
 
 TWO = np.float32(2)

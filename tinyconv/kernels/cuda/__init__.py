@@ -6,7 +6,7 @@ on the device, and a step is recorded once into a CUDA graph and replayed (:mod:
 runs every kernel without a GPU, slowly.
 """
 
-from tinyconv.kernels.cuda.device import available, compile_watch, cuda, name, require
+from tinyconv.kernels.cuda.runtime.device import available, compile_watch, cuda, name, require
 
 if cuda is None:  # numba without its CUDA target: say what is missing where the set is loaded
     require()
@@ -54,7 +54,6 @@ from tinyconv.kernels.cuda.loss import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
 )
-from tinyconv.kernels.cuda.memory import allocate, as_device_array, download, on_device, record, synchronize, upload
 from tinyconv.kernels.cuda.normalization import (
     batch_norm_backward,
     batch_norm_fold,
@@ -67,6 +66,15 @@ from tinyconv.kernels.cuda.pool import (
     average_pool2d_forward,
     max_pool2d_backward,
     max_pool2d_forward,
+)
+from tinyconv.kernels.cuda.runtime.memory import (
+    allocate,
+    as_device_array,
+    download,
+    on_device,
+    record,
+    synchronize,
+    upload,
 )
 from tinyconv.kernels.cuda.update import adam_update, l2_backward, l2_forward, sgd_update
 

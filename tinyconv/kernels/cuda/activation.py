@@ -2,7 +2,7 @@
 
 import math
 
-from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, float32, launch
+from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, float32, launch
 
 
 def relu_forward(out, x):

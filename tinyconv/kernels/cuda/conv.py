@@ -13,14 +13,14 @@ dw, db    taps (k, l, c), 1    outputs (n, i, j)      filters f       pixels of 
 The bias is the weight of an input that is always one: a last row of ones makes db the last row of dw.
 """
 
-from tinyconv.kernels.cuda.device import divided, float32, index, inlined
-from tinyconv.kernels.cuda.fused import (  # noqa: F401  (the fused step has its own file)
+from tinyconv.kernels.cuda.conv_pool import (  # noqa: F401  (the fused step has its own file)
     conv2d_relu_max_pool2d_backward,
     conv2d_relu_max_pool2d_forward,
     conv2d_relu_max_pool2d_prepare,
     conv2d_relu_max_pool2d_workspace,
 )
-from tinyconv.kernels.cuda.product import add_parts, multiply, multiply_parts, parts_of, product, scratch
+from tinyconv.kernels.cuda.convolution.product import add_parts, multiply, multiply_parts, parts_of, product, scratch
+from tinyconv.kernels.cuda.runtime.device import divided, float32, index, inlined
 
 
 def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):

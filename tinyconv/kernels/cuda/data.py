@@ -1,6 +1,6 @@
 """Moving samples between the data set and the batch, all of it on the device."""
 
-from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, divided, float32, launch
+from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, divided, float32, launch
 from tinyconv.kernels.reference.dropout import CURSOR, STEP
 
 

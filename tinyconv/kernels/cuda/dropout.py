@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, float32, inlined, launch
+from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, float32, inlined, launch
 from tinyconv.kernels.reference.dropout import FIRST_SAMPLE, STEP
 
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

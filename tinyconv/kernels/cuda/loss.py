@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, float32, inlined, launch
+from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, float32, inlined, launch
 
 EPSILON = np.float32(1e-7)
 _TOP = np.float32(1) - EPSILON

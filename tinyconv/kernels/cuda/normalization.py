@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, divided, float32, launch
+from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, divided, float32, launch
 
 LANES, ROWS = 32, 8  # a block of the first phase: 32 channels, and 8 threads that share each channel's rows
 _PARTS, _LEAST = 64, 64  # into how many parts, at most, a channel is cut, and how many rows each has, at least

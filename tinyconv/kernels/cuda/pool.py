@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, divided, float32, launch
+from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, divided, float32, launch
 
 
 def max_pool2d_forward(out, argmax, x, pool_size, strides, padding):

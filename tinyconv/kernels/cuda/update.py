@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tinyconv.kernels.cuda.device import THREADS, blocks_for, cuda, float32, launch
+from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, float32, launch
 from tinyconv.kernels.reference.dropout import STEP
 
 _MANY = 512  # threads of the one block that adds up a penalty

@@ -1,0 +1,91 @@
+"""Looking inside a trained network: what every layer computes from an image, and which pixels decide the answer."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinyconv.checking import inputs
+from tinyconv.kernels import reference
+from tinyconv.layers import Layer
+from tinyconv.plan import ops
+from tinyconv.plan.arena import Shape
+from tinyconv.plan.lowering import lower
+from tinyconv.plan.state import State
+
+if TYPE_CHECKING:
+    from tinyconv.models.sequential import Sequential
+
+
+def layer_outputs(model: "Sequential", x: Any) -> dict[str, np.ndarray]:
+    """The output of every layer for a batch, by the layer's name, as at inference."""
+    value = _batch(model, x)
+    outputs = {}
+    for layer in model.layers:
+        outputs[layer.name] = value = layer(value)
+    return outputs
+
+
+def input_gradient(model: "Sequential", x: Any, classes: Any) -> np.ndarray:
+    """The derivative of each sample's score for a class with respect to every number of the sample, shaped as ``x``.
+
+    The score is what the last softmax or sigmoid starts from: of a probability near 1 all derivatives are near 0.
+    Everything behaves as at inference: nothing is dropped, and batch normalisation uses its moving statistics. The
+    gradient is what the layers' own backward passes compute, not an approximation.
+
+    Args:
+        x: a batch of samples.
+        classes: for each sample, the number of an output.
+
+    Source: Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks" (2014), section 3.
+    """
+    x = _batch(model, x)
+    shape: Shape = model.output_shape[1:]  # type: ignore[assignment]
+    numbers = inputs.as_targets(classes, shape, True, len(x), "input_gradient")
+    if len(shape) != 1:
+        raise ValueError(f"input_gradient expects a model with one row of outputs. Received: outputs of shape {shape}.")
+    seed = np.zeros((len(x), *shape), np.float32)
+    seed[np.arange(len(x)), numbers] = 1
+    assert model._arenas is not None
+    state = State(reference, *model._arenas)
+    stack = [_Inference(model.layers), _Seed(seed)]
+    plan = lower(stack, model.input_shape[1:], len(x), state, training=True, input_gradient=True)  # type: ignore[arg-type]
+    plan.x[...] = x
+    plan.program("prepare", "forward", "backward")()
+    return plan.dx.copy()
+
+
+def _batch(model: "Sequential", x: Any) -> np.ndarray:
+    model._need_built()
+    return inputs.as_input(x, model.input_shape[1:], f"model {model.name!r}")  # type: ignore[arg-type]
+
+
+class _Inference:
+    """A model's ops with a backward pass and yet as at inference, up to the last activation."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.layers = layers
+
+    def ops(self, input_shape: Shape) -> list[ops.Op]:
+        found: list[ops.Op] = []
+        shape = input_shape
+        for layer in self.layers:
+            found += ops.at_inference(layer.ops(shape))
+            shape = layer.output_shape(shape)
+        last = found[-1] if found else None
+        if isinstance(last, ops.Softmax) or (isinstance(last, ops.Activation) and last.kind == "sigmoid"):
+            found.pop()
+        return found
+
+
+class _Seed(Layer):
+    """The end: hands on the scores, and begins the backward pass with the derivative of the chosen ones, 1."""
+
+    def __init__(self, seed: np.ndarray) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def forward(self, out: np.ndarray, x: np.ndarray, weights: dict[str, np.ndarray]) -> None:
+        out[...] = x
+
+    def backward(self, dx: np.ndarray, *rest: Any, **more: Any) -> None:
+        dx[...] = self.seed

@@ -1,0 +1,110 @@
+"""Copying blocks of numbers to where inner loops want them, and fetching them in advance.
+
+Loops run over slices: then the compiler knows that no index is negative, and moves whole vectors.
+"""
+
+import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from tinyconv.kernels.cpu.registers.tile import LANES, prefetch
+from tinyconv.kernels.cpu.registers.vector import vector_load, vector_load_first, vector_store
+from tinyconv.kernels.cpu.runtime.cutting import pieces, share
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, helper, kernel, run
+
+
+@helper
+def copy(target, at, source, start, size):
+    """target[at : at + size] = source[start : start + size]."""
+    line, numbers = target[at : at + size], source[start : start + size]
+    for i in range(size):
+        line[i] = numbers[i]
+
+
+@helper
+def add(target, at, source, start, size):
+    """target[at : at + size] += source[start : start + size]."""
+    line, numbers = target[at : at + size], source[start : start + size]
+    for i in range(size):
+        line[i] += numbers[i]
+
+
+@helper
+def fill(target, at, size, value):
+    """target[at : at + size] = value."""
+    line = target[at : at + size]
+    for i in range(size):
+        line[i] = value
+
+
+@helper
+def copy_panel(target, at, matrix, start, width, rows, first, columns):
+    """Copy columns ``first ..`` of a matrix (rows, width), which lies at ``matrix[start:]``, to ``target[at:]``,
+    (rows, columns), with zeros behind the last column. ``columns`` is a multiple of LANES."""
+    count = min(columns, width - first)
+    for place in range(start + first, start + first + rows * width, width):
+        for column in range(0, columns, LANES):
+            if column + LANES <= count:
+                vector_store(vector_load(matrix, place + column), target, at + column)
+            else:
+                vector_store(vector_load_first(matrix, place + column, count - column), target, at + column)
+        at += columns
+
+
+@helper
+def copy_window(target, at, image, start, size, top, left, height, width):
+    """Copy rows top.. and columns left.. of an image of that ``size``, (H, W, C), which lies at ``image[start:]``, to
+    ``target[at:]``, (height, width, C), with zeros outside of the image."""
+    H, W, C = size
+    before = min(max(0, -left), width)
+    inside = max(0, min(W, left + width) - max(0, left))
+    for row in range(top, top + height):
+        if 0 <= row < H and inside > 0:
+            fill(target, at, before * C, np.float32(0))
+            copy(target, at + before * C, image, start + (row * W + left + before) * C, inside * C)
+            fill(target, at + (before + inside) * C, (width - before - inside) * C, np.float32(0))
+        else:
+            fill(target, at, width * C, np.float32(0))
+        at += width * C
+
+
+@helper
+def prefetch_part(array, start, size, part, count, parts):
+    """Prefetch, of ``array[start : start + size]``, cut into ``parts`` parts, ``count`` of them from ``part`` on."""
+    for line in range(start + part * size // parts, start + min(part + count, parts) * size // parts, 16):
+        prefetch(array, line)
+
+
+def pack(work, w, taps, columns, columns_T):
+    """Pack filters (taps, C, F) in panels, [panel][tap][c][columns of f], and behind them the transposed filters,
+    [panel][tap][f][columns of c]. Parallel over taps and blocks of channels."""
+    C, F = w.shape[-2:]
+    parts = taps * -(-C // columns_T)
+    tasks = min(parts, pieces(w.size, cost=4))
+    run(_pack, tasks, w, NOTHING, NOTHING, work, np.array([tasks, parts, taps, C, F, columns, columns_T]))
+
+
+@kernel
+def _pack(task, w, _, __, work, numbers):
+    """A task's share of the blocks."""
+    tasks, parts, taps, C, F, columns, columns_T = to_fixed_tuple(numbers, 7)
+    first, last = share(task, tasks, parts)
+    for part in range(first, last):
+        _pack_block(work, w, part % taps, part // taps, taps, C, F, columns, columns_T)
+
+
+@helper
+def _pack_block(work, w, tap, block, taps, C, F, columns, columns_T):
+    """One block of channels, as many as a transposed panel has, of one tap."""
+    first = block * columns_T
+    count = min(columns_T, C - first)
+    start = (tap * C + first) * F
+    for panel in range(-(-F // columns)):
+        at = ((panel * taps + tap) * C + first) * columns
+        copy_panel(work, at, w, start, F, count, panel * columns, columns)
+    transposed = -(-F // columns) * taps * C * columns + (block * taps + tap) * F * columns_T
+    for f in range(F):
+        line = work[transposed + f * columns_T : transposed + (f + 1) * columns_T]
+        for c in range(count):
+            line[c] = w[start + f + c * F]
+        for c in range(count, columns_T):
+            line[c] = np.float32(0)

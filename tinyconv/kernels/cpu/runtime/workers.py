@@ -1,0 +1,206 @@
+"""The one parallel loop that runs all kernels that work in tasks (see ``tasks.py``): workers on a table.
+
+A table has a line for each kernel call, in order. The workers, one for each thread, go through it together. Of a line,
+each has a share of the tasks, and takes them one by one, counting with an atomic counter: neighbouring tasks often
+read neighbouring memory. One that is done helps the others with theirs, and waits, when no task is left, until all have
+finished, which a last counter says. So no line waits for a worker that comes late: the others do its share, and when
+it comes, it finds nothing to do. Who does which task does not change the result, since each number has one task that
+writes it.
+"""
+
+import ctypes
+import functools
+import os
+import platform
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tinyconv.kernels.cpu.runtime.cutting import share
+from tinyconv.kernels.cpu.runtime.jit import jit
+
+WORDS = 12  # numbers in a line: the kernel's address, its tasks, and the address and length of each of five arrays
+TASKS = 1  # where in a line
+CACHE_LINE = 8  # counters lie so far apart that no two share one, or workers would fight for it
+PATIENCE = 2000  # looks at a counter, some tens of us, before a waiting worker offers its processor to others
+
+helper = functools.partial(jit, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # never called from Python
+
+_WORD, _FLOATS, _INTEGERS = ir.IntType(64), types.Array(types.float32, 1, "C"), types.Array(types.int64, 1, "C")
+
+
+def signature_of(int8: bool):
+    """The signature of all kernels: (task, a, b, c, work, numbers), where c is of float32 or int8.
+
+    For the machine code the two are the same: it gets an address and a length. (It also gets the size of an element,
+    always as if c were float32; an index into a contiguous array does not look at it.)
+    """
+    c = types.Array(types.int8, 1, "C") if int8 else _FLOATS
+    return types.void(types.int64, _FLOATS, _FLOATS, c, _FLOATS, _INTEGERS)
+
+
+def counters_of(lines: int) -> int:
+    """How many numbers the progress of a table takes: the line that failed, and for each line how many tasks are done,
+    and how many are taken of each worker's share."""
+    return (1 + lines * (1 + numba.config.NUMBA_NUM_THREADS)) * CACHE_LINE
+
+
+def _give_way() -> int:
+    """The address of the system's function that lets another thread have the processor."""
+    system = ctypes.WinDLL("kernel32") if os.name == "nt" else ctypes.CDLL(None)  # type: ignore[attr-defined]
+    function = system.SwitchToThread if os.name == "nt" else system.sched_yield
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+GIVE_WAY = _give_way()
+
+
+@intrinsic
+def _call(typing_context, lines, line, task):
+    """Call the kernel of a line for one task; whether that failed."""
+    callee = signature_of(False).args
+
+    def write(context, builder, signature, arguments):
+        from numba.np.arrayobj import make_array, populate_array
+
+        table = context.make_array(lines)(context, builder, arguments[0]).data
+        first = builder.mul(arguments[1], _WORD(WORDS))
+
+        def word(number):
+            return builder.load(builder.gep(table, [builder.add(first, _WORD(number))]))
+
+        def array(kind, number):
+            found = make_array(kind)(context, builder)
+            data, width = builder.inttoptr(word(number), found.data.type), _WORD(kind.dtype.bitwidth // 8)
+            populate_array(found, data, shape=[word(number + 1)], strides=[width], itemsize=width, meminfo=None)
+            return found._getvalue()
+
+        arrays = [array(kind, 2 + 2 * number) for number, kind in enumerate(callee[1:])]
+        function = builder.inttoptr(word(0), context.call_conv.get_function_type(types.void, callee).as_pointer())
+        status, _ = context.call_conv.call_function(builder, function, types.void, callee, [arguments[2], *arrays])
+        return status.is_error
+
+    return types.boolean(lines, types.int64, types.int64), write
+
+
+@intrinsic
+def _count(typing_context, counters, place, more):
+    """Add to a counter that others count with too, and return what it was. What was written before is seen by all who
+    see the new count."""
+
+    def write(context, builder, signature, arguments):
+        data = context.make_array(counters)(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", builder.gep(data, [arguments[1]]), arguments[2], "acq_rel")
+
+    return types.int64(counters, types.int64, types.int64), write
+
+
+@intrinsic
+def _look(typing_context, counters, place):
+    """A counter's value, as others may have changed it."""
+
+    def write(context, builder, signature, arguments):
+        data = context.make_array(counters)(context, builder, arguments[0]).data
+        return builder.load_atomic(builder.gep(data, [arguments[1]]), "acquire", 8)
+
+    return types.int64(counters, types.int64), write
+
+
+@intrinsic
+def _threads(typing_context):
+    """How many threads may work: ``numba.get_num_threads()``, which would keep its caller from being kept on disk."""
+
+    def write(context, builder, signature, arguments):
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_WORD, []), "get_num_threads")
+        return builder.sext(builder.trunc(builder.call(function, []), ir.IntType(32)), _WORD)  # it returns a C int
+
+    return types.int64(), write
+
+
+@intrinsic
+def _pause(typing_context):
+    """Tell the processor that this is a waiting loop."""
+
+    def write(context, builder, signature, arguments):
+        if platform.machine() in ("x86_64", "AMD64"):
+            pause = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"
+            )
+            builder.call(pause, [])
+        return context.get_dummy_value()
+
+    return types.void(), write
+
+
+@intrinsic
+def _call_system(typing_context, address):
+    """Call a function of the system that takes nothing and returns an int."""
+
+    def write(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.IntType(32), []).as_pointer()
+        builder.call(builder.inttoptr(arguments[0], kind), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), write
+
+
+@helper
+def _work(worker, workers, lines, progress, give_way):
+    """Go through the lines: take the tasks of the own share of each, then what is left of the others' shares, and wait
+    for those that others are still busy with."""
+    for line in range(lines.shape[0]):
+        tasks, done, mine = lines[line, TASKS], (1 + line * (1 + workers)) * CACHE_LINE, 0
+        for i in range(workers):
+            whose = (worker + i) % workers
+            first, last = share(whose, workers, tasks)
+            taken = done + (1 + whose) * CACHE_LINE
+            if _look(progress, taken) >= last - first:
+                continue  # without a write, for which workers would have to take turns
+            task = first + _count(progress, taken, 1)
+            while task < last:
+                if _call(lines, line, task):
+                    progress[0] = line + 1
+                mine += 1
+                task = first + _count(progress, taken, 1)
+        _count(progress, done, mine)
+        looks = 0
+        while _look(progress, done) < tasks:
+            looks += 1
+            if looks < PATIENCE:
+                _pause()
+            else:
+                _call_system(give_way)
+        if _look(progress, 0):
+            return  # some task of this line failed, and all workers know
+
+
+@jit
+def write_line(lines, line, address, tasks, a, b, c, work, numbers):
+    """Fill a line of a table."""
+    lines[line, 0], lines[line, TASKS] = address, tasks
+    lines[line, 2], lines[line, 3] = a.ctypes.data, a.size
+    lines[line, 4], lines[line, 5] = b.ctypes.data, b.size
+    lines[line, 6], lines[line, 7] = c.ctypes.data, c.size
+    lines[line, 8], lines[line, 9] = work.ctypes.data, work.size
+    lines[line, 10], lines[line, 11] = numbers.ctypes.data, numbers.size
+
+
+@jit(parallel=True)
+def run_table(lines, progress, give_way):
+    """Work through a table; 0, or the number of a line that failed, counted from 1."""
+    most = 1
+    for line in range(lines.shape[0]):
+        most = max(most, lines[line, TASKS])
+    workers = min(most, _threads())
+    for place in range((1 + lines.shape[0] * (1 + workers)) * CACHE_LINE):
+        progress[place] = 0
+    if workers == 1:
+        _work(0, 1, lines, progress, give_way)  # and wake no other thread
+    else:
+        for worker in prange(workers):
+            _work(np.int64(worker), workers, lines, progress, give_way)  # Numba takes the index for unsigned
+    return progress[0]

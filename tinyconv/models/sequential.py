@@ -1,0 +1,692 @@
+"""Sequential: a stack of layers that can be trained, with Keras' interface.
+
+What happens on the way down: ``fit`` checks the arrays (:mod:`tinyconv.checking.inputs`) and runs the loops of
+:mod:`tinyconv.training`, which run a plan (:mod:`tinyconv.plan`) once per batch; the plan calls kernels.
+"""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyconv import checking, kernels, losses, metrics, optimizers, saving
+from tinyconv.callbacks import Callback, CallbackList, History
+from tinyconv.callbacks.base import Position, as_callbacks
+from tinyconv.checking import console, inputs, tables
+from tinyconv.checking.messages import explained, refuse, warn
+from tinyconv.kernels.backends import count_of, load_backend, resolve_backend
+from tinyconv.layers import Layer
+from tinyconv.losses import Loss, LossLike
+from tinyconv.metrics import Metric, MetricLike
+from tinyconv.models.stack import Stack
+from tinyconv.optimizers import Optimizer, OptimizerLike
+from tinyconv.plan.arena import Shape
+from tinyconv.plan.locks import locked
+from tinyconv.plan.lowering import Plan
+from tinyconv.training.progress import Progress, Verbosity
+from tinyconv.training.trainer import Data, Trainer
+
+Moments = Mapping[str, Mapping[str, np.ndarray]]  # of an optimiser: by slot and by "layer/weight"
+
+
+ONLY_KERAS = dict.fromkeys(("sample_weight", "class_weight", "steps"), (None,))
+COMPILE_ONLY_KERAS: dict[str, tuple[Any, ...]] = {  # accepted where they change nothing
+    "loss_weights": (None,),
+    "weighted_metrics": (None, []),
+    "run_eagerly": (False,),
+    "steps_per_execution": (1,),
+    "jit_compile": ("auto", True, False),
+}
+
+
+class Sequential(Stack):
+    """A stack of layers: each one's output is the next one's input.
+
+    Args:
+        layers: the layers, beginning with ``Input(shape=...)``; more can be added with :meth:`add`.
+        trainable: whether training changes its weights.
+        name: shown in the summary.
+
+    >>> model = Sequential([Input((28, 28, 1)), layers.Conv2D(32, 3, activation="relu"), ...])
+    >>> model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
+    >>> history = model.fit(x_train, y_train, batch_size=128, epochs=15, validation_split=0.1)
+
+    Several threads may use a model at once: what reads or writes weights waits for its turn, see
+    :mod:`tinyconv.plan.locks`.
+    A copy (``copy.deepcopy``, pickle, a process it is sent to) has weights, an optimiser and a state of its own.
+    """
+
+    def __init__(self, layers: Iterable[Layer] | None = None, trainable: bool = True, name: str | None = None) -> None:
+        self._stop_training = False
+        self._history: History | None = None
+        self._optimizer: Optimizer | None = None
+        self._loss: Loss | None = None
+        self._metrics: tuple[Metric, ...] = ()
+        self._compiled: dict[str, Any] | None = None
+        self._trainer: Trainer | None = None
+        self._running = 0  # passes over a data set under way, during which callbacks and other threads get their turn
+        if isinstance(layers, str | bytes | np.ndarray) or (layers is not None and not isinstance(layers, Iterable)):
+            one = isinstance(layers, Layer)
+            fix = f"a list, [{layers!r}]" if one else ""
+            raise checking.invalid("Sequential", "layers", "a list of layers", layers, fix)
+        super().__init__(layers or (), checking.optional_name("Sequential", name) or "sequential", trainable)
+
+    def __repr__(self) -> str:
+        shape = f", input_shape={self.input_shape}" if self._input is not None else ""
+        return f"<Sequential {self.name!r}: {len(self._layers)} layers, {self.count_params():,} parameters{shape}>"
+
+    # What training is about
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """What ``compile`` was given; compile again to have another one."""
+        return self._optimizer
+
+    @property
+    def loss(self) -> Loss | None:
+        """What ``compile`` was given; compile again to have another one."""
+        return self._loss
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is measured beside the loss."""
+        return self._metrics
+
+    @property
+    def history(self) -> History | None:
+        """What the last ``fit`` returned."""
+        return self._history
+
+    @property
+    def stop_training(self) -> bool:
+        """Set it to True to end the run under way after this batch."""
+        return self._stop_training
+
+    @stop_training.setter
+    def stop_training(self, stop: bool) -> None:
+        self._stop_training = checking.boolean(self._who(), "stop_training", stop)
+
+    # Changes below a trainer
+
+    def _check_free(self, what: str) -> None:
+        if self._running:
+            raise RuntimeError(
+                f"Model {self.name!r} is in the middle of a run, which {what} would break. "
+                "Fix: do it before the run, or after it."
+            )
+
+    def _weights_moved(self) -> None:
+        self._hand_over_moments()
+        self._trainer = None
+
+    def _weights_changed(self) -> None:
+        if self._trainer is not None:
+            self._trainer.weights_changed()
+
+    def _renamed(self, names: dict[str, str]) -> None:
+        self._weights_moved()
+        if self._optimizer is not None:
+            self._optimizer.rename(names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {**super().__getstate__(), "_trainer": None, "_running": 0}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._optimizer is not None and self._optimizer.built:
+            self._bind()
+
+    # The optimiser's state
+
+    @locked
+    def _hand_over_moments(self) -> None:
+        """Give the optimiser the moments as they are now, of the weights that are trained."""
+        if self._trainer is not None and self._optimizer is not None and self._optimizer.built:
+            self._optimizer.keep(self._trainer.moments())
+
+    def _bind(self) -> None:
+        """Make the optimiser this model's."""
+        assert self._optimizer is not None
+        trained: dict[str, Layer] = {}
+        frozen: dict[str, Layer] = {}
+        for name, layer, spec in self._specs():
+            (trained if self._is_trained(layer, spec) else frozen)[name] = layer
+        self._optimizer.belong(self, trained, frozen)
+
+    @locked
+    def optimizer_state(self) -> Moments:
+        """Copies of the optimiser's moments, by slot ("momentum", "velocity") and by "layer/weight": of every weight
+        that it trains; zeros before the first step."""
+        self._need_built()
+        if self._optimizer is None:
+            return {}
+        found = self._optimizer.moments()
+        shapes = {
+            name: layer._arrays[spec.name].shape
+            for name, layer, spec in self._specs()
+            if spec.trainable and (self._is_trained(layer, spec) or self._optimizer.knows(name))
+        }
+        return {
+            slot: {name: moments.get(name, np.zeros(shape, np.float32)) for name, shape in shapes.items()}
+            for slot, moments in found.items()
+        }
+
+    @locked
+    def set_optimizer_state(self, moments: Moments) -> None:
+        """Set the optimiser's moments; with its ``iterations``, training goes on as if it had not stopped."""
+        self._check_free("set_optimizer_state()")
+        self._need_built()
+        if self._optimizer is None:
+            raise ValueError(f"Model {self.name!r} is not compiled, and so has no optimizer. Fix: compile() first.")
+        shapes = next(iter(self.optimizer_state().values()), {})
+        slots = self._optimizer.slots
+        for slot in slots:
+            for name, array in shapes.items():
+                given = moments.get(slot, {}).get(name)
+                if given is None or np.shape(given) != array.shape:
+                    raise ValueError(
+                        f"The optimizer's state does not fit model {self.name!r}: {slot} of {name!r}. Expected an "
+                        f"array of shape {array.shape}. Received: {None if given is None else np.shape(given)}."
+                    )
+        self._bind()
+        self._trainer = None
+        self._optimizer.keep(
+            {slot: {name: np.array(moments[slot][name], np.float32) for name in shapes} for slot in slots}
+        )
+
+    @locked
+    def restart(self, seed: int, iterations: int, moments: Moments) -> None:
+        """Go on as a model with that seed, step count and moments would, in everything random too."""
+        assert self._optimizer is not None
+        self.seed = seed
+        self._optimizer.iterations = iterations
+        self.set_optimizer_state(moments)
+
+    @locked
+    def totals(self) -> np.ndarray:
+        """The totals of loss and metrics over the batches of this epoch so far."""
+        return self._need_trainer("totals", None).totals()
+
+    # Files
+
+    @locked
+    @explained
+    def save(self, filepath: str | os.PathLike, overwrite: bool = True, zipped: None = None, **keras: Any) -> None:
+        """Write the whole model, its optimiser's state included, as a ".keras" archive: see :mod:`tinyconv.saving`."""
+        refuse("save()", {"zipped": zipped, **keras}, {"zipped": (None, True)})
+        saving.save_model(self, filepath, checking.boolean("save", "overwrite", overwrite))
+
+    @locked
+    @explained
+    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, max_shard_size: None = None) -> None:
+        """Write the weights: ".safetensors", or ".weights.h5" in Keras' layout."""
+        refuse("save_weights()", {"max_shard_size": max_shard_size}, {"max_shard_size": (None,)})
+        saving.save_weights(self, filepath, checking.boolean("save_weights", "overwrite", overwrite))
+
+    @locked
+    @explained
+    def load_weights(self, filepath: str | os.PathLike, skip_mismatch: bool = False, **keras: Any) -> None:
+        """Read the weights of a model of the same layers, from a file of either kind.
+
+        With ``skip_mismatch`` layers whose weights do not fit keep theirs, with a warning.
+        """
+        refuse("load_weights()", keras, {"objects_to_skip": (None,)})
+        saving.load_weights(self, filepath, checking.boolean("load_weights", "skip_mismatch", skip_mismatch))
+
+    # Training
+
+    @locked
+    @explained
+    def compile(
+        self,
+        optimizer: OptimizerLike = "adam",
+        loss: LossLike | None = None,
+        loss_weights: None = None,
+        metrics: Sequence[MetricLike] | MetricLike | None = None,
+        weighted_metrics: None = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: str | bool = "auto",
+        auto_scale_loss: bool = True,
+        *,
+        backend: str | None = None,
+        fuse: bool = True,
+    ) -> None:
+        """Say how to train. Arguments that are not described here are Keras', and must have their defaults.
+
+        Args:
+            optimizer: a name ("adam", "adamw", "sgd") or an object of :mod:`tinyconv.optimizers`. An object that has
+                trained this model goes on where it is; one that has trained another model is refused.
+            loss: a name such as "categorical_crossentropy" or an object of :mod:`tinyconv.losses`.
+            metrics: names such as "accuracy", or objects of :mod:`tinyconv.metrics`.
+            backend: which kernels compute: "cpu", "cuda" or "reference"; "auto" takes CUDA where a GPU is usable, else
+                the CPU. None: the environment variable TINYCONV_BACKEND, else "auto".
+            fuse: whether the plan may fuse neighbouring operations.
+        """
+        self._check_free("compile()")
+        given: dict[str, Any] = {
+            "loss_weights": loss_weights,
+            "weighted_metrics": weighted_metrics,
+            "run_eagerly": run_eagerly,
+        }
+        given |= {"steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
+        refuse("compile()", given, COMPILE_ONLY_KERAS)
+        checking.boolean("compile", "auto_scale_loss", auto_scale_loss)  # of no effect in float32
+        new = optimizers.get(optimizer)
+        if new.built and new is not self._optimizer:
+            self._refuse_foreign(new)
+        new_loss = None if loss is None else losses.get(loss)
+        wanted = _listed(metrics)
+        compiled = {
+            "metrics": wanted,
+            "backend": resolve_backend(backend),
+            "fuse": checking.boolean("compile", "fuse", fuse),
+            "trained": False,
+        }
+        found = self._metrics_of(wanted)
+        self._weights_moved()  # the old trainer, if there was one, gives its optimiser what it knows
+        self._optimizer, self._loss, self._metrics, self._compiled = new, new_loss, found, compiled
+
+    def _refuse_foreign(self, optimizer: Optimizer) -> None:
+        known = list(map(id, (optimizer._known or {}).values()))
+        if not any(id(layer) in known for layer in self._layers):
+            raise ValueError(
+                f"This {type(optimizer).__name__} has trained another model, to whose weights its moments and its step "
+                f"count belong. Fix: a new optimizer for model {self.name!r}, {type(optimizer).__name__}(...)."
+            )
+
+    def _metrics_of(self, wanted: list[Any]) -> tuple[Metric, ...]:
+        shape = self.output_shape[1:] if self._input is not None and self._layers else (2,)
+        return tuple(metrics.get(each, shape) for each in wanted)  # type: ignore[arg-type]
+
+    @explained
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Verbosity = "auto",
+        callbacks: Iterable[Callback] | Callback | None = None,
+        validation_split: float = 0.0,
+        validation_data: tuple[Any, Any] | None = None,
+        shuffle: bool = True,
+        class_weight: None = None,
+        sample_weight: None = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: None = None,
+        validation_steps: None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> History:
+        """Train for some epochs, and return the history of losses and metrics.
+
+        Args:
+            x: inputs, (samples, ...). Anything that is not C-contiguous float32 is converted once.
+            y: targets: rows like the output, or class numbers for a sparse loss.
+            batch_size: samples per step; None: 32.
+            epochs: the number of the last epoch; with ``initial_epoch`` fewer are trained.
+            verbose: 0: silent, 1: progress bar, 2: a line per epoch, "auto": 1 in a terminal, else 2.
+            callbacks: objects of :mod:`tinyconv.callbacks`.
+            validation_split: the share of the samples, taken from the end before shuffling, to validate on.
+            validation_data: (x, y) to validate on instead.
+            shuffle: whether every epoch sees the samples in another order.
+            class_weight, sample_weight, steps_per_epoch, validation_steps: Keras' only; must be None.
+            initial_epoch: the epoch to start at, for resuming.
+            validation_batch_size: samples per validation batch; None: batch_size.
+            validation_freq: validate every so many epochs.
+        """
+        keras = {"class_weight": class_weight, "sample_weight": sample_weight}
+        keras |= {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
+        refuse("fit()", keras, dict.fromkeys(keras, (None,)))
+        batch_size = count_of("batch_size", batch_size, 32)
+        epochs = checking.integer("fit", "epochs", epochs)
+        initial_epoch = checking.integer("fit", "initial_epoch", initial_epoch, at_least=0)
+        validation_freq = checking.integer("fit", "validation_freq", validation_freq)
+        val_batch_size = count_of("validation_batch_size", validation_batch_size, batch_size)
+        shuffle = checking.boolean("fit", "shuffle", shuffle)
+        share = checking.number("fit", "validation_split", validation_split, at_least=0, below=1)
+        given = as_callbacks(callbacks)
+        with self._lock:
+            self._need_trainer("fit", x, training=True)
+            training = self._checked(x, y)
+            validation = None
+            if validation_data is not None:
+                validation = self._checked(*_pair(validation_data))
+            elif share:
+                training, validation = inputs.split_validation(*training, share)
+            samples = len(training[0])
+            progress = Progress(verbose, epochs, samples)
+            resumed = [callback.resume(self, samples, batch_size) for callback in given]
+            start = next((position for position in resumed if position is not None), Position(initial_epoch))
+            trainer = self._need_trainer("fit", x, training=True)
+            self._stop_training = False
+            data = Data.load(trainer.state, *training)
+            loop = trainer.pass_over(data, batch_size, training=True)
+            val_loop = None
+            if validation is not None:
+                val_loop = trainer.pass_over(Data.load(trainer.state, *validation), val_batch_size, training=False)
+            self._history = history = History()
+            params: dict[str, Any] = {"epochs": epochs, "steps": -(-samples // batch_size), "verbose": verbose}
+            params["validation_freq"] = validation_freq if validation else 0
+            events = CallbackList([*given, history], model=self, **params)
+            with self._run(progress), events:
+                self._warm_up(trainer, progress, loop, *([val_loop] if val_loop else []))
+                trainer.call(events, "on_train_begin", {})
+                logs: dict[str, float] = {}
+                for epoch in range(start.epoch, epochs):
+                    if epoch > start.epoch:
+                        start = Position(epoch)
+                    if shuffle:
+                        step = trainer_step(self) - start.batch  # at the beginning of the epoch
+                        order = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+                        trainer.kernels.upload(data.order, order.permutation(samples))
+                    trainer.call(events, "on_epoch_begin", epoch, {})
+                    progress.epoch_begin(epoch)
+                    logs, seconds = trainer.train_epoch(loop, events, progress, start)
+                    if val_loop and (epoch + 1) % validation_freq == 0:
+                        val_logs = trainer.run(val_loop, events, "test")
+                        logs |= {f"val_{name}": value for name, value in val_logs.items()}
+                    progress.epoch_end(logs, seconds)
+                    trainer.call(events, "on_epoch_end", epoch, logs)
+                    if self._stop_training:
+                        break
+                trainer.call(events, "on_train_end", logs)
+        return history
+
+    @explained
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Verbosity = "auto",
+        sample_weight: None = None,
+        steps: None = None,
+        callbacks: Iterable[Callback] | Callback | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """The loss and the metrics on a data set: [loss, metric, ...], just the loss if there are no metrics, or (with
+        ``return_dict``) a dict by name."""
+        refuse("evaluate()", {"sample_weight": sample_weight, "steps": steps}, ONLY_KERAS)
+        batch_size = count_of("batch_size", batch_size, 32)
+        return_dict = checking.boolean("evaluate", "return_dict", return_dict)
+        with self._lock:
+            trainer = self._need_trainer("evaluate", x)
+            checked = self._checked(x, y)
+            loop = trainer.pass_over(Data.load(trainer.state, *checked), batch_size, training=False)
+            progress = Progress(verbose, 0, len(checked[0]))
+            params: dict[str, Any] = {"epochs": 1, "steps": -(-len(checked[0]) // batch_size), "verbose": verbose}
+            with self._run(progress):
+                self._warm_up(trainer, progress, loop)
+                start = time.perf_counter()
+                logs = trainer.run(loop, CallbackList(callbacks, model=self, **params), "test")
+                progress.epoch_end(logs, time.perf_counter() - start)
+        return logs if return_dict else _as_list(logs)
+
+    @explained
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Verbosity = 0,
+        steps: None = None,
+        callbacks: Iterable[Callback] | Callback | None = None,
+        *,
+        on_device: bool = False,
+    ) -> Any:
+        """The model's outputs for a whole data set, (samples, ...).
+
+        A NumPy array; with ``on_device`` the backend's own array, which for CUDA stays on the device and has
+        ``__cuda_array_interface__``, so that CuPy and PyTorch take it without a copy.
+        """
+        refuse("predict()", {"steps": steps}, ONLY_KERAS)
+        batch_size = count_of("batch_size", batch_size, 32)
+        on_device = checking.boolean("predict", "on_device", on_device)
+        with self._lock:
+            trainer = self._need_trainer("predict", x, compiled=False)
+            array = self._input_array(x)
+            shape: Shape = (len(array), *self.output_shape[1:])  # type: ignore[arg-type, assignment]
+            width = math.prod(shape[1:])
+            result = trainer.kernels.allocate((len(array), width), np.float32)
+            loop = trainer.pass_over(Data.load(trainer.state, array, None), batch_size, training=False, result=result)
+            params: dict[str, Any] = {"epochs": 1, "steps": -(-len(array) // batch_size), "verbose": verbose}
+            progress = Progress(verbose, 0, len(array))
+            with self._run(progress):
+                self._warm_up(trainer, progress, loop)
+                start = time.perf_counter()
+                trainer.run(loop, CallbackList(callbacks, model=self, **params), "predict")
+                progress.epoch_end({}, time.perf_counter() - start)
+            return (result if on_device else trainer.state.read(result)).reshape(shape)
+
+    @locked
+    def __call__(self, x: Any, training: bool = False) -> np.ndarray:
+        """The outputs for one batch, as at inference or (``training``) as in training; nothing is learned."""
+        training = checking.boolean(self._who(), "training", training)
+        trainer = self._need_trainer("__call__", x, compiled=False)
+        array = self._input_array(x)
+        plan = trainer.run_batch(array, None, training, update=False)
+        if training:
+            trainer.sync_model()  # a batch normalisation has moved its statistics
+        return trainer.state.read(plan.out)
+
+    @explained
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: None = None,
+        class_weight: None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One step on one batch. Returns the batch's own loss and metrics, as :meth:`evaluate` does."""
+        refuse("train_on_batch()", {"sample_weight": sample_weight, "class_weight": class_weight}, ONLY_KERAS)
+        return self._on_batch("train_on_batch", x, y, True, return_dict)
+
+    @explained
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: None = None, return_dict: bool = False) -> Any:
+        """The loss and the metrics of one batch, as :meth:`evaluate` returns them."""
+        refuse("test_on_batch()", {"sample_weight": sample_weight}, ONLY_KERAS)
+        return self._on_batch("test_on_batch", x, y, False, return_dict)
+
+    @explained
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """The outputs for one batch; the same as calling the model."""
+        return self(x)
+
+    @locked
+    def _on_batch(self, what: str, x: Any, y: Any, training: bool, return_dict: bool) -> Any:
+        return_dict = checking.boolean(what, "return_dict", return_dict)
+        trainer = self._need_trainer(what, x, training=training)
+        array, targets = self._checked(x, y)
+        if training:
+            trainer.set_learning_rate()
+        trainer.run_batch(array, targets, training, update=training)
+        logs = trainer.logs(len(array))
+        if training:
+            assert self._optimizer is not None
+            self._optimizer.iterations += 1
+            trainer.sync_model()
+        return logs if return_dict else _as_list(logs)
+
+    # Looking inside
+
+    @locked
+    @explained
+    def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
+        """The gradient of the loss on one batch with respect to every trainable weight, by "layer/weight"."""
+        trainer = self._need_trainer("gradients", x)
+        array, targets = self._checked(x, y)
+        moving = trainer.state.read(trainer.state.moving.flat)
+        trainer.run_batch(array, targets, training=True, update=False)
+        trainer.kernels.upload(trainer.state.moving.flat, moving)  # asking changes nothing
+        return {name: trainer.state.read(view) for name, view in trainer.state.grads.views.items()}
+
+    @property
+    @locked
+    def plan(self) -> Plan:
+        """The training plan, for the largest batch size trained with so far (32 before any training)."""
+        trainer = self._need_trainer("plan", None)
+        sizes = [size for size, training, with_loss in trainer.plans if training and with_loss]
+        return trainer.plan(max(sizes, default=32), training=True, with_loss=True)
+
+    @locked
+    @explained
+    def profile(self, x: Any, y: Any, batch_size: int | None = None, repeats: int = 20, print_fn: Any = None) -> None:
+        """Print how long each step of a training batch takes, its speed, and its share. Weights are left as they are.
+
+        Args:
+            x, y: data as for :meth:`fit`; the first ``batch_size`` samples are used.
+            batch_size: None: 32.
+            repeats: runs to take the median of.
+            print_fn: what takes the text instead of the standard output.
+        """
+        trainer = self._need_trainer("profile", x)
+        array, targets = self._checked(x, y)
+        size = min(count_of("batch_size", batch_size, 32), len(array))
+        repeats = count_of("repeats", repeats, 20)
+        rows = len(targets) // len(array)
+        trainer.set_learning_rate()
+        state = trainer.state
+        arrays = [state.params.flat, state.moving.flat, *state.slots.values()]
+        before = [state.read(a) for a in arrays]
+        peak = tables.matrix_peak() if state.on_host else None
+        try:
+            plan = trainer.run_batch(array[:size], targets[: size * rows], training=True, update=False)
+            times = plan.profile(repeats)
+        finally:
+            for a, values in zip(arrays, before, strict=True):
+                trainer.kernels.upload(a, values)
+        if peak is not None:  # measured before and after: others may be busy meanwhile
+            peak = max(peak, tables.matrix_peak())
+        text = str(tables.profile_table(times, peak))
+        if print_fn is None:
+            console.write(text)
+        else:
+            print_fn(text)
+
+    # Checks
+
+    def _need_trainer(self, what: str, x: Any, compiled: bool = True, training: bool = False) -> Trainer:
+        """The trainer, made when first needed; the model is built from ``x`` if its input shape is not known yet."""
+        if self._compiled is None and compiled:
+            raise ValueError(
+                f"Model {self.name!r} is not compiled. Expected compile(loss=..., optimizer=...) before {what}()."
+            )
+        if not self._layers:
+            raise ValueError(f"Model {self.name!r} has no layers. Expected at least one, see Sequential.add.")
+        if compiled and self._loss is None:
+            raise ValueError(f"Model {self.name!r} has no loss. Fix: compile(loss=...), before {what}().")
+        if not self.built and self._input is None and x is not None:
+            self.build((None, *inputs.as_batch(x, f"model {self.name!r}").shape[1:]))
+        self._need_built()
+        if training:
+            self._see_what_is_frozen()
+        if self._trainer is None:
+            self._trainer = self._make_trainer()
+        return self._trainer
+
+    def _see_what_is_frozen(self) -> None:
+        """Before a step: which weights are trained is what ``trainable`` said when the first one was made since
+        ``compile``, as in Keras."""
+        assert self._compiled is not None
+        if not self._compiled["trained"]:
+            if self._is_stale:
+                self._assemble()
+            self._bind()
+            self._compiled["trained"] = True
+            if not self.trainable_weights:
+                warn(f"Model {self.name!r} does not have any trainable weights.")
+        elif self._trainer is None:  # layers came, went or were renamed
+            self._assemble()
+            self._bind()
+        elif self._is_stale:
+            warn(
+                f"Model {self.name!r}: `trainable` of a layer has changed since the first step after compile(), and "
+                "takes no effect before the model is compiled again. Fix: compile()."
+            )
+
+    def _make_trainer(self) -> Trainer:
+        settings = self._compiled or {"metrics": [], "backend": resolve_backend(None), "fuse": True}
+        assert self._arenas is not None
+        if self._loss is not None:
+            self._metrics = self._metrics_of(settings["metrics"])
+        kernel_set = load_backend(settings["backend"])
+        work = (self._optimizer, self._loss, self._metrics, settings["fuse"])
+        trainer = Trainer(self, kernel_set, self._arenas, self.seed, *work)
+        if self._optimizer is not None and self._optimizer.built:
+            trainer.set_moments(self._optimizer.moments())
+        return trainer
+
+    @contextlib.contextmanager
+    def _run(self, progress: Progress) -> Iterator[None]:
+        """A pass over a data set: its plans must stay what they are while callbacks and other threads have a turn."""
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            progress.close()
+
+    def _input_array(self, x: Any) -> np.ndarray:
+        shape: Any = self.input_shape[1:]  # type: ignore[index]
+        on_device = getattr(self._trainer.kernels, "on_device", None) if self._trainer else None
+        if on_device and on_device(x):
+            assert self._trainer is not None
+            array = self._trainer.kernels.as_device_array(x)
+            return inputs.as_device_input(array, shape, f"model {self.name!r}")
+        return inputs.as_input(x, shape, f"model {self.name!r}")
+
+    def _checked(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        array = self._input_array(x)
+        assert self._loss is not None
+        shape: Any = self.output_shape[1:]
+        return array, inputs.as_targets(y, shape, self._loss.sparse, len(array), self._loss.name)
+
+    def _warm_up(self, trainer: Trainer, progress: Progress, *loops: Any) -> None:
+        """Compile what is not compiled yet, before any clock runs, and say so."""
+        if not trainer.is_cold(*loops) or trainer.kernels is kernels.load("reference"):
+            return
+        if not trainer.warm:
+            progress.announce(f"Running on: {trainer.kernels.describe()}.")
+        folder: Any = getattr(trainer.kernels, "cache_folder", None)
+        kept = ", once; they are kept for the next run" if folder is not None and folder() is not None else ""
+        message = f"Compiling the kernels for this machine{kept} ..."
+        watch: Any = getattr(trainer.kernels, "compile_watch", contextlib.nullcontext)
+        with watch(lambda: progress.announce(message), progress.compiling) as compiled:
+            trainer.warm_up(*loops)
+        if getattr(compiled, "functions", None):
+            progress.announce(f"Compiled {len(compiled.functions)} functions in {compiled.seconds:.1f} s.")
+
+
+def trainer_step(model: Sequential) -> int:
+    """How many steps the model has taken: with its seed, the key of the next epoch's order."""
+    return model.optimizer.iterations if model.optimizer else 0
+
+
+def _as_list(logs: dict[str, float]) -> Any:
+    """The loss and the metrics as Keras returns them: a number if there is only one."""
+    values = list(logs.values())
+    return values if len(values) > 1 else values[0]
+
+
+def _listed(wanted: Any) -> list[Any]:
+    """The metrics of ``compile`` as a list."""
+    if wanted is None:
+        return []
+    if isinstance(wanted, str | Metric):
+        return [wanted]
+    if not isinstance(wanted, Sequence):
+        raise checking.invalid("compile", "metrics", "a list of names or of objects of tinyconv.metrics", wanted)
+    return list(wanted)
+
+
+def _pair(validation_data: Any) -> tuple[Any, Any]:
+    if not isinstance(validation_data, Sequence) or isinstance(validation_data, str) or len(validation_data) != 2:
+        raise checking.invalid("fit", "validation_data", "a pair (x, y)", validation_data)
+    return validation_data[0], validation_data[1]

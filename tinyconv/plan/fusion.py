@@ -1,0 +1,87 @@
+"""The fusion table: which neighbouring ops are merged into one.
+
+A fused op computes the same in fewer passes over memory, and often computes less: a pooled convolution whose three
+losers of four are never stored has a backward pass with a quarter of the work. Each rule looks at a few neighbouring
+ops and answers with what should stand in their place, or None.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from tinyconv.plan import ops
+from tinyconv.plan.ops import Op
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Replace neighbours of these types by what ``apply`` returns (None: leave them)."""
+
+    why: str
+    pattern: tuple[type[Op], ...]
+    apply: Callable[..., Sequence[Op] | None]
+    inference_only: bool = False
+
+
+def _fold_norm(affine: ops.Conv2D | ops.Dense, norm: ops.BatchNorm) -> list[Op] | None:
+    return [replace(affine, norm=norm)] if not affine.relu and affine.norm is None else None
+
+
+def _absorb_relu(affine: ops.Conv2D | ops.Dense, activation: ops.Activation) -> list[Op] | None:
+    return [replace(affine, relu=True)] if activation.kind == "relu" and not affine.relu else None
+
+
+def _pool(conv: ops.Conv2D, pool: ops.MaxPool2D) -> list[Op] | None:
+    plain = conv.strides == conv.dilation == (1, 1) and conv.relu
+    halves = pool.pool_size == pool.strides == (2, 2) and pool.padding == (0, 0)
+    whole = all(2 * pooled <= size for pooled, size in zip(pool.out_shape[:2], conv.out_shape[:2], strict=True))
+    if not (plain and halves and whole):
+        return None
+    return [ops.Conv2DReluMaxPool2D(pool.name, conv.x_shape, pool.out_shape, conv)]
+
+
+def _drop_pooled(pooled: ops.Conv2DReluMaxPool2D, *rest: Op) -> list[Op] | None:
+    *views, dropout = rest
+    if pooled.dropout is not None or not isinstance(dropout, ops.Dropout):
+        return None
+    return [replace(pooled, dropout=dropout), *views]
+
+
+def _softmax_loss(softmax: ops.Softmax, loss: ops.Loss) -> list[Op] | None:
+    return [replace(loss, kind="softmax_cross_entropy")] if loss.kind == "cross_entropy" else None
+
+
+def _sigmoid_loss(activation: ops.Activation, loss: ops.Loss) -> list[Op] | None:
+    if activation.kind != "sigmoid" or loss.kind != "binary_cross_entropy":
+        return None
+    return [replace(loss, kind="sigmoid_cross_entropy")]
+
+
+RULES = (
+    Rule("a moving normalisation is a factor and a shift", (ops.Conv2D, ops.BatchNorm), _fold_norm, True),
+    Rule("a moving normalisation is a factor and a shift", (ops.Dense, ops.BatchNorm), _fold_norm, True),
+    Rule("ReLU while the result is in a register", (ops.Conv2D, ops.Activation), _absorb_relu),
+    Rule("ReLU while the result is in a register", (ops.Dense, ops.Activation), _absorb_relu),
+    Rule("only the winner of a window is stored", (ops.Conv2D, ops.MaxPool2D), _pool),
+    Rule("a dropped unit is a winner less", (ops.Conv2DReluMaxPool2D, ops.Dropout), _drop_pooled),
+    Rule("a dropped unit is a winner less", (ops.Conv2DReluMaxPool2D, ops.Reshape, ops.Dropout), _drop_pooled),
+    Rule("the logarithm undoes the exponential", (ops.Softmax, ops.Loss), _softmax_loss),
+    Rule("the logarithm undoes the exponential", (ops.Activation, ops.Loss), _sigmoid_loss),
+)
+
+
+def fuse(sequence: Sequence[Op], training: bool) -> list[Op]:
+    """Apply every rule of the table, in its order, wherever it fits."""
+    fused = list(sequence)
+    for rule in RULES:
+        if rule.inference_only and training:
+            continue
+        at, width = 0, len(rule.pattern)
+        while at + width <= len(fused):
+            window = fused[at : at + width]
+            matches = all(isinstance(op, kind) for op, kind in zip(window, rule.pattern, strict=True))
+            replacement = rule.apply(*window) if matches else None
+            if replacement is None:
+                at += 1
+            else:
+                fused[at : at + width] = replacement
+    return fused

@@ -1,0 +1,481 @@
+"""What a layer asks for, in terms that a plan can lower: the operations between layers and kernels.
+
+An op knows its shapes and which kernels it needs forward and backward, with which buffers. It computes nothing: when
+a plan is built, :meth:`Op.emit` writes the op's steps into it through a :class:`~tinyconv.plan.lowering.Builder`.
+
+Shapes of ops have no batch axis; the buffers have it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tinyconv.plan.arena import Shape
+
+if TYPE_CHECKING:
+    from tinyconv.plan.lowering import Builder, Value
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation of a layer called ``name``: from arrays of ``x_shape`` to arrays of ``out_shape``."""
+
+    name: str
+    x_shape: Shape
+    out_shape: Shape
+
+    label: ClassVar[str] = "op"
+
+    @property
+    def layers(self) -> str:
+        """The layers that its steps are listed under: more than one where they are fused."""
+        return self.name
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        """Write the steps into the plan and return the value they compute."""
+        raise TypeError(f"{type(self).__name__} does not say which steps it consists of.")
+
+
+@dataclass(frozen=True)
+class Conv2D(Op):
+    """Convolution and bias; with ``relu``, ReLU; with ``norm``, an inference-time batch normalisation folded in."""
+
+    kernel_size: Pair
+    strides: Pair
+    padding: Pair  # zeros above and to the left
+    dilation: Pair
+    use_bias: bool
+    relu: bool = False
+    norm: "BatchNorm | None" = None
+
+    label = "conv2d"
+
+    def macs(self) -> int:
+        """Multiply-adds for one image, forward; as many again for each of dW and dX."""
+        return math.prod(self.out_shape) * math.prod(self.kernel_size) * self.x_shape[-1]
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
+        out = b.output(self, x.wanted or b.learns(self, "kernel", "bias"))
+        w, bias = affine_weights(self, b)
+        shapes = {"out_shape": out.data.shape, "x_shape": x.data.shape}
+        work = b.scratch(self, b.kernels.conv2d_workspace(**shapes, w_shape=w.shape, **geometry))
+        b.prepare(self, "conv2d_prepare", work=work, w=w, **shapes, **geometry)
+        flops = 2 * b.batch_size * self.macs()
+        tensors = {"x": x.data, "w": w, "work": work}
+        b.forward(self, "conv2d_forward", flops, out=out.data, b=bias, relu=self.relu, **tensors, **geometry)
+        if out.wanted:
+            if self.relu:
+                in_place_relu_backward(self, b, out)
+            gradients = {"dx": x.grad, **affine_gradients(self, b, w, bias), "dout": out.grad}
+            b.backward(self, "conv2d_backward", flops * 2 if x.wanted else flops, **gradients, **tensors, **geometry)
+        return out
+
+
+@dataclass(frozen=True)
+class Conv2DReluMaxPool2D(Op):
+    """The fused step: convolution (stride 1), ReLU and 2 x 2 max-pooling, and the dropout behind it if there is one."""
+
+    conv: Conv2D
+    dropout: "Dropout | None" = None
+
+    label = "conv2d + relu + max_pool2d"
+
+    @property
+    def layers(self) -> str:
+        return f"{self.conv.name} + {self.name}"
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        conv, padding = self.conv, self.conv.padding
+        out = b.output(self, x.wanted or b.learns(conv, "kernel", "bias"))
+        needs_argmax = out.wanted or self.dropout is not None
+        argmax = b.buffer(self, "argmax", out.data.shape if needs_argmax else (0, 0, 0, 0), np.int8)
+        w, bias = affine_weights(conv, b)
+        work = b.scratch(
+            self, b.kernels.conv2d_relu_max_pool2d_workspace(out.data.shape, x.data.shape, w.shape, padding)
+        )
+        b.prepare(self, "conv2d_relu_max_pool2d_prepare", work=work, w=w)
+        # Of the convolution only what is pooled is computed. Backward at most one in four of these has a gradient.
+        flops = 2 * b.batch_size * 4 * math.prod(self.out_shape) * math.prod(conv.kernel_size) * self.x_shape[-1]
+        tensors = {"x": x.data, "w": w, "work": work, "padding": padding}
+        b.forward(self, "conv2d_relu_max_pool2d_forward", flops, out=out.data, argmax=argmax, b=bias, **tensors)
+        scale = 1.0
+        if self.dropout is not None:
+            flat = (b.batch_size, math.prod(self.out_shape))
+            drop, scale = self.dropout, 1 / (1 - self.dropout.rate)
+            arrays = {"out": out.data.reshape(flat), "argmax": argmax.reshape(flat)}
+            b.forward(drop, "dropout_pooled_forward", 0, **arrays, **drop.randomness(b))
+        if out.wanted:
+            gradients = {"dx": x.grad, **affine_gradients(conv, b, w, bias), "dout": out.grad}
+            flops = flops // 4 * (2 if x.wanted else 1)
+            tensors |= {"argmax": argmax, "scale": scale}
+            b.backward(self, "conv2d_relu_max_pool2d_backward", flops, **gradients, **tensors)
+        return out
+
+
+@dataclass(frozen=True)
+class Dense(Op):
+    """Matrix product and bias over the last axis; ``relu`` and ``norm`` as in :class:`Conv2D`."""
+
+    use_bias: bool
+    relu: bool = False
+    norm: "BatchNorm | None" = None
+
+    label = "dense"
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        out = b.output(self, x.wanted or b.learns(self, "kernel", "bias"))
+        w, bias = affine_weights(self, b)
+        rows = b.batch_size * math.prod(self.x_shape[:-1])
+        x_rows, out_rows = x.reshape((rows, self.x_shape[-1])), out.reshape((rows, self.out_shape[-1]))
+        work = b.scratch(self, b.kernels.dense_workspace(out_rows.data.shape, x_rows.data.shape, w.shape))
+        b.prepare(self, "dense_prepare", work=work, w=w)
+        flops = 2 * rows * w.shape[0] * w.shape[1]
+        tensors = {"x": x_rows.data, "w": w, "work": work}
+        b.forward(self, "dense_forward", flops, out=out_rows.data, b=bias, relu=self.relu, **tensors)
+        if out.wanted:
+            if self.relu:
+                in_place_relu_backward(self, b, out)
+            gradients = {"dx": x_rows.grad, **affine_gradients(self, b, w, bias), "dout": out_rows.grad}
+            b.backward(self, "dense_backward", flops * 2 if x.wanted else flops, **gradients, **tensors)
+        return out
+
+
+def affine_weights(op: "Conv2D | Dense", b: "Builder") -> tuple[Any, Any]:
+    """Filters and bias of a convolution or dense op: its own, or (inference only) with a normalisation folded in."""
+    w = b.weight(op, "kernel")
+    channels = w.shape[-1]
+    bias = b.weight(op, "bias") if op.use_bias else b.buffer(op, "no_bias", (channels,), w.dtype)
+    if op.norm is None:
+        return w, bias
+    w_folded, b_folded = b.buffer(op, "w_folded", w.shape, w.dtype), b.buffer(op, "b_folded", bias.shape, w.dtype)
+    rows = (math.prod(w.shape[:-1]), channels)
+    b.prepare(
+        op.norm,
+        "batch_norm_fold",
+        w_folded=w_folded.reshape(rows),
+        b_folded=b_folded,
+        w=w.reshape(rows),
+        b=bias,
+        **op.norm.affine(b),
+        **op.norm.moving(b),
+        epsilon=op.norm.epsilon,
+    )
+    return w_folded, b_folded
+
+
+def affine_gradients(op: "Conv2D | Dense", b: "Builder", w: Any, bias: Any) -> dict[str, Any]:
+    """Where the gradients of filters and bias go."""
+    return {"dw": b.gradient(op, "kernel", w.shape), "db": b.gradient(op, "bias", bias.shape)}
+
+
+def in_place_relu_backward(op: Op, b: "Builder", out: "Value") -> None:
+    """Zero the gradient where a fused ReLU's output is zero, before the rest of the op's backward pass."""
+    b.backward(op, "relu_backward", 0, dx=out.flat.grad, dout=out.flat.grad, out=out.flat.data)
+
+
+@dataclass(frozen=True)
+class MaxPool2D(Op):
+    pool_size: Pair
+    strides: Pair
+    padding: Pair
+
+    label = "max_pool2d"
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        geometry = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
+        out = b.output(self, x.wanted)
+        argmax = b.buffer(self, "argmax", out.data.shape if out.wanted else (0, 0, 0, 0), np.int32)
+        b.forward(self, "max_pool2d_forward", 0, out=out.data, argmax=argmax, x=x.data, **geometry)
+        if x.wanted:
+            b.backward(self, "max_pool2d_backward", 0, dx=x.grad, dout=out.grad, argmax=argmax, **geometry)
+        return out
+
+
+@dataclass(frozen=True)
+class AveragePool2D(Op):
+    pool_size: Pair
+    strides: Pair
+    padding: Pair
+
+    label = "average_pool2d"
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        geometry = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
+        out = b.output(self, x.wanted)
+        # Global pooling has no spatial axes in its output; its kernel sees them, with size 1.
+        image = out if len(self.out_shape) == 3 else out.reshape((b.batch_size, 1, 1, self.out_shape[-1]))
+        b.forward(self, "average_pool2d_forward", 0, out=image.data, x=x.data, **geometry)
+        if x.wanted:
+            b.backward(self, "average_pool2d_backward", 0, dx=x.grad, dout=image.grad, **geometry)
+        return out
+
+
+@dataclass(frozen=True)
+class Reshape(Op):
+    """The same memory under another shape: no step at all."""
+
+    label = "view"
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        return x.reshape((b.batch_size, *self.out_shape))
+
+
+@dataclass(frozen=True)
+class Dropout(Op):
+    """Random zeros; ``index`` numbers the dropouts of a model, so that each draws its own mask."""
+
+    rate: float
+    index: int
+
+    label = "dropout"
+
+    def randomness(self, b: "Builder") -> dict[str, Any]:
+        return {"counters": b.state.counters, "seed": b.state.seed, "layer": self.index, "rate": self.rate}
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        rows = (b.batch_size, math.prod(self.x_shape))
+        out = b.output(self, x.wanted)
+        x_rows, out_rows = x.reshape(rows), out.reshape(rows)
+        b.forward(self, "dropout_forward", 0, out=out_rows.data, x=x_rows.data, **self.randomness(b))
+        if x.wanted:
+            b.backward(self, "dropout_backward", 0, dx=x_rows.grad, dout=out_rows.grad, **self.randomness(b))
+        return out
+
+
+@dataclass(frozen=True)
+class Activation(Op):
+    """An element-wise activation: ``kind`` names its kernels, ``options`` their further arguments."""
+
+    kind: str
+    options: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return self.kind
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        out = b.output(self, x.wanted)
+        b.forward(self, f"{self.kind}_forward", 0, out=out.flat.data, x=x.flat.data, **self.options)
+        if x.wanted:
+            arrays = {"dx": x.flat.grad, "dout": out.flat.grad, "out": out.flat.data}
+            b.backward(self, f"{self.kind}_backward", 0, **arrays, **self.options)
+        return out
+
+
+@dataclass(frozen=True)
+class Softmax(Op):
+    """Softmax over the last axis."""
+
+    label = "softmax"
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        rows = (b.batch_size * math.prod(self.x_shape[:-1]), self.x_shape[-1])
+        out = b.output(self, x.wanted)
+        x_rows, out_rows = x.reshape(rows), out.reshape(rows)
+        b.forward(self, "softmax_forward", 0, out=out_rows.data, x=x_rows.data)
+        if x.wanted:
+            b.backward(self, "softmax_backward", 0, dx=x_rows.grad, dout=out_rows.grad, out=out_rows.data)
+        return out
+
+
+@dataclass(frozen=True)
+class BatchNorm(Op):
+    """Batch normalisation over all axes but the last."""
+
+    momentum: float
+    epsilon: float
+    center: bool
+    scale: bool
+    frozen: bool = False  # whether it goes by its moving statistics, and leaves them, in training too
+
+    label = "batch_norm"
+
+    def affine(self, b: "Builder") -> dict[str, Any]:
+        """gamma and beta: the layer's weights, or a constant 1 and 0 where the layer has none."""
+        shape = self.x_shape[-1:]
+        gamma = b.weight(self, "gamma") if self.scale else b.buffer(self, "gamma", shape, b.state.dtype, fill=1)
+        beta = b.weight(self, "beta") if self.center else b.buffer(self, "beta", shape, b.state.dtype)
+        return {"gamma": gamma, "beta": beta}
+
+    def moving(self, b: "Builder") -> dict[str, Any]:
+        return {name: b.weight(self, name) for name in ("moving_mean", "moving_variance")}
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        channels = self.x_shape[-1:]
+        rows = (b.batch_size * math.prod(self.x_shape[:-1]), *channels)
+        out = b.output(self, x.wanted or (not self.frozen and b.learns(self, "gamma", "beta")))
+        x_rows, out_rows = x.reshape(rows), out.reshape(rows)
+        arrays = {"out": out_rows.data, "x": x_rows.data, **self.affine(b), **self.moving(b), "epsilon": self.epsilon}
+        if self.frozen or not b.training:
+            b.forward(self, "batch_norm_inference", 0, **arrays)
+            if out.wanted:
+                factor = {name: arrays[name] for name in ("gamma", "moving_variance", "epsilon")}
+                b.backward(self, "batch_norm_inference_backward", 0, dx=x_rows.grad, dout=out_rows.grad, **factor)
+            return out
+        statistics = {name: b.buffer(self, name, channels, b.state.dtype) for name in ("mean", "inv_std")}
+        b.forward(self, "batch_norm_forward", 0, **arrays, **statistics, momentum=self.momentum)
+        if not out.wanted:
+            return out
+        gradients = {f"d{name}": b.gradient(self, name, channels) for name in ("gamma", "beta")}
+        tensors = {"dout": out_rows.grad, "x": x_rows.data, "gamma": arrays["gamma"]}
+        b.backward(self, "batch_norm_backward", 0, dx=x_rows.grad, **gradients, **tensors, **statistics)
+        return out
+
+
+@dataclass(frozen=True)
+class Custom(Op):
+    """A user's own layer: its ``forward`` and ``backward`` methods are the kernels (see :class:`layers.Layer`)."""
+
+    layer: Any
+    weights: tuple[str, ...]
+
+    label = "custom"
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        if not b.state.on_host:
+            raise ValueError(
+                f"Layer {self.name!r} ({type(self.layer).__name__}) computes with NumPy, which cannot reach the memory "
+                'of the backend "cuda". Fix: use backend="cpu" or "reference".'
+            )
+        out = b.output(self, x.wanted or b.learns(self, *self.weights))
+        x_data, arrays = _read_only(x.data), {name: b.weight(self, name) for name in self.weights}
+        weights = {name: _read_only(array) for name, array in arrays.items()}
+        # Statistics of its own are the forward pass's to move.
+        moving = {spec.name for spec in self.layer.weight_specs(self.x_shape) if not spec.trainable}
+        forward = {name: arrays[name] if name in moving else weights[name] for name in self.weights}
+        method = OwnMethod(self, "forward", {"out": out.data})
+        b.call("forward", self, method, {"out": out.data, "x": x_data, "weights": forward})
+        if out.wanted:
+            gradients = {name: b.gradient(self, name, weights[name].shape) for name in self.weights}
+            fills = {"dx": x.grad} if x.wanted else {}
+            fills |= {f"dweights[{name!r}]": gradients[name] for name in self.weights if b.learns(self, name)}
+            inputs = {"dout": _read_only(out.grad), "x": x_data, "out": _read_only(out.data), "weights": weights}
+            method = OwnMethod(self, "backward", fills)
+            b.call("backward", self, method, {"dx": x.grad, "dweights": gradients, **inputs})
+        return out
+
+
+def at_inference(sequence: Sequence[Op]) -> list[Op]:
+    """Ops that behave as at inference in a plan for training too, so that their backward pass is inference's."""
+    kept = [op for op in sequence if not isinstance(op, Dropout)]
+    return [replace(op, frozen=True) if isinstance(op, BatchNorm) else op for op in kept]
+
+
+class OwnMethod:
+    """``forward`` or ``backward`` of a user's own layer, as a kernel.
+
+    Nobody has checked that it fills what it should. So the first call finds a NaN there that no computation gives, and
+    none of these may be left. (Later calls do not look: that would cost another pass over memory.)
+    """
+
+    def __init__(self, op: Custom, name: str, fills: dict[str, np.ndarray]) -> None:
+        self.method, self.__name__ = getattr(op.layer, name), name
+        self.who = f"Layer {op.name!r}: {type(op.layer).__name__}.{name}"
+        self.fills = fills
+        self.seen = False
+
+    def __call__(self, first: np.ndarray, *rest: Any) -> None:
+        if not self.seen:
+            for array in self.fills.values():
+                _bits(array)[...] = _bits(_UNFILLED.astype(array.dtype))
+        given = [dict(argument) if isinstance(argument, dict) else argument for argument in rest]
+        try:
+            returned = self.method(first, *given)
+        except ValueError as error:
+            if "read-only" in str(error):
+                raise ValueError(f"{self.who} wrote to one of its inputs. Expected it only to read them.") from error
+            raise
+        target = "out" if self.__name__ == "forward" else "dx"
+        if returned is not None and returned is not first:
+            raise ValueError(
+                f"{self.who} returned a {type(returned).__name__}. Expected None: it has to fill the arrays it is "
+                f"given. Fix: {target}[...] = result."
+            )
+        for kept, now in zip(rest, given, strict=True):
+            if isinstance(kept, dict) and (
+                kept.keys() != now.keys() or any(kept[name] is not now[name] for name in kept)
+            ):
+                raise ValueError(
+                    f"{self.who} put other arrays in place of those it was given. "
+                    "Expected it to fill them. Fix: dweights[name][...] = result."
+                )
+        if not self.seen:
+            unfilled = [name for name, array in self.fills.items() if _is_unfilled(array)]
+            if unfilled:
+                raise ValueError(
+                    f"{self.who} did not fill {', '.join(unfilled)}, or not all of it. "
+                    f"Fix: assign every number, as in {unfilled[0]}[...] = result."
+                )
+            self.seen = True
+
+
+_UNFILLED = np.array(0x7FC5A3E1, np.uint32).view(np.float32)  # a NaN that no computation gives
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return array.view(f"u{array.dtype.itemsize}")
+
+
+def _is_unfilled(array: np.ndarray) -> bool:
+    return bool((_bits(array) == _bits(_UNFILLED.astype(array.dtype))).any())
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@dataclass(frozen=True)
+class Loss(Op):
+    """The loss and the metrics, at the end of a plan. ``kind`` names the loss's kernels.
+
+    "softmax_cross_entropy" and "sigmoid_cross_entropy" have absorbed the activation before them: they start from
+    scores, and give the probabilities too.
+    """
+
+    kind: str
+    metrics: tuple[tuple[str, dict[str, int]], ...] = ()  # (kernel, its further arguments)
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return self.kind
+
+    @property
+    def from_scores(self) -> bool:
+        return self.kind in ("softmax_cross_entropy", "sigmoid_cross_entropy")
+
+    def emit(self, b: "Builder", x: "Value") -> "Value":
+        columns = self.x_shape[-1]
+        rows = b.batch_size * math.prod(self.x_shape[:-1])
+        x_rows = x.reshape((rows, columns))
+        targets = b.targets((rows, columns))
+        losses = b.buffer(self, "losses", (rows,), b.state.dtype)
+        backward = f"{self.kind}_backward"
+        if self.from_scores:
+            probs = b.output(self)
+            arrays = {"probs": probs.reshape((rows, columns)).data, "targets": targets}
+            b.forward(self, f"{self.kind}_forward", 0, losses=losses, logits=x_rows.data, **arrays)
+            if x.wanted:
+                b.backward(self, backward, 0, dlogits=x_rows.grad, **arrays)
+        else:
+            probs, name = x, "predictions" if self.kind == "mean_squared_error" else "probs"
+            arrays = {name: x_rows.data, "targets": targets}
+            b.forward(self, f"{self.kind}_forward", 0, losses=losses, **arrays)
+            if x.wanted:
+                b.backward(self, backward, 0, **{f"d{name}": x_rows.grad}, **arrays)
+        # The totals count samples; a sample of several rows (an image of predictions, say) contributes their mean.
+        weight = b.batch_size / rows
+        b.forward(self, "accumulate", 0, totals=b.state.totals, values=losses, slot=0, weight=weight)
+        for slot, (kernel, options) in enumerate(self.metrics, start=1):
+            correct = b.buffer(self, f"correct_{slot}", (rows,), b.state.dtype)
+            predictions = probs.reshape((rows, columns)).data
+            b.forward(self, kernel, 0, correct=correct, predictions=predictions, targets=targets, **options)
+            b.forward(self, "accumulate", 0, totals=b.state.totals, values=correct, slot=slot, weight=weight)
+        return probs

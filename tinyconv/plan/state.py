@@ -1,0 +1,76 @@
+"""Everything in a model that training changes, in the memory of one kernel set."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tinyconv.kernels import memory
+from tinyconv.plan.arena import Arena
+
+
+class State:
+    """Parameters, gradients, moments, moving statistics, counters and totals.
+
+    ``params`` and ``moving`` are the model's own arenas, in the computer's memory. A kernel set that works there uses
+    them as they are; for one with a memory of its own (CUDA) the state holds copies: :meth:`push` sends the model's
+    weights there, :meth:`pull` fetches them back.
+    """
+
+    def __init__(
+        self,
+        kernels: ModuleType,
+        params: Arena,
+        moving: Arena,
+        *,
+        seed: int = 0,
+        slots: tuple[str, ...] = (),
+        totals: int = 1,
+        l2: Mapping[str, float] | None = None,
+    ) -> None:
+        self.kernels = kernels
+        self.dtype = params.flat.dtype
+        self.seed = seed
+        self.on_host = kernels.allocate is memory.allocate
+        self.host_params, self.host_moving = params, moving
+        self.params = params if self.on_host else Arena(params.shapes, kernels, self.dtype)
+        self.moving = moving if self.on_host else Arena(moving.shapes, kernels, self.dtype)
+        self.grads = Arena(params.shapes, kernels, self.dtype)
+        self.slots = {name: kernels.allocate(params.flat.shape, self.dtype) for name in slots}
+        self.counters = kernels.allocate((3,), np.int64)
+        self.learning_rate = kernels.allocate((1,), self.dtype)
+        self.totals = kernels.allocate((totals,), np.float64)
+        self.l2_strength = None if not l2 else self._spread(l2)
+        self.push()
+
+    def _spread(self, values: Mapping[str, float]) -> Any:
+        """A flat array, laid out as the parameters, that holds each parameter's value of ``values``."""
+        host = Arena(self.params.shapes, memory, self.dtype)  # type: ignore[arg-type]
+        for name, value in values.items():
+            host[name][...] = value
+        flat = self.kernels.allocate(host.flat.shape, self.dtype)
+        self.kernels.upload(flat, host.flat)
+        return flat
+
+    def push(self) -> None:
+        """Send the model's weights to where the kernels work."""
+        if not self.on_host:
+            self.kernels.upload(self.params.flat, self.host_params.flat)
+            self.kernels.upload(self.moving.flat, self.host_moving.flat)
+
+    def pull(self) -> None:
+        """Fetch the weights into the model's own arrays."""
+        if not self.on_host:
+            self.kernels.download(self.host_params.flat, self.params.flat)
+            self.kernels.download(self.host_moving.flat, self.moving.flat)
+
+    def set(self, array: Any, values: Any) -> None:
+        """Write a few numbers into one of the state's small arrays."""
+        self.kernels.upload(array, np.asarray(values, array.dtype).reshape(array.shape))
+
+    def read(self, array: Any) -> np.ndarray:
+        """One of the state's arrays as a NumPy array of its own."""
+        host = np.empty(array.shape, array.dtype)
+        self.kernels.download(host, array)
+        return host

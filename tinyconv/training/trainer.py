@@ -1,0 +1,353 @@
+"""The loops: batches through plans, for fit, evaluate and predict.
+
+A :class:`Trainer` belongs to one compiled model. It holds the state (parameters, gradients, moments, counters) on the
+model's kernel set, and the plans, lowered once for each batch size. Loops over a dataset pass it to the kernels once;
+every batch then gathers its samples by an order and a cursor that are kept beside the data, so that a step needs
+nothing from Python but the call.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinyconv.callbacks import CallbackList
+from tinyconv.callbacks.base import Position
+from tinyconv.kernels.reference.dropout import CURSOR, FIRST_SAMPLE, STEP
+from tinyconv.losses import Loss
+from tinyconv.metrics import Metric
+from tinyconv.optimizers import Optimizer
+from tinyconv.plan.arena import Arena, Shape, Storage
+from tinyconv.plan.lowering import PHASES, Plan, lower
+from tinyconv.plan.state import State
+from tinyconv.training.progress import Progress
+
+if TYPE_CHECKING:
+    from tinyconv.models.sequential import Sequential
+
+MOST_PLANS = 16  # for a model that is called with ever-changing batch sizes
+REDRAW = 0.1  # seconds between two updates of a progress bar
+
+Program = Callable[[], None]
+
+
+@dataclass
+class Data:
+    """A data set where the kernels can reach it: samples as rows, targets as rows or class numbers, and an order."""
+
+    x: Any  # (samples, numbers per sample)
+    y: Any  # None, (samples, numbers per sample), or class numbers (samples * R,)
+    order: Any  # int64 (samples,)
+    samples: int
+    sparse: bool
+
+    @classmethod
+    def load(cls, state: State, x: np.ndarray, y: np.ndarray | None) -> "Data":
+        def on_kernels(array: np.ndarray) -> Any:
+            if state.on_host or not isinstance(array, np.ndarray):  # it is there already
+                return array
+            there = state.kernels.allocate(array.shape, array.dtype)
+            state.kernels.upload(there, array)
+            return there
+
+        samples = len(x)
+        sparse = y is not None and y.dtype.kind == "i"
+        rows = None if y is None else on_kernels(y if sparse else y.reshape(samples, -1))
+        order = on_kernels(np.arange(samples, dtype=np.int64))
+        return cls(on_kernels(x.reshape(samples, -1)), rows, order, samples, sparse)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Everything one pass over a data set needs: a program for the full batch, and one for a ragged last one."""
+
+    samples: int
+    batch_size: int
+    plans: dict[int, Plan]
+    programs: dict[int, Program]
+
+    def batches(self, begin: int = 0) -> Iterator[tuple[int, int]]:
+        """The number and the size of each batch, from batch ``begin`` on."""
+        for first in range(begin * self.batch_size, self.samples, self.batch_size):
+            yield first // self.batch_size, min(self.batch_size, self.samples - first)
+
+
+class Trainer:
+    """The state and the plans of a compiled model, and the loops over them. Callers hold the model's lock."""
+
+    def __init__(
+        self,
+        model: "Sequential",
+        kernel_set: ModuleType,
+        arenas: tuple[Arena, Arena],
+        seed: int,
+        optimizer: Optimizer | None = None,
+        loss: Loss | None = None,
+        metrics: tuple[Metric, ...] = (),
+        fuse: bool = True,
+    ) -> None:
+        self.model, self.kernels = model, kernel_set
+        self.optimizer, self.loss, self.metrics, self.fuse = optimizer, loss, metrics, fuse
+        l2 = {
+            f"{layer.name}/{spec.name}": spec.regularizer.l2
+            for layer in model.layers
+            for spec in layer.weight_specs(layer.input_shape)  # type: ignore[arg-type]
+            if spec.regularizer is not None and spec.regularizer.l2 and f"{layer.name}/{spec.name}" in arenas[0]
+        }  # of what is trained only, as in Keras
+        slots = optimizer.slots if optimizer else ()
+        self.state = State(kernel_set, *arenas, seed=seed, slots=slots, totals=1 + len(metrics), l2=l2)
+        self.storages = {True: Storage(kernel_set), False: Storage(kernel_set)}
+        self.plans: dict[tuple[int, bool, bool], Plan] = {}
+        self.programs: dict[tuple[Any, ...], Program] = {}
+        self.prepared: dict[int, int] = {}  # per plan, the version of the weights that it has prepared
+        self.warm: set[int] = set()  # plans that have been run
+        self.weights_version = 0
+        self.rate = float("nan")  # the learning rate that the state holds
+        self.lock = model._lock
+
+    # Plans and programs
+
+    def plan(self, batch_size: int, training: bool, with_loss: bool) -> Plan:
+        """The plan for batches of that size, lowered when first asked for."""
+        key = (batch_size, training, with_loss)
+        if key not in self.plans:
+            if len(self.plans) >= MOST_PLANS:
+                self.plans.clear()
+                self.programs.clear()
+                self.prepared.clear()
+                self.warm.clear()
+            model, loss = self.model, None
+            if with_loss and self.loss is not None:
+                metrics = tuple((metric.kernel, metric.options) for metric in self.metrics)
+                loss = self.loss.op(model.output_shape[1:], metrics)  # type: ignore[arg-type]
+            self.plans[key] = lower(
+                model.layers,
+                model.input_shape[1:],  # type: ignore[arg-type]
+                batch_size,
+                self.state,
+                training=training,
+                loss=loss,
+                optimizer=self.optimizer if training and with_loss else None,
+                fuse=self.fuse,
+                storage=self.storages[training],
+            )
+        return self.plans[key]
+
+    def program(self, plan: Plan, *phases: str) -> Program:
+        """The plan's phases as one callable, recorded once."""
+        key = (id(plan), *phases)
+        if key not in self.programs:
+            self.programs[key] = plan.program(*phases)
+        return self.programs[key]
+
+    def loader(self, plan: Plan, data: Data, targets: bool) -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
+        """The kernel calls that fill a plan's batch from a data set, at the cursor."""
+        kernels, counters = self.kernels, self.state.counters
+        x = plan.x.reshape((plan.batch_size, plan.x.size // plan.batch_size))
+        calls = [(kernels.gather_rows, (x, data.x, data.order, counters))]
+        if targets and data.sparse:
+            calls.append((kernels.gather_one_hot, (plan.targets, data.y, data.order, counters)))
+        elif targets:
+            y = plan.targets.reshape((plan.batch_size, plan.targets.size // plan.batch_size))
+            calls.append((kernels.gather_rows, (y, data.y, data.order, counters)))
+        return calls
+
+    def pass_over(self, data: Data, batch_size: int, training: bool, result: Any = None) -> Pass:
+        """Lower and record what a pass over ``data`` needs. With ``result`` the outputs go there instead of into a
+        loss."""
+        plans, programs = {}, {}
+        for size in {min(batch_size, data.samples), data.samples % batch_size} - {0}:
+            plan = plans[size] = self.plan(size, training, with_loss=result is None)
+            phases = PHASES if training else ("forward",)
+            after = []
+            if result is not None:
+                rows = plan.out.reshape((size, plan.out.size // size))
+                after.append((self.kernels.scatter_rows, (result, rows, self.state.counters)))
+            after.append((self.kernels.advance, (self.state.counters, int(training), size)))
+            programs[size] = plan.program(*phases, before=self.loader(plan, data, result is None), after=after)
+        return Pass(data.samples, batch_size, plans, programs)
+
+    def prepare(self, plan: Plan) -> None:
+        """Run a plan's preparation, if the weights have changed since it was last run."""
+        if self.prepared.get(id(plan)) != self.weights_version:
+            self.program(plan, "prepare")()
+            self.prepared[id(plan)] = self.weights_version
+
+    def weights_changed(self) -> None:
+        """The model's own arrays have been written to."""
+        self.state.push()
+        self.weights_version += 1
+
+    def moments(self) -> dict[str, dict[str, np.ndarray]]:
+        """Copies of the optimiser's moments, by slot and by "layer/weight"."""
+        slots = self.state.slots.items()
+        return {slot: self.state.params.views_of(self.state.read(flat)) for slot, flat in slots}
+
+    def set_moments(self, moments: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Set the optimiser's moments, to zero where ``moments`` has none."""
+        for slot, flat in self.state.slots.items():
+            host = np.zeros(flat.shape, flat.dtype)
+            for name, view in self.state.params.views_of(host).items():
+                view[...] = moments[slot].get(name, 0)
+            self.kernels.upload(flat, host)
+
+    # Loops
+
+    def is_cold(self, *passes: Pass) -> bool:
+        """Whether some plan of these passes has never been run."""
+        return any(id(plan) not in self.warm for loop in passes for plan in loop.plans.values())
+
+    def warm_up(self, *passes: Pass) -> None:
+        """Run every program once, so that all kernels are compiled, and put everything back that it changed."""
+        state = self.state
+        arrays = [state.params.flat, state.moving.flat, state.counters, state.totals, *state.slots.values()]
+        before = [state.read(array) for array in arrays]
+        for loop in passes:
+            for size, run in loop.programs.items():
+                self.program(loop.plans[size], "prepare")()
+                state.set(state.counters, [0, 0, 0])
+                run()
+                self.warm.add(id(loop.plans[size]))
+        self.kernels.synchronize()
+        for array, values in zip(arrays, before, strict=True):
+            self.kernels.upload(array, values)
+        self.weights_version += 1
+
+    def begin(self, step: int, cursor: int = 0, totals: Sequence[float] = ()) -> None:
+        """Counters for a pass over the data: the step, the cursor, and this machine's first sample; and the totals,
+        which are zero unless the pass goes on in the middle."""
+        counters = np.zeros(3, np.int64)
+        counters[[STEP, CURSOR, FIRST_SAMPLE]] = step, cursor, 0
+        self.state.set(self.state.counters, counters)
+        self.state.set(self.state.totals, totals if len(totals) else np.zeros(self.state.totals.shape))
+
+    def totals(self) -> np.ndarray:
+        """Loss and metrics, as totals over the samples seen since :meth:`begin`."""
+        return self.state.read(self.state.totals)
+
+    def logs(self, samples: int) -> dict[str, float]:
+        """Loss and metrics, as means over the samples seen since :meth:`begin`."""
+        means = self.totals() / samples
+        names = ["loss", *(metric.name for metric in self.metrics)]
+        return dict(zip(names, means.tolist(), strict=True))
+
+    def set_learning_rate(self) -> None:
+        """Bring the learning rate of the next step to where the kernels read it."""
+        assert self.optimizer is not None
+        rate = self.optimizer.learning_rate_at(self.optimizer.iterations)
+        if rate != self.rate:
+            self.rate = rate
+            self.state.set(self.state.learning_rate, rate)
+
+    def train_epoch(
+        self, loop: Pass, callbacks: CallbackList, progress: Progress, position: Position
+    ) -> tuple[dict[str, float], float]:
+        """One epoch, or what is left of it. Returns its logs, and how many seconds its samples took."""
+        optimizer = self.optimizer
+        assert optimizer is not None
+        done = min(position.batch * loop.batch_size, loop.samples)
+        self.begin(optimizer.iterations, done, position.totals)
+        start = drawn = time.perf_counter()
+        before, after = callbacks.wants["on_train_batch_begin"], callbacks.wants["on_train_batch_end"]
+        try:
+            for batch, size in loop.batches(position.batch):
+                if before:
+                    self.call(callbacks, "on_train_batch_begin", batch, {})
+                self.set_learning_rate()
+                loop.programs[size]()
+                optimizer.iterations += 1
+                done += size
+                if after:
+                    self.sync_model()
+                    self.call(callbacks, "on_train_batch_end", batch, self.logs(done))
+                if progress.is_live and time.perf_counter() - drawn > REDRAW:
+                    drawn = time.perf_counter()
+                    progress.update(done, self.logs(done))
+                if self.model.stop_training:
+                    break
+                if self.lock.is_wanted:
+                    self.sync_model()
+                    with self.paused():
+                        pass
+            self.kernels.synchronize()
+        finally:
+            # What the kernels have counted: Ctrl-C may have come between a step and the line that counts it.
+            optimizer.iterations = int(self.state.read(self.state.counters)[STEP])
+            self.sync_model()
+        return self.logs(done), time.perf_counter() - start
+
+    def call(self, callbacks: CallbackList, hook: str, *arguments: Any) -> None:
+        """Call a hook. It may use the model, as may other threads meanwhile."""
+        with self.paused():
+            callbacks.call(hook, *arguments)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let others use the model in the middle of a pass: what the pass counts with is put back after it."""
+        state = self.state
+        counters, totals = state.read(state.counters), state.read(state.totals)
+        step = self.optimizer.iterations if self.optimizer else 0
+        try:
+            with self.lock.released():
+                yield
+        finally:
+            if self.optimizer:  # another thread may have trained
+                counters[STEP] += self.optimizer.iterations - step
+            state.set(state.counters, counters)
+            state.set(state.totals, totals)
+
+    def sync_model(self) -> None:
+        """Bring the trained weights into the model's own arrays."""
+        self.state.pull()
+        self.weights_version += 1
+
+    def run(self, loop: Pass, callbacks: CallbackList, kind: str) -> dict[str, float]:
+        """One pass without training; ``kind`` is "test" or "predict". Returns the logs of a test."""
+        self.call(callbacks, f"on_{kind}_begin", {})
+        for plan in loop.plans.values():
+            self.prepare(plan)
+        self.begin(self.optimizer.iterations if self.optimizer else 0)
+        begin, end = f"on_{kind}_batch_begin", f"on_{kind}_batch_end"
+        done = 0
+        for batch, size in loop.batches():
+            if callbacks.wants[begin]:
+                self.call(callbacks, begin, batch, {})
+            self.prepare(loop.plans[size])  # a callback may have set weights
+            loop.programs[size]()
+            done += size
+            if callbacks.wants[end]:
+                outputs = {"outputs": self.state.read(loop.plans[size].out)} if kind == "predict" else self.logs(done)
+                self.call(callbacks, end, batch, outputs)
+        self.kernels.synchronize()
+        logs = self.logs(done) if kind == "test" else {}
+        self.call(callbacks, f"on_{kind}_end", logs)
+        return logs
+
+    # Single batches
+
+    def run_batch(self, x: np.ndarray, y: np.ndarray | None, training: bool, update: bool) -> Plan:
+        """One batch that Python hands over: forward, and if ``training`` backward, and if ``update`` the optimiser."""
+        plan = self.plan(len(x), training, with_loss=y is not None)
+        self.kernels.upload(plan.x, x)
+        if y is not None:
+            self.kernels.upload(plan.targets, one_hot(y, plan.targets.shape) if y.dtype.kind == "i" else y)
+        if training or y is not None:  # otherwise nothing is drawn, and nothing counted
+            self.begin(self.optimizer.iterations if self.optimizer else 0)
+        if training:
+            phases = ("prepare", "forward", "backward", *(("update",) if update else ()))
+            self.program(plan, *phases)()
+        else:
+            self.prepare(plan)
+            self.program(plan, "forward")()
+        return plan
+
+
+def one_hot(labels: np.ndarray, shape: Shape) -> np.ndarray:
+    """Class numbers as rows."""
+    rows = np.zeros(shape, np.float32)
+    rows[np.arange(len(labels)), labels] = 1
+    return rows
