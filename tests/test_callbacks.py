@@ -19,7 +19,8 @@ from test_saving import data, digest, make, train
 
 import tinyconv
 from tinyconv import callbacks
-from tinyconv.saving import load_model, safetensors
+from tinyconv.files import safetensors
+from tinyconv.saving import load_model
 
 
 class Interrupt(callbacks.Callback):

@@ -93,15 +93,13 @@ def test_kernel_sets_tell_their_story_in_the_same_order(file):
         assert [name for name in here if name in names] == [name for name in names if name in here]
 
 
-def imports(file):
-    """The tinyconv modules that a file imports, at the top and inside functions; not those for the type checker."""
+def imports(file, inside=True):
+    """The tinyconv modules that a file imports, those for the type checker too; ``inside``: also within functions."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    hidden = set()
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    late = {id(inner) for function in functions for inner in ast.walk(function)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            hidden.update(id(inner) for statement in node.body for inner in ast.walk(statement))
-    for node in ast.walk(tree):
-        if id(node) in hidden:
+        if id(node) in late and not inside:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "tinyconv")
@@ -125,34 +123,69 @@ def test_kernels_import_nothing_from_the_rest(file):
         assert name == "tinyconv.kernels" or name.startswith(allowed), f"{file} imports {name}"
 
 
-LEVELS = ["messages", "kernels", "plan", "layers", "trainer", "model"]  # from the ground up
-UPWARD = {("saving", "model")}  # load_model makes what model.save wrote: it must know both
+# The rooms of the house, from the ground up. A room imports itself and what lies below it.
+LEVELS = [
+    {"checking"},
+    {"kernels"},
+    {"plan"},
+    {"random", "initializers", "regularizers"},
+    {"layers"},
+    {"losses", "metrics", "optimizers"},
+    {"network"},
+    {"files"},
+    {"callbacks"},
+    {"training"},
+    {"models"},
+    {"saving", "export", "inspect", "datasets", "utils"},
+    {"tinyconv"},
+    {"__main__"},
+]
+CPU = "tinyconv.kernels.cpu."
+FLOORS = ["environment", "runtime", "registers", "convolution"]  # of the CPU kernels; above them the families
+# The kernel set that a user names, and what the command line and set_threads load late, since it loads Numba.
+LATE = {"__init__", "__main__", "kernels/__init__"}
+
+
+def room(module):
+    return module.split(".")[1] if "." in module else "tinyconv"
+
+
+def level(module):
+    (found,) = (number for number, rooms in enumerate(LEVELS) if room(module) in rooms)
+    return found
+
+
+def floor(module):
+    name = module.removeprefix(CPU).split(".")[0]
+    return FLOORS.index(name) if name in FLOORS else len(FLOORS)
+
+
+def module_of(file):
+    return ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
 def test_imports_go_strictly_downward():
-    """No two modules import each other, however many others lie between; and what is named above has its order."""
-    graph = {}
+    """From room to room, and in the CPU kernels from floor to floor; imports for the type checker included."""
     for file in PACKAGE.rglob("*.py"):
-        module = chapter(file)
-        if module:  # the package's own __init__ collects the public names of them all
-            graph.setdefault(module, set()).update(chapter_name(name) for name in imports(file))
-    for module, needed in graph.items():
-        needed -= {module, "", *(above for below, above in UPWARD if below == module)}
-    assert set(LEVELS) - {"messages"} <= set(graph)
-    for level, module in enumerate(LEVELS):
-        above = reachable(graph, module) & set(LEVELS[level:])
-        assert not above, f"{module} reaches up to {above}"
+        here = module_of(file)
+        for name in imports(file):
+            assert level(name) < level(here) or room(name) == room(here), f"{here} imports {name}"
+            if here.startswith(CPU) and name.startswith(CPU):
+                assert floor(name) <= floor(here), f"{here} imports {name}"
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    graph = {module_of(file): set(imports(file)) for file in PACKAGE.rglob("*.py")}
     for module in graph:
-        assert module not in reachable(graph, module), f"{module} imports itself, by way of {reachable(graph, module)}"
+        assert module not in reachable(graph, module), f"{module}: {reachable(graph, module)}"
 
 
-def chapter(file):
-    """The part of the package a file belongs to: "layers", or "kernels" for everything in that folder."""
-    return file.relative_to(PACKAGE).with_suffix("").parts[0].replace("__init__", "")
-
-
-def chapter_name(module):
-    return module.split(".")[1] if "." in module else ""
+def test_imports_stand_at_the_top():
+    """But those of optional packages, which are not tinyconv's."""
+    for file in PACKAGE.rglob("*.py"):
+        if str(file.relative_to(PACKAGE).with_suffix("")) not in LATE:
+            late = set(imports(file)) - set(imports(file, inside=False))
+            assert not late, f"{module_of(file)} imports {late} in a function"
 
 
 def reachable(graph, module):

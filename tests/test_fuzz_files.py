@@ -24,16 +24,9 @@ from hypothesis import settings
 from strategies import HYPOTHESIS_DEFAULT
 from test_saving import make, train
 
-from tinyconv.saving import (
-    checked_json,
-    fitting,
-    hdf5,
-    keras_archive,
-    keras_config,
-    keras_weights,
-    named_weights,
-    safetensors,
-)
+from tinyconv import saving
+from tinyconv.files import checked_json, hdf5, keras_archive, keras_config, keras_weights, safetensors
+from tinyconv.saving import fitting, named_weights
 
 try:
     import resource
@@ -363,7 +356,7 @@ def mutated_in_place(rng, content):
 
 
 def load_archive(content):
-    return keras_archive.loads(content, "'it'", backend="reference").get_weights()
+    return saving.model_of(content, "'it'", backend="reference").get_weights()
 
 
 @chunks

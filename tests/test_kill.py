@@ -143,7 +143,7 @@ def run(folder, name, save_freq):
     from test_callbacks import everything
     from test_saving import digest, make, train
 
-    from tinyconv.saving import atomic
+    from tinyconv.files import atomic
 
     model = make(seed=int.from_bytes(os.urandom(4), "little") if name != "whole" else 3)
     if name != "whole":  # the weights a user would have: the first process began with these

@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 
 import tinyconv
 from tinyconv import initializers, layers, losses, metrics, optimizers, regularizers
-from tinyconv.saving import atomic, checked_json, hdf5, keras_archive, keras_weights, load_model, safetensors
+from tinyconv.files import atomic, checked_json, hdf5, keras_archive, keras_weights, safetensors
+from tinyconv.saving import load_model
 
 
 def make(optimizer="adam", seed=0, compiled=True):

@@ -17,7 +17,7 @@ from test_saving import make
 import tinyconv
 from tinyconv import export, saving
 from tinyconv.checking.extras import EXTRAS, need
-from tinyconv.saving import atomic
+from tinyconv.files import atomic
 
 KINDS = [".keras", ".weights.h5", ".safetensors"]
 
@@ -41,7 +41,7 @@ def killed_writer(path, locks):
     """A process that dies in the middle of a write."""
     code = f"""
 import fcntl, os, signal
-from tinyconv.saving import atomic
+from tinyconv.files import atomic
 def flock(handle, how): raise OSError({errno.ENOSYS}, "none")
 if not {locks}: fcntl.flock = flock
 atomic._sync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
@@ -140,7 +140,7 @@ def test_a_disk_that_is_full_says_so(tmp_path):
     """A real one: a process may write no larger file than its limit."""
     code = f"""
 import resource, signal, tinyconv
-from tinyconv.saving import atomic
+from tinyconv.files import atomic
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 atomic.write({str(tmp_path / "m.keras")!r}, bytes(5000))

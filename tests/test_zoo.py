@@ -92,7 +92,11 @@ def real(at_least=-math.inf, at_most=math.inf, *, above=-math.inf, below=math.in
             number = float(value)
         except OverflowError:
             return False
-        return abs(number) <= tinyconv.checking.FLOAT32 and at_least <= number <= at_most and above < number < below
+        return (
+            abs(number) <= tinyconv.checking.arguments.FLOAT32
+            and at_least <= number <= at_most
+            and above < number < below
+        )
 
     return right
 
@@ -127,7 +131,7 @@ def pair(value):
 
 def shape(value):
     sizes = isinstance(value, list | tuple) and len(value) <= 30 and all(map(whole(), value))
-    return sizes and math.prod(value) * 4 <= tinyconv.checking.MEMORY
+    return sizes and math.prod(value) * 4 <= tinyconv.checking.arguments.MEMORY
 
 
 def never(value):

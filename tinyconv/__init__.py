@@ -19,7 +19,8 @@ from tinyconv import (
     saving,
     utils,
 )
-from tinyconv.inspect import explain
+from tinyconv.datasets import pictures
+from tinyconv.inspect import explain, plots, report
 from tinyconv.inspect.gradient_check import check_gradients
 from tinyconv.layers import Input
 from tinyconv.models.sequential import Sequential
@@ -38,7 +39,10 @@ __all__ = [
     "losses",
     "metrics",
     "optimizers",
+    "pictures",
+    "plots",
     "regularizers",
+    "report",
     "saving",
     "set_threads",
     "utils",

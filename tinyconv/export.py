@@ -8,24 +8,22 @@ dense layer, a softmax or a flatten, whose weights depend on it.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.extras import need
+from tinyconv.files import atomic
+from tinyconv.network import Network
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Shape
-from tinyconv.saving import atomic
-
-if TYPE_CHECKING:
-    from tinyconv.models.sequential import Sequential
 
 OLDEST_OPSET, NEWEST_OPSET = 15, 28  # the operations used here mean the same in all of these
 ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "leaky_relu": "LeakyRelu", "elu": "Elu"}
 ALPHA = {"leaky_relu": "negative_slope", "elu": "alpha"}  # tinyconv's name of what ONNX calls alpha
 
 
-def to_onnx(model: "Sequential", path: str | os.PathLike | None = None, opset: int | None = None) -> Any:
+def to_onnx(model: Network, path: str | os.PathLike | None = None, opset: int | None = None) -> Any:
     """Export a model's inference to ONNX, for any batch size; written to ``path`` if one is given.
 
     ``opset`` is the version of ONNX's operations, for an older runtime; None: the newest that is known here.

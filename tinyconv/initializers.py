@@ -13,10 +13,10 @@ import numpy as np
 
 from tinyconv import checking
 from tinyconv.checking import affordable, choice, finite_array, invalid, number, numbers
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.configuration import Configured
 from tinyconv.checking.lookup import look_up
 from tinyconv.checking.messages import refuse
-from tinyconv.plan.arena import Shape
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {"input_axes": (None,), "output_axes": (None,)}
 TRUNCATED_STD = 0.87962566103423978  # the standard deviation of a normal distribution cut off at two of its own

@@ -3,11 +3,11 @@
 from typing import Any, Literal
 
 from tinyconv.checking import boolean, optional_name
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.configuration import Configured
 from tinyconv.checking.lookup import look_up
 from tinyconv.checking.messages import refuse
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Shape
 
 Reduction = Literal["sum_over_batch_size"]
 Float32 = Literal["float32"]

@@ -3,10 +3,10 @@
 from typing import Any, Literal
 
 from tinyconv.checking import integer, optional_name, unknown
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.configuration import Configured
 from tinyconv.checking.lookup import look_up
 from tinyconv.checking.messages import refuse
-from tinyconv.plan.arena import Shape
 
 Float32 = Literal["float32"]
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from tinyconv.callbacks import curves
 from tinyconv.checking import boolean
 from tinyconv.checking.messages import received, refuse, suggest
-from tinyconv.saving import atomic
+from tinyconv.files import atomic
+from tinyconv.network import Network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tinyconv.models.sequential import Sequential
 
 Logs = dict[str, float]
 
@@ -48,7 +49,7 @@ class Callback:
     """
 
     params: dict[str, Any] | None = None
-    _model: "Sequential | None" = None
+    _model: Network | None = None
     _others: "Sequence[Callback]" = ()  # the other callbacks of the run
     _at_work = False  # in a training
     uses_model = True  # so that it cannot be at work for two at once
@@ -61,7 +62,7 @@ class Callback:
     def model(self) -> Any:  # Sequential; None before the run. Any, so that hooks need not ask
         return self._model
 
-    def set_model(self, model: "Sequential") -> None:
+    def set_model(self, model: Network) -> None:
         self._model = model
 
     def set_params(self, params: dict[str, Any]) -> None:
@@ -80,7 +81,7 @@ class Callback:
         names = (hook, OLD_NAMES.get(hook, hook))
         return any(getattr(getattr(self, name), "__func__", None) is not getattr(Callback, name) for name in names)
 
-    def resume(self, model: "Sequential", samples: int, batch_size: int) -> Position | None:
+    def resume(self, model: Network, samples: int, batch_size: int) -> Position | None:
         """Called before a run is prepared: restore the model and say where to go on, or return None."""
         return None
 
@@ -146,7 +147,7 @@ class CallbackList:
         callbacks: Iterable[Callback] | Callback | None = None,
         add_history: bool = False,
         add_progbar: bool = False,
-        model: "Sequential | None" = None,
+        model: Network | None = None,
         **params: Any,
     ) -> None:
         refuse("CallbackList", {"add_progbar": add_progbar}, {"add_progbar": (False,)})
@@ -263,9 +264,7 @@ class History(Callback):
 
     def plot(self) -> "Figure":
         """The curves of the run as a matplotlib figure (needs the extra ``plot``)."""
-        from tinyconv.inspect.plots import training_curves
-
-        return training_curves(self.history)
+        return curves.training_curves(self.history)
 
     def get_state(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "history": self.history}

@@ -10,20 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from tinyconv import saving
 from tinyconv.callbacks.base import Callback, Logs, Position
 from tinyconv.callbacks.monitors import MonitorCallback, verbosity
 from tinyconv.checking import boolean, console, integer, invalid
 from tinyconv.checking.messages import received, suggest
-from tinyconv.saving import atomic, checked_json, safetensors
-
-if TYPE_CHECKING:
-    from tinyconv.models.sequential import Sequential
-
+from tinyconv.files import atomic, checked_json, safetensors, store, targets
+from tinyconv.network import Network
 
 FIELDS = "Expected fields such as {epoch:02d} or {val_loss:.2f}."
 LONGEST_PATH = 10_000
@@ -108,8 +104,8 @@ class ModelCheckpoint(Periodic, MonitorCallback):
         self.save_best_only = boolean(who, "save_best_only", save_best_only)
         self.save_weights_only = boolean(who, "save_weights_only", save_weights_only)
         self.set_frequency(save_freq)
-        self.kinds = (saving.KERAS_H5, saving.SAFETENSORS) if self.save_weights_only else (saving.KERAS_ARCHIVE,)
-        saving.kind_of(self.filepath, *self.kinds)
+        self.kinds = (targets.KERAS_H5, targets.SAFETENSORS) if self.save_weights_only else (targets.KERAS_ARCHIVE,)
+        targets.kind_of(self.filepath, *self.kinds)
         self._path({**dict.fromkeys(self._fields(), 0.5), "epoch": 1, "batch": 1})
 
     def check_run(self) -> None:
@@ -127,7 +123,7 @@ class ModelCheckpoint(Periodic, MonitorCallback):
         last = self.params or {}
         for epoch, batch in ((1, 1), (last.get("epochs", 1), last.get("steps", 1))):
             numbers = {"epoch": epoch, "batch": batch} if by_batch else {"epoch": epoch}
-            saving.check_target(self._path({**logs, **numbers}), *self.kinds, parents=True)
+            targets.check_target(self._path({**logs, **numbers}), *self.kinds, parents=True)
 
     def act(self, epoch: int, batch: int, logs: Logs) -> None:
         if batch:
@@ -253,13 +249,13 @@ class BackupAndRestore(Periodic):
         self.states: list[tuple[str, dict[str, Any]]] | None = None  # of the others, by class, from a backup
 
     def check_run(self) -> None:
-        saving.check_target(self.backup_dir / self.LATEST, parents=True)
+        targets.check_target(self.backup_dir / self.LATEST, parents=True)
         if any(isinstance(callback, BackupAndRestore) for callback in self._others):
             raise ValueError("A run can have one BackupAndRestore. Received: another one. Fix: leave one out.")
 
     # Restoring
 
-    def resume(self, model: "Sequential", samples: int, batch_size: int) -> Position | None:
+    def resume(self, model: Network, samples: int, batch_size: int) -> Position | None:
         self.states = None
         self.run = _description(model, samples, batch_size)
         found = self._read()
@@ -276,7 +272,7 @@ class BackupAndRestore(Periodic):
             rate = None if rate is None else float(rate)
         except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
             raise ValueError(f"{where} is not a backup of this version: {error!r}. Fix: another backup_dir.") from None
-        weights = saving.fitting(saving.named_weights(model), _below(arrays, "weights"), where)
+        weights = store.fitting(store.named_weights(model), _below(arrays, "weights"), where)
         names = [name for name in self.run if run.get(name) != self.run[name]]
         if names:
             raise ValueError(
@@ -287,7 +283,7 @@ class BackupAndRestore(Periodic):
         moments = {}
         for slot, expected in model.optimizer_state().items():
             kept = {name: array for name, array in _below(arrays, f"optimizer/{slot}").items() if name in expected}
-            moments[slot] = dict(zip(expected, saving.fitting(dict(expected), kept, where), strict=True))
+            moments[slot] = dict(zip(expected, store.fitting(dict(expected), kept, where), strict=True))
         if rate is not None:
             model.optimizer.learning_rate = rate  # type: ignore[union-attr]
         model.set_weights(weights)
@@ -341,7 +337,7 @@ class BackupAndRestore(Periodic):
         optimizer = model.optimizer
         assert optimizer is not None
         arrays: dict[str, np.ndarray] = {"totals": np.asarray(model.totals() if batch else [], np.float64)}
-        arrays |= {f"weights/{name}": array for name, array in saving.named_weights(model).items()}
+        arrays |= {f"weights/{name}": array for name, array in store.named_weights(model).items()}
         for slot, moments in model.optimizer_state().items():
             arrays |= {f"optimizer/{slot}/{name}": array for name, array in moments.items()}
         state = {
@@ -382,7 +378,7 @@ def _below(arrays: dict[str, np.ndarray], path: str) -> dict[str, np.ndarray]:
     return {key[len(path) + 1 :]: array for key, array in arrays.items() if key.startswith(f"{path}/")}
 
 
-def _description(model: "Sequential", samples: int, batch_size: int) -> dict[str, Any]:
+def _description(model: Network, samples: int, batch_size: int) -> dict[str, Any]:
     """What must be the same when a run goes on: a number as learning rate and the epochs may be others."""
     optimizer, loss = model.optimizer, model.loss
     assert optimizer is not None and loss is not None  # noqa: PT018

@@ -3,16 +3,14 @@
 import math
 import warnings
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinyconv.callbacks.base import Callback, Logs
 from tinyconv.checking import boolean, console, integer, invalid, number
 from tinyconv.checking.messages import received, refuse, suggest
-
-if TYPE_CHECKING:
-    from tinyconv.models.sequential import Sequential
+from tinyconv.network import Network
 
 
 class MonitorCallback(Callback):
@@ -45,7 +43,7 @@ class MonitorCallback(Callback):
         self.best = None if baseline is None else _real(who, "baseline", baseline)
         self.sign: int | None = None  # of a change for the better; None: not known yet
 
-    def set_model(self, model: "Sequential") -> None:
+    def set_model(self, model: Network) -> None:
         super().set_model(model)
         self.sign = None
 

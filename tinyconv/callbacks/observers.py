@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv import saving
 from tinyconv.callbacks.base import HOOKS, OLD_NAMES, Callback, Logs
 from tinyconv.callbacks.monitors import check_rate_is_free, verbosity
 from tinyconv.checking import boolean, console, invalid
 from tinyconv.checking.messages import received, suggest
-from tinyconv.saving import atomic
+from tinyconv.files import atomic, targets
 
 
 class CSVLogger(Callback):
@@ -40,7 +39,7 @@ class CSVLogger(Callback):
         self.size: int | None = None  # of the file after the last row of this run; None: no row yet
 
     def check_run(self) -> None:
-        saving.check_target(self.filename, parents=True)
+        targets.check_target(self.filename, parents=True)
 
     def _compare_header(self, header: list[str]) -> None:
         """Say so if a file that is gone on with has other columns."""

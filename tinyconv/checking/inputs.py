@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.checking import invalid, number, numbers
-from tinyconv.plan.arena import Shape
+from tinyconv.checking.arguments import Shape, invalid, number, numbers
 
 
 def as_batch(x: Any, where: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from tinyconv.checking import unknown
+from tinyconv.checking.arguments import unknown
 from tinyconv.checking.configuration import Configured
 
 Kind = TypeVar("Kind", bound=Configured)

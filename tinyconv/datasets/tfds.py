@@ -24,7 +24,7 @@ from tinyconv.checking import LARGEST, affordable
 from tinyconv.checking.extras import need
 from tinyconv.checking.messages import received
 from tinyconv.datasets import mnist
-from tinyconv.saving import atomic, checked_json
+from tinyconv.files import atomic, checked_json
 
 Arrays = tuple[np.ndarray, np.ndarray]
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")

@@ -1,22 +1,20 @@
 """Looking inside a trained network: what every layer computes from an image, and which pixels decide the answer."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinyconv.checking import inputs
+from tinyconv.checking.arguments import Shape
 from tinyconv.kernels import reference
 from tinyconv.layers import Layer
+from tinyconv.network import Network
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Shape
 from tinyconv.plan.lowering import lower
 from tinyconv.plan.state import State
 
-if TYPE_CHECKING:
-    from tinyconv.models.sequential import Sequential
 
-
-def layer_outputs(model: "Sequential", x: Any) -> dict[str, np.ndarray]:
+def layer_outputs(model: Network, x: Any) -> dict[str, np.ndarray]:
     """The output of every layer for a batch, by the layer's name, as at inference."""
     value = _batch(model, x)
     outputs = {}
@@ -25,7 +23,7 @@ def layer_outputs(model: "Sequential", x: Any) -> dict[str, np.ndarray]:
     return outputs
 
 
-def input_gradient(model: "Sequential", x: Any, classes: Any) -> np.ndarray:
+def input_gradient(model: Network, x: Any, classes: Any) -> np.ndarray:
     """The derivative of each sample's score for a class with respect to every number of the sample, shaped as ``x``.
 
     The score is what the last softmax or sigmoid starts from: of a probability near 1 all derivatives are near 0.
@@ -54,7 +52,7 @@ def input_gradient(model: "Sequential", x: Any, classes: Any) -> np.ndarray:
     return plan.dx.copy()
 
 
-def _batch(model: "Sequential", x: Any) -> np.ndarray:
+def _batch(model: Network, x: Any) -> np.ndarray:
     model._need_built()
     return inputs.as_input(x, model.input_shape[1:], f"model {model.name!r}")  # type: ignore[arg-type]
 

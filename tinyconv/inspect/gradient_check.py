@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tinyconv import checking, kernels
+from tinyconv.checking.arguments import Shape
 from tinyconv.initializers import drawn
 from tinyconv.layers import Layer
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Arena, Shape
+from tinyconv.plan.arena import Arena
 from tinyconv.plan.lowering import lower
 from tinyconv.plan.state import State
 

@@ -11,29 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyconv import checking
+from tinyconv.callbacks import curves
 from tinyconv.checking.messages import received
 from tinyconv.inspect import explain, report
 from tinyconv.layers import Conv2D
 from tinyconv.models.stack import Stack
+from tinyconv.network import Network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tinyconv.models.sequential import Sequential
 
-
-def training_curves(history: Mapping[str, Sequence[float]]) -> "Figure":
-    """Every value of a history over the epochs, training and validation in one drawing: ``History.plot`` shows it."""
-    report.check_history(history)
-    names = list(dict.fromkeys(name.removeprefix("val_") for name in history)) or ["loss"]
-    figure = report.need_matplotlib()(figsize=(5.5 * len(names), 4), layout="constrained")
-    for ax, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        report.draw_curves(ax, history, name)
-        ax.set_xlabel("epoch")
-    return figure
-
-
-def filters(model: "Sequential", layer: str | None = None, most: int = 64) -> "Figure":
+def filters(model: Network, layer: str | None = None, most: int = 64) -> "Figure":
     """The filters of a convolution (the first, unless a layer is named): what it looks for in its input.
 
     Filters of three channels are drawn in colour, grey being 0, others by the mean over their channels, white being 0.
@@ -53,7 +42,7 @@ def filters(model: "Sequential", layer: str | None = None, most: int = 64) -> "F
     report.check_finite(f"The kernel of layer {name!r}", kernel)
     channels, count = kernel.shape[2:]
     images, shown = kernel[..., :most], min(count, most)
-    title = f"{report.short(name)}: {report.first(shown, count, 'filter')}"
+    title = f"{curves.short(name)}: {report.first(shown, count, 'filter')}"
     figure, axes = _grid(shown, title)
     if channels == 3:
         limit = float(np.abs(images).max()) or 1.0
@@ -69,7 +58,7 @@ def filters(model: "Sequential", layer: str | None = None, most: int = 64) -> "F
     return figure
 
 
-def feature_maps(model: "Sequential", image: np.ndarray, most: int = 16) -> "Figure":
+def feature_maps(model: Network, image: np.ndarray, most: int = 16) -> "Figure":
     """What every layer makes of one image: its first ``most`` channels, or the numbers it has become, as bars.
 
     The channels of one layer share a scale, which is drawn beside them; each layer has its own. White is 0.
@@ -81,11 +70,11 @@ def feature_maps(model: "Sequential", image: np.ndarray, most: int = 16) -> "Fig
         report.check_finite(f"The output of layer {name!r}", output)
     drawn = [output.shape[3] if output.ndim == 4 else 1 for output in outputs.values()]
     columns = max(min(most, max(drawn)), 8)  # at least, so that few channels do not stand far apart
-    figure = report.need_matplotlib()(figsize=(12, 1.4 * len(outputs)), layout="constrained")
+    figure = curves.need_matplotlib()(figsize=(12, 1.4 * len(outputs)), layout="constrained")
     for row, (name, output) in zip(
         figure.subfigures(len(outputs), 1, squeeze=False)[:, 0], outputs.items(), strict=True
     ):
-        title = f"{report.short(name)} {output.shape[1:]}"
+        title = f"{curves.short(name)} {output.shape[1:]}"
         values = output[0].astype(np.float64)
         if values.ndim in (2, 3):
             maps = values.reshape(*values.shape[:2], -1)
@@ -95,7 +84,7 @@ def feature_maps(model: "Sequential", image: np.ndarray, most: int = 16) -> "Fig
             _draw_maps(row, shown, columns)
         else:
             ax = row.subplots()
-            ax.stairs(values.ravel(), np.arange(values.size + 1) - 0.5, fill=True, color=report.TRAINING)
+            ax.stairs(values.ravel(), np.arange(values.size + 1) - 0.5, fill=True, color=curves.TRAINING)
             ax.margins(x=0.01)
             ax.xaxis.get_major_locator().set_params(integer=True)
             ax.tick_params(labelsize=7)
@@ -176,7 +165,7 @@ def confusion(y: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
         class_names: what the labels mean.
     """
     y, predictions, names = report.check_labels(y, predictions, class_names)
-    figure = report.need_matplotlib()(figsize=(6.4, 6), layout="constrained")
+    figure = curves.need_matplotlib()(figsize=(6.4, 6), layout="constrained")
     matrix = report.confusion_matrix(y, predictions.argmax(axis=1), predictions.shape[1])
     report.draw_confusion(figure.subplots(), matrix, names)
     return figure
@@ -188,12 +177,12 @@ def worst_mistakes(
     """The images that the network got most confidently wrong. Arguments as for :func:`confusion`, and the images."""
     y, predictions, names = report.check_labels(y, predictions, class_names)
     x = report.check_images(x, len(y))
-    figure = report.need_matplotlib()(figsize=(8, 7.5), layout="constrained")
+    figure = curves.need_matplotlib()(figsize=(8, 7.5), layout="constrained")
     report.draw_mistakes(figure, x, y, predictions, names)
     return figure
 
 
-def saliency(model: "Sequential", image: np.ndarray, label: int | None = None) -> "Figure":
+def saliency(model: Network, image: np.ndarray, label: int | None = None) -> "Figure":
     """The image, and how much each of its pixels moves the score of a class (by default the one the network predicts).
 
     The derivative is the true one: see :func:`tinyconv.inspect.explain.input_gradient`. Of several channels the
@@ -214,7 +203,7 @@ def saliency(model: "Sequential", image: np.ndarray, label: int | None = None) -
     label = predicted if label is None else label
     gradient = np.abs(explain.input_gradient(model, image[None], [label])[0])
     gradient = gradient.reshape(*image.shape[:2], -1).max(axis=-1)
-    figure = report.need_matplotlib()(figsize=(7.6, 3.6), layout="constrained")
+    figure = curves.need_matplotlib()(figsize=(7.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     report.draw_image(left, image)
     left.set_title(f"the network says {predicted}", fontsize=10)
@@ -231,7 +220,7 @@ def _grid(count: int, title: str) -> tuple["Figure", list[Any]]:
     """A figure of that many square drawings without axes."""
     columns = max(math.ceil(math.sqrt(2 * count)), 3)
     rows = math.ceil(count / columns)
-    figure = report.need_matplotlib()(figsize=(columns + 1, max(rows, 2) + 0.4), layout="constrained")
+    figure = curves.need_matplotlib()(figsize=(columns + 1, max(rows, 2) + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=10, parse_math=False)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for number, ax in enumerate(axes):

@@ -4,23 +4,19 @@ Needs matplotlib (the extra ``plot``). Nothing here opens a window: a figure is 
 notebook to show.
 """
 
-import io
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyconv import checking
-from tinyconv.checking import console
-from tinyconv.checking.extras import need
-from tinyconv.checking.messages import received
+from tinyconv.callbacks import curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRAINING, VALIDATION, WRONG, GREY = "#2f6fb0", "#e08a2c", "#b8352a", "#6b6b6b"
+WRONG = "#b8352a"
 
 
 def training_report(
@@ -41,67 +37,22 @@ def training_report(
         class_names: what the labels mean; their numbers if None.
         title: a line for the top; the number of mistakes is added to it.
     """
-    picture = need_matplotlib()
-    check_history(history)
+    picture = curves.need_matplotlib()
+    curves.check_history(history)
     y, predictions, names = check_labels(y, predictions, class_names)
     x = check_images(x, len(y))
     said, classes = predictions.argmax(axis=1), predictions.shape[1]
     figure = picture(figsize=(16, 8.6), dpi=110, layout="constrained")
     left, middle, right = figure.subfigures(1, 3, width_ratios=(4, 5.2, 6.8))
     above, below = left.subplots(2, 1, sharex=True)
-    draw_curves(above, history, "loss")
-    draw_curves(below, history, "accuracy")
+    curves.draw_curves(above, history, "loss")
+    curves.draw_curves(below, history, "accuracy")
     below.set_xlabel("epoch")
     draw_confusion(middle.subplots(), confusion_matrix(y, said, classes), names)
     draw_mistakes(right, x, y, predictions, names)
     wrong = f"{np.count_nonzero(y != said):,} of {len(y):,} wrong"
     figure.suptitle(f"{title}: {wrong}" if title else wrong, fontsize=15, parse_math=False)
     return figure
-
-
-def need_matplotlib() -> Any:
-    """Matplotlib's Figure class, taught to show itself in a notebook; or an ImportError that says what to do."""
-    figure: Any = need("Pictures need", "matplotlib.figure").Figure
-
-    class Picture(figure):
-        def _repr_png_(self) -> bytes:
-            png = io.BytesIO()
-            self.savefig(png, format="png")
-            return png.getvalue()
-
-        def show(self, warn: bool = True) -> None:
-            """Show the figure below a notebook's cell; elsewhere say how to look at it."""
-            display = getattr(sys.modules.get("IPython.display"), "display", None)
-            if display is None or not console.is_notebook(sys.stdout):
-                raise RuntimeError(
-                    "This figure has no window to be shown in, so that no setting of matplotlib is touched. "
-                    "Fix: figure.savefig('picture.png'), or, in a notebook, end the cell with the figure."
-                )
-            display(self)
-
-    return Picture
-
-
-def check_history(history: Any) -> None:
-    """Refuse what is not a list of numbers for each name, before anything of it is drawn."""
-    if not isinstance(history, Mapping):
-        fix = " Fix: its attribute history, which is one." if hasattr(history, "history") else ""
-        raise TypeError(
-            "Invalid history. Expected a dict with a list of numbers, one per epoch, for each name. "
-            f"Received: {received(history)}.{fix}"
-        )
-    for name, values in history.items():
-        if not isinstance(name, str):
-            raise TypeError(f"Invalid name in the history. Expected a text such as 'loss'. Received: {received(name)}.")
-        if _per_epoch(name, values).ndim != 1:
-            raise checking.invalid("the history", repr(name), "a list of numbers, one per epoch", values)
-
-
-def _per_epoch(name: str, values: Any) -> np.ndarray:
-    """A number for each epoch; None, which JSON has for what is no number, is NaN, and leaves a gap in the curve."""
-    if isinstance(values, Sequence) and not isinstance(values, str):
-        values = [np.nan if value is None else value for value in values] or np.zeros(0)
-    return checking.numbers(f"The history's {name!r}", values)
 
 
 def check_labels(y: Any, predictions: Any, class_names: Any) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -134,7 +85,7 @@ def check_labels(y: Any, predictions: Any, class_names: Any) -> tuple[np.ndarray
     is_list = isinstance(names, Sequence | np.ndarray) and not isinstance(names, str | bytes)
     if not is_list or len(names) != classes:
         raise checking.invalid("", "class_names", f"a list of {classes} names, one for each class", class_names)
-    return y.astype(np.int64), predictions, [short(str(name)) for name in names]
+    return y.astype(np.int64), predictions, [curves.short(str(name)) for name in names]
 
 
 def check_images(x: Any, count: int) -> np.ndarray:
@@ -156,11 +107,6 @@ def check_finite(what: str, array: np.ndarray) -> None:
         raise ValueError(f"{what}: a NaN or an infinity, first at {bad}. Expected finite numbers, which can be drawn.")
 
 
-def short(text: str, most: int = 30) -> str:
-    """A name that fits into a title."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
 def first(shown: int, count: int, what: str) -> str:
     """ "1 filter", "16 filters" or "first 16 of 32 filters"."""
     return f"{f'first {shown} of ' * (shown < count)}{count} {what}{'s' * (count != 1)}"
@@ -173,25 +119,6 @@ def confusion_matrix(y: np.ndarray, said: np.ndarray, classes: int) -> np.ndarra
     return matrix
 
 
-def draw_curves(ax: "Axes", history: Mapping[str, Sequence[float]], name: str) -> None:
-    """One value over the epochs, in training and in validation."""
-    from matplotlib.ticker import MaxNLocator
-
-    for key, label, colour in ((name, "training", TRAINING), (f"val_{name}", "validation", VALIDATION)):
-        values = _per_epoch(key, history.get(key, []))
-        if len(values):
-            epochs = np.arange(1, len(values) + 1)
-            ax.plot(epochs, values, color=colour, marker="o", markersize=4, label=f"{label}: {values[-1]:.4f}")
-    if ax.lines:
-        ax.legend(frameon=False, title="at the end")
-    else:
-        ax.text(0.5, 0.5, "no epoch was finished", transform=ax.transAxes, ha="center", color=GREY)
-    ax.set_title(short(name), loc="left", parse_math=False)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
 def draw_confusion(ax: "Axes", matrix: np.ndarray, names: Sequence[str]) -> None:
     """The confusion matrix; only mistakes are coloured, since the diagonal would drown them."""
     classes = len(matrix)
@@ -200,7 +127,7 @@ def draw_confusion(ax: "Axes", matrix: np.ndarray, names: Sequence[str]) -> None
     if classes <= 20:
         for (i, j), count in np.ndenumerate(matrix):
             if count:
-                colour, size = (GREY, 8) if i == j else ("black", 10)
+                colour, size = (curves.GREY, 8) if i == j else ("black", 10)
                 ax.text(j, i, f"{count}", ha="center", va="center", fontsize=size, color=colour)
         turn: Any = {} if max(map(len, names)) <= 3 else {"rotation": 60, "ha": "right"}
         ax.set_xticks(range(classes), names, parse_math=False, **turn)
@@ -238,7 +165,7 @@ def draw_mistakes(
         ax.set_axis_off()
     for ax, i in zip(axes.flat, worst, strict=False):
         draw_image(ax, x[i])
-        title = f"is {short(names[y[i]], 14)}\nsaid {short(names[said[i]], 14)} ({sure[i]:{form}})"
+        title = f"is {curves.short(names[y[i]], 14)}\nsaid {curves.short(names[said[i]], 14)} ({sure[i]:{form}})"
         ax.set_title(title, fontsize=9, color=WRONG, pad=3, parse_math=False)
 
 

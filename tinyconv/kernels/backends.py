@@ -1,11 +1,10 @@
-"""Checks of the arguments of compile, fit, evaluate and predict."""
+"""Which kernel set computes: by an argument, by the environment, or the best that there is."""
 
 import os
 from types import ModuleType
-from typing import Any
 
 from tinyconv import kernels
-from tinyconv.checking import integer, unknown
+from tinyconv.checking import unknown
 
 
 def resolve_backend(backend: str | None) -> str:
@@ -22,8 +21,3 @@ def load_backend(backend: str) -> ModuleType:
     if backend != "auto":
         return kernels.load(backend)
     return kernels.load("cuda" if kernels.cuda_usable() else "cpu")
-
-
-def count_of(name: str, value: Any, default: int, at_least: int = 1) -> int:
-    """An integer of at least ``at_least``; ``default`` for None."""
-    return default if value is None else integer("", name, value, at_least=at_least)

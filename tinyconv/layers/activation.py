@@ -3,10 +3,10 @@
 from typing import Any, Literal, Unpack
 
 from tinyconv.checking import number, unknown
+from tinyconv.checking.arguments import Shape
 from tinyconv.layers.arguments import LayerOptions, Named, who
 from tinyconv.layers.base import Layer
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Shape
 
 ActivationName = Literal["linear", "relu", "sigmoid", "tanh", "softmax", "leaky_relu", "elu"]
 ACTIVATIONS: dict[str, dict[str, float]] = {

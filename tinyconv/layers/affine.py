@@ -5,6 +5,7 @@ from typing import Any, Unpack
 
 from tinyconv import initializers, regularizers
 from tinyconv.checking import affordable, boolean, choice, integer
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.lookup import saved
 from tinyconv.checking.messages import refuse
 from tinyconv.initializers import InitializerLike
@@ -12,7 +13,6 @@ from tinyconv.layers.activation import ActivationName, activation_name, activati
 from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, pair, who, windows
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Shape
 from tinyconv.regularizers import RegularizerLike
 
 

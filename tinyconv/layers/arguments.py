@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypedDict
 import numpy as np
 
 from tinyconv import checking
-from tinyconv.plan.arena import Shape
+from tinyconv.checking.arguments import Shape
 
 Pair = tuple[int, int]
 Padding = Literal["valid", "same"]

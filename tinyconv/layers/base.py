@@ -11,13 +11,14 @@ import numpy as np
 
 from tinyconv import checking, random
 from tinyconv.checking import inputs
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.configuration import Configured
 from tinyconv.checking.messages import refuse
 from tinyconv.initializers import Initializer, drawn
 from tinyconv.kernels.backends import load_backend, resolve_backend
 from tinyconv.layers.arguments import shape_of
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Arena, Shape
+from tinyconv.plan.arena import Arena
 from tinyconv.plan.locks import ModelLock, locked
 from tinyconv.plan.lowering import lower
 from tinyconv.plan.state import State

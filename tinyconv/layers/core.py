@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, Unpack
 
 from tinyconv import checking
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import explained, refuse
 from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, shape_of, who
 from tinyconv.layers.base import Layer
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Shape
 
 # Input's further arguments in Keras, none of which changes anything here at its default.
 KERAS_INPUT: dict[str, tuple[Any, ...]] = {

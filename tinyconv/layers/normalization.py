@@ -4,13 +4,13 @@ from typing import Any, Unpack
 
 from tinyconv import initializers
 from tinyconv.checking import LARGEST, boolean, integer, number
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.lookup import saved
 from tinyconv.checking.messages import refuse
 from tinyconv.initializers import InitializerLike
 from tinyconv.layers.arguments import NEUTRAL, LayerOptions, who
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Shape
 
 
 class BatchNormalization(Layer):

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from tinyconv.checking import boolean, choice
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import refuse
 from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, UnnamedOptions, pair, who, windows
 from tinyconv.layers.base import Layer
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Shape
 
 
 class _Pooling2D(Layer):

@@ -8,30 +8,30 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinyconv import checking, kernels, losses, metrics, optimizers, saving
+from tinyconv import checking, kernels, losses, metrics, optimizers
 from tinyconv.callbacks import Callback, CallbackList, History
 from tinyconv.callbacks.base import Position, as_callbacks
-from tinyconv.checking import console, inputs, tables
+from tinyconv.checking import console, count_of, inputs
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import explained, refuse, warn
-from tinyconv.kernels.backends import count_of, load_backend, resolve_backend
+from tinyconv.files import store
+from tinyconv.kernels.backends import load_backend, resolve_backend
 from tinyconv.layers import Layer
 from tinyconv.losses import Loss, LossLike
 from tinyconv.metrics import Metric, MetricLike
 from tinyconv.models.stack import Stack
+from tinyconv.network import Moments
 from tinyconv.optimizers import Optimizer, OptimizerLike
-from tinyconv.plan.arena import Shape
+from tinyconv.plan import tables
 from tinyconv.plan.locks import locked
 from tinyconv.plan.lowering import Plan
 from tinyconv.training.progress import Progress, Verbosity
 from tinyconv.training.trainer import Data, Trainer
-
-Moments = Mapping[str, Mapping[str, np.ndarray]]  # of an optimiser: by slot and by "layer/weight"
-
 
 ONLY_KERAS = dict.fromkeys(("sample_weight", "class_weight", "steps"), (None,))
 COMPILE_ONLY_KERAS: dict[str, tuple[Any, ...]] = {  # accepted where they change nothing
@@ -219,14 +219,14 @@ class Sequential(Stack):
     def save(self, filepath: str | os.PathLike, overwrite: bool = True, zipped: None = None, **keras: Any) -> None:
         """Write the whole model, its optimiser's state included, as a ".keras" archive: see :mod:`tinyconv.saving`."""
         refuse("save()", {"zipped": zipped, **keras}, {"zipped": (None, True)})
-        saving.save_model(self, filepath, checking.boolean("save", "overwrite", overwrite))
+        store.save_model(self, filepath, checking.boolean("save", "overwrite", overwrite))
 
     @locked
     @explained
     def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, max_shard_size: None = None) -> None:
         """Write the weights: ".safetensors", or ".weights.h5" in Keras' layout."""
         refuse("save_weights()", {"max_shard_size": max_shard_size}, {"max_shard_size": (None,)})
-        saving.save_weights(self, filepath, checking.boolean("save_weights", "overwrite", overwrite))
+        store.save_weights(self, filepath, checking.boolean("save_weights", "overwrite", overwrite))
 
     @locked
     @explained
@@ -236,7 +236,7 @@ class Sequential(Stack):
         With ``skip_mismatch`` layers whose weights do not fit keep theirs, with a warning.
         """
         refuse("load_weights()", keras, {"objects_to_skip": (None,)})
-        saving.load_weights(self, filepath, checking.boolean("load_weights", "skip_mismatch", skip_mismatch))
+        store.load_weights(self, filepath, checking.boolean("load_weights", "skip_mismatch", skip_mismatch))
 
     # Training
 

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from tinyconv import checking, random
-from tinyconv.checking import console, inputs, tables
+from tinyconv.checking import console, inputs
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.configuration import Configured
 from tinyconv.checking.messages import explained, received, refuse
 from tinyconv.kernels import memory
 from tinyconv.layers import InputLayer, Layer, WeightSpec
-from tinyconv.plan.arena import Arena, Shape
+from tinyconv.models.summary import summary
+from tinyconv.plan.arena import Arena
 from tinyconv.plan.locks import ModelLock, locked
 
 BatchShape = tuple[int | None, ...]
@@ -339,7 +341,7 @@ class Stack(Configured):
         refuse("summary()", given, dict.fromkeys(given, (None, False)))
         if print_fn is not None and not callable(print_fn):
             raise checking.invalid("summary", "print_fn", "a function of a text, or None", print_fn)
-        text = str(tables.summary(self))
+        text = str(summary(self))
         if print_fn is None:
             console.write(text)
         else:
@@ -347,7 +349,7 @@ class Stack(Configured):
 
     def _repr_html_(self) -> str:
         """What a notebook shows of a model."""
-        return tables.summary(self).to_html()
+        return summary(self).to_html()
 
     # Weights
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.checking.arguments import Shape
 from tinyconv.kernels import memory
-
-Shape = tuple[int, ...]
 
 ALIGNED = 16  # elements: every array begins at a multiple of 64 bytes (of float32), a whole vector register
 

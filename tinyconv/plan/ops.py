@@ -1,7 +1,7 @@
 """What a layer asks for, in terms that a plan can lower: the operations between layers and kernels.
 
 An op knows its shapes and which kernels it needs forward and backward, with which buffers. It computes nothing: when
-a plan is built, :meth:`Op.emit` writes the op's steps into it through a :class:`~tinyconv.plan.lowering.Builder`.
+a plan is built, :meth:`Op.emit` writes the op's steps into it through a :class:`~tinyconv.plan.builder.Builder`.
 
 Shapes of ops have no batch axis; the buffers have it.
 """
@@ -9,14 +9,12 @@ Shapes of ops have no batch axis; the buffers have it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyconv.plan.arena import Shape
-
-if TYPE_CHECKING:
-    from tinyconv.plan.lowering import Builder, Value
+from tinyconv.checking.arguments import Shape
+from tinyconv.plan.builder import Builder, Value
 
 Pair = tuple[int, int]
 
@@ -36,7 +34,7 @@ class Op:
         """The layers that its steps are listed under: more than one where they are fused."""
         return self.name
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         """Write the steps into the plan and return the value they compute."""
         raise TypeError(f"{type(self).__name__} does not say which steps it consists of.")
 
@@ -59,7 +57,7 @@ class Conv2D(Op):
         """Multiply-adds for one image, forward; as many again for each of dW and dX."""
         return math.prod(self.out_shape) * math.prod(self.kernel_size) * self.x_shape[-1]
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
         out = b.output(self, x.wanted or b.learns(self, "kernel", "bias"))
         w, bias = affine_weights(self, b)
@@ -90,7 +88,7 @@ class Conv2DReluMaxPool2D(Op):
     def layers(self) -> str:
         return f"{self.conv.name} + {self.name}"
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         conv, padding = self.conv, self.conv.padding
         out = b.output(self, x.wanted or b.learns(conv, "kernel", "bias"))
         needs_argmax = out.wanted or self.dropout is not None
@@ -128,7 +126,7 @@ class Dense(Op):
 
     label = "dense"
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         out = b.output(self, x.wanted or b.learns(self, "kernel", "bias"))
         w, bias = affine_weights(self, b)
         rows = b.batch_size * math.prod(self.x_shape[:-1])
@@ -146,7 +144,7 @@ class Dense(Op):
         return out
 
 
-def affine_weights(op: "Conv2D | Dense", b: "Builder") -> tuple[Any, Any]:
+def affine_weights(op: "Conv2D | Dense", b: Builder) -> tuple[Any, Any]:
     """Filters and bias of a convolution or dense op: its own, or (inference only) with a normalisation folded in."""
     w = b.weight(op, "kernel")
     channels = w.shape[-1]
@@ -169,12 +167,12 @@ def affine_weights(op: "Conv2D | Dense", b: "Builder") -> tuple[Any, Any]:
     return w_folded, b_folded
 
 
-def affine_gradients(op: "Conv2D | Dense", b: "Builder", w: Any, bias: Any) -> dict[str, Any]:
+def affine_gradients(op: "Conv2D | Dense", b: Builder, w: Any, bias: Any) -> dict[str, Any]:
     """Where the gradients of filters and bias go."""
     return {"dw": b.gradient(op, "kernel", w.shape), "db": b.gradient(op, "bias", bias.shape)}
 
 
-def in_place_relu_backward(op: Op, b: "Builder", out: "Value") -> None:
+def in_place_relu_backward(op: Op, b: Builder, out: Value) -> None:
     """Zero the gradient where a fused ReLU's output is zero, before the rest of the op's backward pass."""
     b.backward(op, "relu_backward", 0, dx=out.flat.grad, dout=out.flat.grad, out=out.flat.data)
 
@@ -187,7 +185,7 @@ class MaxPool2D(Op):
 
     label = "max_pool2d"
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         geometry = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
         out = b.output(self, x.wanted)
         argmax = b.buffer(self, "argmax", out.data.shape if out.wanted else (0, 0, 0, 0), np.int32)
@@ -205,7 +203,7 @@ class AveragePool2D(Op):
 
     label = "average_pool2d"
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         geometry = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
         out = b.output(self, x.wanted)
         # Global pooling has no spatial axes in its output; its kernel sees them, with size 1.
@@ -222,7 +220,7 @@ class Reshape(Op):
 
     label = "view"
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         return x.reshape((b.batch_size, *self.out_shape))
 
 
@@ -235,10 +233,10 @@ class Dropout(Op):
 
     label = "dropout"
 
-    def randomness(self, b: "Builder") -> dict[str, Any]:
+    def randomness(self, b: Builder) -> dict[str, Any]:
         return {"counters": b.state.counters, "seed": b.state.seed, "layer": self.index, "rate": self.rate}
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         rows = (b.batch_size, math.prod(self.x_shape))
         out = b.output(self, x.wanted)
         x_rows, out_rows = x.reshape(rows), out.reshape(rows)
@@ -259,7 +257,7 @@ class Activation(Op):
     def label(self) -> str:  # type: ignore[override]
         return self.kind
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         out = b.output(self, x.wanted)
         b.forward(self, f"{self.kind}_forward", 0, out=out.flat.data, x=x.flat.data, **self.options)
         if x.wanted:
@@ -274,7 +272,7 @@ class Softmax(Op):
 
     label = "softmax"
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         rows = (b.batch_size * math.prod(self.x_shape[:-1]), self.x_shape[-1])
         out = b.output(self, x.wanted)
         x_rows, out_rows = x.reshape(rows), out.reshape(rows)
@@ -296,17 +294,17 @@ class BatchNorm(Op):
 
     label = "batch_norm"
 
-    def affine(self, b: "Builder") -> dict[str, Any]:
+    def affine(self, b: Builder) -> dict[str, Any]:
         """gamma and beta: the layer's weights, or a constant 1 and 0 where the layer has none."""
         shape = self.x_shape[-1:]
         gamma = b.weight(self, "gamma") if self.scale else b.buffer(self, "gamma", shape, b.state.dtype, fill=1)
         beta = b.weight(self, "beta") if self.center else b.buffer(self, "beta", shape, b.state.dtype)
         return {"gamma": gamma, "beta": beta}
 
-    def moving(self, b: "Builder") -> dict[str, Any]:
+    def moving(self, b: Builder) -> dict[str, Any]:
         return {name: b.weight(self, name) for name in ("moving_mean", "moving_variance")}
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         channels = self.x_shape[-1:]
         rows = (b.batch_size * math.prod(self.x_shape[:-1]), *channels)
         out = b.output(self, x.wanted or (not self.frozen and b.learns(self, "gamma", "beta")))
@@ -337,7 +335,7 @@ class Custom(Op):
 
     label = "custom"
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         if not b.state.on_host:
             raise ValueError(
                 f"Layer {self.name!r} ({type(self.layer).__name__}) computes with NumPy, which cannot reach the memory "
@@ -451,7 +449,7 @@ class Loss(Op):
     def from_scores(self) -> bool:
         return self.kind in ("softmax_cross_entropy", "sigmoid_cross_entropy")
 
-    def emit(self, b: "Builder", x: "Value") -> "Value":
+    def emit(self, b: Builder, x: Value) -> Value:
         columns = self.x_shape[-1]
         rows = b.batch_size * math.prod(self.x_shape[:-1])
         x_rows = x.reshape((rows, columns))

@@ -11,23 +11,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinyconv.callbacks import CallbackList
 from tinyconv.callbacks.base import Position
+from tinyconv.checking.arguments import Shape
 from tinyconv.kernels.reference.dropout import CURSOR, FIRST_SAMPLE, STEP
 from tinyconv.losses import Loss
 from tinyconv.metrics import Metric
+from tinyconv.network import Network
 from tinyconv.optimizers import Optimizer
-from tinyconv.plan.arena import Arena, Shape, Storage
+from tinyconv.plan.arena import Arena, Storage
 from tinyconv.plan.lowering import PHASES, Plan, lower
 from tinyconv.plan.state import State
 from tinyconv.training.progress import Progress
-
-if TYPE_CHECKING:
-    from tinyconv.models.sequential import Sequential
 
 MOST_PLANS = 16  # for a model that is called with ever-changing batch sizes
 REDRAW = 0.1  # seconds between two updates of a progress bar
@@ -81,7 +80,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: "Sequential",
+        model: Network,
         kernel_set: ModuleType,
         arenas: tuple[Arena, Arena],
         seed: int,

@@ -8,16 +8,14 @@ changes nothing, and named in the error where it does.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinyconv import initializers, layers, losses, metrics, optimizers, regularizers
 from tinyconv.checking.messages import received
+from tinyconv.network import Network
 from tinyconv.optimizers import schedules
-
-if TYPE_CHECKING:
-    from tinyconv.models.sequential import Sequential
 
 Config = dict[str, Any]
 
@@ -60,7 +58,7 @@ MOST_LAYERS, LONGEST_NAME = 10_000, 1000
 # Writing
 
 
-def of_model(model: "Sequential") -> Config:
+def of_model(model: Network) -> Config:
     """The content of ``config.json``."""
     batch_shape = list(model.input_shape)
     assert model._input is not None
@@ -85,7 +83,7 @@ def of_model(model: "Sequential") -> Config:
     return whole
 
 
-def _of_compilation(model: "Sequential") -> Config:
+def _of_compilation(model: Network) -> Config:
     given = model._compiled["metrics"] if model._compiled else []
     settings = {"loss_weights": None, "weighted_metrics": None, "run_eagerly": False, "steps_per_execution": 1}
     return {

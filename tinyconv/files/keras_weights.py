@@ -6,19 +6,16 @@ parameter: Adam's m and v, or SGD's velocity if it has momentum.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import warn
+from tinyconv.files import hdf5
 from tinyconv.layers import Layer
 from tinyconv.layers.base import default_name
+from tinyconv.network import Network
 from tinyconv.optimizers import SGD, Optimizer
-from tinyconv.plan.arena import Shape
-from tinyconv.saving import hdf5
-
-if TYPE_CHECKING:
-    from tinyconv.models.sequential import Sequential
 
 OPTIMIZER = "optimizer/vars"
 KERAS_OPTIMIZER_NAMES = {"adam": "adam", "adamw": "adam_w", "sgd": "sgd"}
@@ -35,7 +32,7 @@ def layer_paths(layers: list[Layer]) -> list[tuple[Layer, str]]:
     return paths
 
 
-def dumps(model: "Sequential") -> bytes:
+def dumps(model: Network) -> bytes:
     """All of a model's numbers as the bytes of an HDF5 file."""
     arrays: dict[str, np.ndarray] = {}
     names = {}
@@ -112,7 +109,7 @@ def optimizer_arrays(optimizer: Optimizer, moments: Mapping[str, Mapping[str, np
     return arrays + [moments[slot][name] for name in next(iter(moments.values()), {}) for slot in slots]
 
 
-def load_optimizer(model: "Sequential", groups: hdf5.Groups, where: str, same: bool = False) -> None:
+def load_optimizer(model: Network, groups: hdf5.Groups, where: str, same: bool = False) -> None:
     """Set the optimiser's state from a file's arrays; with a warning, as in Keras, leave it if it does not fit.
 
     ``same``: the file has the optimiser too, so that its learning rate comes from there, and the moments may be

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.saving import checked_json
+from tinyconv.files import checked_json
 
 DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),

@@ -12,12 +12,15 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from tinyconv.saving import checked_json, hdf5, keras_config, keras_weights
+import numpy as np
 
-if TYPE_CHECKING:
-    from tinyconv.models.sequential import Sequential
+from tinyconv.checking import Shape
+from tinyconv.files import checked_json, hdf5, keras_config, keras_weights
+from tinyconv.layers import Layer
+from tinyconv.network import Network
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 KERAS_VERSION = "3.15.0"  # whose format this is
@@ -26,7 +29,7 @@ LARGEST_CONFIG = 4 << 20
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # instead of the time, so that the same model makes the same file
 
 
-def dumps(model: "Sequential") -> bytes:
+def dumps(model: Network) -> bytes:
     """A model, its compilation and its optimiser's state as the bytes of an archive."""
     config = keras_config.of_model(model)
     members = {
@@ -47,32 +50,41 @@ def _json(value: Any, what: str) -> bytes:
     return text
 
 
-def loads(content: bytes, where: str, compile: bool = True, backend: str | None = None) -> "Sequential":
-    """The model that an archive holds; whatever is wrong with it is a ValueError that names the file."""
-    try:
-        return _model(_members(content, where), where, compile, backend)
-    except (ValueError, TypeError, OverflowError) as error:  # two layers of one name, an impossible initialiser, ...
-        raise ValueError(str(error) if where in str(error) else f"{where}: {error}") from None
+@dataclass(frozen=True)
+class Archive:
+    """What an archive holds, checked; no model is made of it yet."""
+
+    name: str
+    input_shape: Shape
+    layers: list[Layer]  # without weights
+    weights: list[np.ndarray]
+    seed: int | None  # if tinyconv wrote the file
+    compilation: dict[str, Any] | None  # the arguments of compile
+    groups: hdf5.Groups  # with the optimiser's state
 
 
-def _model(parts: dict[str, bytes], where: str, compile: bool, backend: str | None) -> "Sequential":
-    from tinyconv.models.sequential import Sequential
-
+def loads(content: bytes, where: str, compile: bool = True) -> Archive:
+    """What an archive holds; with its compilation if ``compile``."""
+    parts = _members(content, where)
     config = checked_json.loads(parts[CONFIG], f"{CONFIG} of {where}", LARGEST_CONFIG)
     name, input_shape, layers = keras_config.to_layers(config, where)
     groups = hdf5.by_group(hdf5.loads(parts[WEIGHTS], f"{WEIGHTS} of {where}"))
     weights = keras_weights.fitting_weights(layers, input_shape, groups, where)  # before anything is allocated
-    seed = _seed(parts[METADATA], where)
-    model = Sequential(layers, name=name)
-    model.seed = model.seed if seed is None else seed
-    model.build((None, *input_shape))
-    model.set_weights(weights)
+    compilation = None
     if compile and config.get("compile_config"):
         if not isinstance(config["compile_config"], dict):
             raise ValueError(f"{where} is damaged: its compile_config is not an object.")
-        model.compile(**keras_config.to_compilation(config["compile_config"], where), backend=backend)
-        keras_weights.load_optimizer(model, groups, where, same=True)
-    return model
+        compilation = keras_config.to_compilation(config["compile_config"], where)
+    return Archive(name, input_shape, layers, weights, _seed(parts[METADATA], where), compilation, groups)
+
+
+@contextlib.contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Whatever is wrong with a file's content is a ValueError that names the file."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as error:  # two layers of one name, an impossible initialiser, ...
+        raise ValueError(str(error) if where in str(error) else f"{where}: {error}") from None
 
 
 def _seed(metadata: bytes, where: str) -> int | None:

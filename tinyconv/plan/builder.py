@@ -1,0 +1,174 @@
+"""Writing a plan: its steps and buffers, which the ops (:mod:`tinyconv.plan.ops`) add one after another."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from tinyconv import kernels as kernel_sets
+from tinyconv.checking import Shape
+from tinyconv.kernels import shapes
+from tinyconv.plan.arena import Storage
+from tinyconv.plan.state import State
+
+PHASES = ("prepare", "forward", "backward", "update")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call, with everything it needs."""
+
+    phase: str
+    name: str  # of the layer, or of those that are fused
+    what: str  # the op, as the fusion left it
+    kernel_name: str
+    kernel: Callable[..., None]
+    arguments: dict[str, Any]
+    flops: int
+
+    @property
+    def call(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        return self.kernel, tuple(self.arguments.values())
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        return {name: value for name, value in self.arguments.items() if hasattr(value, "shape")}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays the step reads or writes."""
+        return sum(array.size * array.dtype.itemsize for array in self.arrays.values())
+
+
+@dataclass(frozen=True)
+class Value:
+    """What flows between ops: a buffer, and the buffer of its gradient (of size zero where nobody needs it)."""
+
+    data: Any
+    grad: Any
+    nothing: Callable[[int], Any]  # an array of that rank and of size zero
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything needs the gradient: something that this value was computed from learns."""
+        return self.grad.size > 0
+
+    def reshape(self, shape: Shape) -> "Value":
+        grad = self.grad.reshape(shape) if self.wanted else self.nothing(len(shape))
+        return Value(self.data.reshape(shape), grad, self.nothing)
+
+    @property
+    def flat(self) -> "Value":
+        return self.reshape((self.data.size,))
+
+
+class Operation(Protocol):
+    """An op, as the builder sees it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def layers(self) -> str: ...
+    @property
+    def out_shape(self) -> Shape: ...
+    def emit(self, b: "Builder", x: Value) -> Value: ...
+
+
+class Builder:
+    """Collects the steps and buffers of a plan while its ops emit themselves."""
+
+    def __init__(self, state: State, storage: Storage, batch_size: int, training: bool) -> None:
+        self.state, self.storage, self.batch_size, self.training = state, storage, batch_size, training
+        self.kernels = state.kernels
+        self.contract = kernel_sets.contract()
+        self.buffers: dict[str, Any] = {}
+        self.steps: dict[str, list[Step]] = {phase: [] for phase in PHASES}
+        self.target_buffer: Any = None
+
+    # Buffers
+
+    def buffer(self, op: Operation, name: str, shape: Shape, dtype: Any, fill: float = 0) -> Any:
+        """A buffer called ``op/name``."""
+        array = self.storage.get(f"{op.name}/{name}", shape, dtype)
+        if fill:
+            self.kernels.upload(array, np.full(shape, fill, dtype))
+        self.buffers[f"{op.name}/{name}"] = array
+        return array
+
+    def nothing(self, rank: int) -> Any:
+        """An array of size zero: "not wanted"."""
+        return self.storage.get(f"nothing/{rank}", (0,) * rank, self.state.dtype)
+
+    def value(self, op: Operation, name: str, shape: Shape, needs_grad: bool) -> Value:
+        """A buffer for a batch of arrays of ``shape``, and, if needed, one for its gradient."""
+        full = (self.batch_size, *shape)
+        data = self.buffer(op, name, full, self.state.dtype)
+        grad = self.buffer(op, f"d{name}", full, self.state.dtype) if needs_grad else self.nothing(len(full))
+        return Value(data, grad, self.nothing)
+
+    def output(self, op: Operation, needs_grad: bool = False) -> Value:
+        """The buffer of an op's output.
+
+        In training its gradient is needed if the op has weights that learn, or if it has to hand it on, since its
+        input's gradient is wanted. So nothing below the first weights that learn is ever differentiated.
+        """
+        return self.value(op, f"{op.label.split()[0]}.out", op.out_shape, self.training and needs_grad)
+
+    def scratch(self, op: Operation, size: int) -> Any:
+        return self.buffer(op, "work", (size,), self.state.dtype)
+
+    def targets(self, shape: Shape) -> Any:
+        self.target_buffer = self.buffers["targets"] = self.storage.get("targets", shape, self.state.dtype)
+        return self.target_buffer
+
+    def weight(self, op: Operation, name: str) -> Any:
+        key = f"{op.name}/{name}"
+        return self.state.params[key] if key in self.state.params else self.state.moving[key]
+
+    def learns(self, op: Operation, *names: str) -> bool:
+        """Whether training changes any of these weights."""
+        return any(f"{op.name}/{name}" in self.state.grads for name in names)
+
+    def gradient(self, op: Operation, name: str, shape: Shape) -> Any:
+        """Where the gradient of a weight goes: a scrap buffer for one that does not learn, or is not there."""
+        key = f"{op.name}/{name}"
+        if key in self.state.grads:
+            return self.state.grads[key]
+        shape = shape or self.weight(op, name).shape
+        return self.buffer(op, f"unused_d{name}", shape, self.state.dtype)
+
+    # Steps
+
+    def prepare(self, op: Operation, kernel: str, **arguments: Any) -> None:
+        self._kernel("prepare", op.layers, op.label, kernel, 0, arguments)
+
+    def forward(self, op: Operation, kernel: str, flops: int, **arguments: Any) -> None:
+        self._kernel("forward", op.layers, op.label, kernel, flops, arguments)
+
+    def backward(self, op: Operation, kernel: str, flops: int, **arguments: Any) -> None:
+        if self.training:
+            self._kernel("backward", op.layers, op.label, kernel, flops, arguments)
+
+    def call(self, phase: str, op: Operation, function: Callable[..., None], arguments: dict[str, Any]) -> None:
+        """A step that is not a kernel of the contract: a user's own layer."""
+        self.steps[phase].append(Step(phase, op.name, op.label, function.__name__, function, arguments, 0))
+
+    def _kernel(self, phase: str, name: str, what: str, kernel: str, flops: int, arguments: dict[str, Any]) -> None:
+        ordered = {argument: arguments.pop(argument) for argument in self.contract[kernel]}
+        if arguments:
+            raise TypeError(f"{kernel} takes no {', '.join(arguments)}.")
+        shapes.check(self.kernels, kernel, ordered)
+        self.steps[phase].append(Step(phase, name, what, kernel, getattr(self.kernels, kernel), ordered, flops))
+
+    def emit(self, sequence: Sequence[Operation], x: Value) -> Value:
+        """Let every op write its steps; backward steps end up in reverse order of the ops."""
+        backward: list[Step] = []
+        for op in sequence:
+            x = op.emit(self, x)
+            backward = self.steps["backward"] + backward
+            self.steps["backward"] = []
+        self.steps["backward"] = backward
+        return x
