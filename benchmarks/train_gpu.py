@@ -93,7 +93,7 @@ class Tinyconv:
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
         import tinyconv
-        from tinyconv.training.trainer import Data
+        from tinyconv.training.data import Data
 
         self.x, self.y = x, y
         self.model = network.keras_model(tinyconv)

@@ -12,7 +12,7 @@ from tinyconv.kernels import cpu
 from tinyconv.kernels.cpu.runtime import tasks
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, record, run
 from tinyconv.kernels.cpu.runtime.views import same_memory
-from tinyconv.training.trainer import Data
+from tinyconv.training.data import Data
 
 FLAT = np.zeros(0, np.int64)
 

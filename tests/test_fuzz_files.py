@@ -26,7 +26,7 @@ from test_saving import make, train
 
 from tinyconv import saving
 from tinyconv.files import checked_json, hdf5, keras_archive, keras_config, keras_weights, safetensors
-from tinyconv.saving import fitting, named_weights
+from tinyconv.files.store import fitting, named_weights
 
 try:
     import resource

@@ -4,16 +4,14 @@ What happens on the way down: ``fit`` checks the arrays (:mod:`tinyconv.checking
 :mod:`tinyconv.training`, which run a plan (:mod:`tinyconv.plan`) once per batch; the plan calls kernels.
 """
 
-import contextlib
 import math
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinyconv import checking, kernels, losses, metrics, optimizers
+from tinyconv import checking, losses, metrics, optimizers
 from tinyconv.callbacks import Callback, CallbackList, History
 from tinyconv.callbacks.base import Position, as_callbacks
 from tinyconv.checking import console, count_of, inputs
@@ -30,8 +28,12 @@ from tinyconv.optimizers import Optimizer, OptimizerLike
 from tinyconv.plan import tables
 from tinyconv.plan.locks import locked
 from tinyconv.plan.lowering import Plan
+from tinyconv.training.data import Data, Pass
 from tinyconv.training.progress import Progress, Verbosity
-from tinyconv.training.trainer import Data, Trainer
+from tinyconv.training.session import Session
+from tinyconv.training.trainer import Trainer
+
+Pair = tuple[np.ndarray, np.ndarray]  # inputs and targets
 
 ONLY_KERAS = dict.fromkeys(("sample_weight", "class_weight", "steps"), (None,))
 COMPILE_ONLY_KERAS: dict[str, tuple[Any, ...]] = {  # accepted where they change nothing
@@ -68,7 +70,6 @@ class Sequential(Stack):
         self._metrics: tuple[Metric, ...] = ()
         self._compiled: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
-        self._running = 0  # passes over a data set under way, during which callbacks and other threads get their turn
         if isinstance(layers, str | bytes | np.ndarray) or (layers is not None and not isinstance(layers, Iterable)):
             one = isinstance(layers, Layer)
             fix = f"a list, [{layers!r}]" if one else ""
@@ -113,7 +114,7 @@ class Sequential(Stack):
     # Changes below a trainer
 
     def _check_free(self, what: str) -> None:
-        if self._running:
+        if self._trainer is not None and self._trainer.runs:
             raise RuntimeError(
                 f"Model {self.name!r} is in the middle of a run, which {what} would break. "
                 "Fix: do it before the run, or after it."
@@ -134,7 +135,7 @@ class Sequential(Stack):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            return {**super().__getstate__(), "_trainer": None, "_running": 0}
+            return {**super().__getstate__(), "_trainer": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -354,17 +355,12 @@ class Sequential(Stack):
         given = as_callbacks(callbacks)
         with self._lock:
             self._need_trainer("fit", x, training=True)
-            training = self._checked(x, y)
-            validation = None
-            if validation_data is not None:
-                validation = self._checked(*_pair(validation_data))
-            elif share:
-                training, validation = inputs.split_validation(*training, share)
+            training, validation = self._split(x, y, share, validation_data)
             samples = len(training[0])
             progress = Progress(verbose, epochs, samples)
             resumed = [callback.resume(self, samples, batch_size) for callback in given]
             start = next((position for position in resumed if position is not None), Position(initial_epoch))
-            trainer = self._need_trainer("fit", x, training=True)
+            trainer = self._need_trainer("fit", x, training=True)  # a callback may have changed the model
             self._stop_training = False
             data = Data.load(trainer.state, *training)
             loop = trainer.pass_over(data, batch_size, training=True)
@@ -372,31 +368,10 @@ class Sequential(Stack):
             if validation is not None:
                 val_loop = trainer.pass_over(Data.load(trainer.state, *validation), val_batch_size, training=False)
             self._history = history = History()
-            params: dict[str, Any] = {"epochs": epochs, "steps": -(-samples // batch_size), "verbose": verbose}
-            params["validation_freq"] = validation_freq if validation else 0
+            params = _params(loop, epochs, verbose) | {"validation_freq": validation_freq if validation else 0}
             events = CallbackList([*given, history], model=self, **params)
-            with self._run(progress), events:
-                self._warm_up(trainer, progress, loop, *([val_loop] if val_loop else []))
-                trainer.call(events, "on_train_begin", {})
-                logs: dict[str, float] = {}
-                for epoch in range(start.epoch, epochs):
-                    if epoch > start.epoch:
-                        start = Position(epoch)
-                    if shuffle:
-                        step = trainer_step(self) - start.batch  # at the beginning of the epoch
-                        order = np.random.Generator(np.random.Philox(key=[self.seed, step]))
-                        trainer.kernels.upload(data.order, order.permutation(samples))
-                    trainer.call(events, "on_epoch_begin", epoch, {})
-                    progress.epoch_begin(epoch)
-                    logs, seconds = trainer.train_epoch(loop, events, progress, start)
-                    if val_loop and (epoch + 1) % validation_freq == 0:
-                        val_logs = trainer.run(val_loop, events, "test")
-                        logs |= {f"val_{name}": value for name, value in val_logs.items()}
-                    progress.epoch_end(logs, seconds)
-                    trainer.call(events, "on_epoch_end", epoch, logs)
-                    if self._stop_training:
-                        break
-                trainer.call(events, "on_train_end", logs)
+            session = Session(trainer, loop, events, progress, val_loop)
+            session.train(data, start, epochs, shuffle, validation_freq)
         return history
 
     @explained
@@ -420,13 +395,8 @@ class Sequential(Stack):
             trainer = self._need_trainer("evaluate", x)
             checked = self._checked(x, y)
             loop = trainer.pass_over(Data.load(trainer.state, *checked), batch_size, training=False)
-            progress = Progress(verbose, 0, len(checked[0]))
-            params: dict[str, Any] = {"epochs": 1, "steps": -(-len(checked[0]) // batch_size), "verbose": verbose}
-            with self._run(progress):
-                self._warm_up(trainer, progress, loop)
-                start = time.perf_counter()
-                logs = trainer.run(loop, CallbackList(callbacks, model=self, **params), "test")
-                progress.epoch_end(logs, time.perf_counter() - start)
+            events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
+            logs = Session(trainer, loop, events, Progress(verbose, 0, len(checked[0]))).run("test")
         return logs if return_dict else _as_list(logs)
 
     @explained
@@ -455,13 +425,8 @@ class Sequential(Stack):
             width = math.prod(shape[1:])
             result = trainer.kernels.allocate((len(array), width), np.float32)
             loop = trainer.pass_over(Data.load(trainer.state, array, None), batch_size, training=False, result=result)
-            params: dict[str, Any] = {"epochs": 1, "steps": -(-len(array) // batch_size), "verbose": verbose}
-            progress = Progress(verbose, 0, len(array))
-            with self._run(progress):
-                self._warm_up(trainer, progress, loop)
-                start = time.perf_counter()
-                trainer.run(loop, CallbackList(callbacks, model=self, **params), "predict")
-                progress.epoch_end({}, time.perf_counter() - start)
+            events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
+            Session(trainer, loop, events, Progress(verbose, 0, len(array))).run("predict")
             return (result if on_device else trainer.state.read(result)).reshape(shape)
 
     @locked
@@ -623,16 +588,6 @@ class Sequential(Stack):
             trainer.set_moments(self._optimizer.moments())
         return trainer
 
-    @contextlib.contextmanager
-    def _run(self, progress: Progress) -> Iterator[None]:
-        """A pass over a data set: its plans must stay what they are while callbacks and other threads have a turn."""
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            progress.close()
-
     def _input_array(self, x: Any) -> np.ndarray:
         shape: Any = self.input_shape[1:]  # type: ignore[index]
         on_device = getattr(self._trainer.kernels, "on_device", None) if self._trainer else None
@@ -642,31 +597,23 @@ class Sequential(Stack):
             return inputs.as_device_input(array, shape, f"model {self.name!r}")
         return inputs.as_input(x, shape, f"model {self.name!r}")
 
-    def _checked(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _split(self, x: Any, y: Any, share: float, validation_data: Any) -> tuple[Pair, Pair | None]:
+        """What to train on, and what to validate on, if anything."""
+        training = self._checked(x, y)
+        if validation_data is not None:
+            return training, self._checked(*_pair(validation_data))
+        return inputs.split_validation(*training, share) if share else (training, None)
+
+    def _checked(self, x: Any, y: Any) -> Pair:
         array = self._input_array(x)
         assert self._loss is not None
         shape: Any = self.output_shape[1:]
         return array, inputs.as_targets(y, shape, self._loss.sparse, len(array), self._loss.name)
 
-    def _warm_up(self, trainer: Trainer, progress: Progress, *loops: Any) -> None:
-        """Compile what is not compiled yet, before any clock runs, and say so."""
-        if not trainer.is_cold(*loops) or trainer.kernels is kernels.load("reference"):
-            return
-        if not trainer.warm:
-            progress.announce(f"Running on: {trainer.kernels.describe()}.")
-        folder: Any = getattr(trainer.kernels, "cache_folder", None)
-        kept = ", once; they are kept for the next run" if folder is not None and folder() is not None else ""
-        message = f"Compiling the kernels for this machine{kept} ..."
-        watch: Any = getattr(trainer.kernels, "compile_watch", contextlib.nullcontext)
-        with watch(lambda: progress.announce(message), progress.compiling) as compiled:
-            trainer.warm_up(*loops)
-        if getattr(compiled, "functions", None):
-            progress.announce(f"Compiled {len(compiled.functions)} functions in {compiled.seconds:.1f} s.")
 
-
-def trainer_step(model: Sequential) -> int:
-    """How many steps the model has taken: with its seed, the key of the next epoch's order."""
-    return model.optimizer.iterations if model.optimizer else 0
+def _params(loop: Pass, epochs: int, verbose: Verbosity) -> dict[str, Any]:
+    """What callbacks are told of a run."""
+    return {"epochs": epochs, "steps": -(-loop.samples // loop.batch_size), "verbose": verbose}
 
 
 def _as_list(logs: dict[str, float]) -> Any:

@@ -9,7 +9,6 @@ nothing from Python but the call.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -26,53 +25,13 @@ from tinyconv.optimizers import Optimizer
 from tinyconv.plan.arena import Arena, Storage
 from tinyconv.plan.lowering import PHASES, Plan, lower
 from tinyconv.plan.state import State
+from tinyconv.training.data import Data, Pass
 from tinyconv.training.progress import Progress
 
 MOST_PLANS = 16  # for a model that is called with ever-changing batch sizes
 REDRAW = 0.1  # seconds between two updates of a progress bar
 
 Program = Callable[[], None]
-
-
-@dataclass
-class Data:
-    """A data set where the kernels can reach it: samples as rows, targets as rows or class numbers, and an order."""
-
-    x: Any  # (samples, numbers per sample)
-    y: Any  # None, (samples, numbers per sample), or class numbers (samples * R,)
-    order: Any  # int64 (samples,)
-    samples: int
-    sparse: bool
-
-    @classmethod
-    def load(cls, state: State, x: np.ndarray, y: np.ndarray | None) -> "Data":
-        def on_kernels(array: np.ndarray) -> Any:
-            if state.on_host or not isinstance(array, np.ndarray):  # it is there already
-                return array
-            there = state.kernels.allocate(array.shape, array.dtype)
-            state.kernels.upload(there, array)
-            return there
-
-        samples = len(x)
-        sparse = y is not None and y.dtype.kind == "i"
-        rows = None if y is None else on_kernels(y if sparse else y.reshape(samples, -1))
-        order = on_kernels(np.arange(samples, dtype=np.int64))
-        return cls(on_kernels(x.reshape(samples, -1)), rows, order, samples, sparse)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """Everything one pass over a data set needs: a program for the full batch, and one for a ragged last one."""
-
-    samples: int
-    batch_size: int
-    plans: dict[int, Plan]
-    programs: dict[int, Program]
-
-    def batches(self, begin: int = 0) -> Iterator[tuple[int, int]]:
-        """The number and the size of each batch, from batch ``begin`` on."""
-        for first in range(begin * self.batch_size, self.samples, self.batch_size):
-            yield first // self.batch_size, min(self.batch_size, self.samples - first)
 
 
 class Trainer:
@@ -107,6 +66,7 @@ class Trainer:
         self.weights_version = 0
         self.rate = float("nan")  # the learning rate that the state holds
         self.lock = model._lock
+        self.runs = 0  # passes under way, during which callbacks and other threads get their turn
 
     # Plans and programs
 
@@ -241,6 +201,12 @@ class Trainer:
         if rate != self.rate:
             self.rate = rate
             self.state.set(self.state.learning_rate, rate)
+
+    def shuffle(self, data: Data, done: int) -> None:
+        """Draw the order of an epoch of which ``done`` steps are done, by the seed and the step that it began with."""
+        step = (self.optimizer.iterations if self.optimizer else 0) - done
+        order = np.random.Generator(np.random.Philox(key=[self.state.seed, step]))
+        self.kernels.upload(data.order, order.permutation(data.samples))
 
     def train_epoch(
         self, loop: Pass, callbacks: CallbackList, progress: Progress, position: Position

@@ -1,0 +1,90 @@
+"""One run of ``fit``, ``evaluate`` or ``predict``: what they share, and the loop over epochs."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tinyconv import kernels
+from tinyconv.callbacks import CallbackList
+from tinyconv.callbacks.base import Position
+from tinyconv.training.data import Data, Pass
+from tinyconv.training.progress import Progress
+from tinyconv.training.trainer import Trainer
+
+
+class Session:
+    """A trainer's passes over data, with callbacks and something to look at, from the warm-up to a clean end.
+
+    Args:
+        trainer: what runs the passes.
+        loop: the pass: of an epoch of ``fit``, or of the whole run.
+        events: the callbacks.
+        progress: what a person sees.
+        validation: the pass over the validation data, for ``fit``.
+    """
+
+    def __init__(
+        self, trainer: Trainer, loop: Pass, events: CallbackList, progress: Progress, validation: Pass | None = None
+    ) -> None:
+        self.trainer, self.loop, self.validation = trainer, loop, validation
+        self.events, self.progress = events, progress
+
+    def train(self, data: Data, start: Position, epochs: int, shuffle: bool, validation_freq: int) -> None:
+        """Train from ``start`` until ``epochs`` epochs are done, or until somebody sets ``stop_training``."""
+        trainer, events, progress = self.trainer, self.events, self.progress
+        with self._under_way(), events:
+            self._warm_up()
+            trainer.call(events, "on_train_begin", {})
+            logs: dict[str, float] = {}
+            for epoch in range(start.epoch, epochs):
+                position = start if epoch == start.epoch else Position(epoch)
+                if shuffle:
+                    trainer.shuffle(data, done=position.batch)
+                trainer.call(events, "on_epoch_begin", epoch, {})
+                progress.epoch_begin(epoch)
+                logs, seconds = trainer.train_epoch(self.loop, events, progress, position)
+                if self.validation and (epoch + 1) % validation_freq == 0:
+                    val_logs = trainer.run(self.validation, events, "test")
+                    logs |= {f"val_{name}": value for name, value in val_logs.items()}
+                progress.epoch_end(logs, seconds)
+                trainer.call(events, "on_epoch_end", epoch, logs)
+                if trainer.model.stop_training:
+                    break
+            trainer.call(events, "on_train_end", logs)
+
+    def run(self, kind: str) -> dict[str, float]:
+        """One pass without training; ``kind`` is "test" or "predict". Returns the logs of a test."""
+        with self._under_way():
+            self._warm_up()
+            start = time.perf_counter()
+            logs = self.trainer.run(self.loop, self.events, kind)
+            self.progress.epoch_end(logs, time.perf_counter() - start)
+        return logs
+
+    @contextlib.contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """The plans must stay what they are while callbacks and other threads have their turn."""
+        self.trainer.runs += 1
+        try:
+            yield
+        finally:
+            self.trainer.runs -= 1
+            self.progress.close()
+
+    def _warm_up(self) -> None:
+        """Compile what is not compiled yet, before any clock runs, and say so."""
+        trainer, progress = self.trainer, self.progress
+        loops = [self.loop, *([self.validation] if self.validation else [])]
+        if not trainer.is_cold(*loops) or trainer.kernels is kernels.load("reference"):
+            return
+        if not trainer.warm:
+            progress.announce(f"Running on: {trainer.kernels.describe()}.")
+        folder: Any = getattr(trainer.kernels, "cache_folder", None)
+        kept = ", once; they are kept for the next run" if folder is not None and folder() is not None else ""
+        message = f"Compiling the kernels for this machine{kept} ..."
+        watch: Any = getattr(trainer.kernels, "compile_watch", contextlib.nullcontext)
+        with watch(lambda: progress.announce(message), progress.compiling) as compiled:
+            trainer.warm_up(*loops)
+        if getattr(compiled, "functions", None):
+            progress.announce(f"Compiled {len(compiled.functions)} functions in {compiled.seconds:.1f} s.")
