@@ -12,11 +12,14 @@ import numpy as np
 
 from tinyconv import checking
 from tinyconv.callbacks import curves
+from tinyconv.callbacks.curves import training_curves
 from tinyconv.checking.messages import received
 from tinyconv.inspect import explain, report
 from tinyconv.layers import Conv2D
 from tinyconv.models.stack import Stack
 from tinyconv.network import Network
+
+__all__ = ["confusion", "feature_maps", "filters", "saliency", "training_curves", "worst_mistakes"]
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
