@@ -1,13 +1,18 @@
 """What every test run shares."""
 
+import contextlib
+
 import pytest
 from hypothesis import settings
+
+from tinyconv.kernels import memory
 
 settings.register_profile("slow", max_examples=2000)  # twenty times hypothesis' default, and so of every test's own
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="many more drawn configurations, and the tests marked slow")
+    parser.addoption("--guarded", action="store_true", help="guard zones around every array, looked at after each step")
 
 
 def pytest_configure(config):
@@ -20,6 +25,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with memory.guarded() if item.config.getoption("--guarded") else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
-"""Every CUDA kernel against the reference, in Numba's simulator: no GPU, no driver, each group in its own process.
+"""Every CUDA kernel against the reference, in Numba's simulator: no GPU, no driver, in processes of their own.
 
 Each launch is also watched for races (``tests/cuda_sim/races.py``), which "planted" shows to be found. The simulator is
 chosen when numba is imported, so it cannot run in this process. ``tests/cuda_sim`` holds the tests;
 ``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda_sim/families.py`` runs one of its files by hand.
 """
 
+import concurrent.futures
 import os
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,15 +21,18 @@ def in_the_simulator(*arguments):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "files", [("planted", "families"), ("convolutions",), ("training",)], ids=lambda names: names[-1]
-)
-def test_kernels_in_the_simulator(files):
-    options = "-q", "--noconftest", "-p", "no:cacheprovider"
-    done = in_the_simulator("-m", "pytest", *options, *(f"tests/cuda_sim/{file}.py" for file in files))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
-    assert "skipped" not in done.stdout
+def test_kernels_in_the_simulator():
+    """In several processes at once."""
+
+    def run(files):
+        options = "-q", "--noconftest", "-p", "no:cacheprovider"
+        return in_the_simulator("-m", "pytest", *options, *(f"tests/cuda_sim/{file}.py" for file in files.split()))
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for done in pool.map(run, ["planted families", "convolutions", "training"]):
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert " passed" in done.stdout
+            assert "skipped" not in done.stdout
 
 
 def test_the_simulator_counts_as_usable():

@@ -123,7 +123,7 @@ def unsupported():
                     yield pytest.param(ours, place, parameter.name, id=f"{name}, {parameter.name}")
 
 
-@pytest.mark.parametrize(("kind", "place", "argument"), unsupported())
+@pytest.mark.parametrize(("kind", "place", "argument"), list(unsupported()))
 def test_what_is_not_supported_is_refused_by_name_in_every_position(kind, place, argument):
     given = required(kind)
     before = parameters(kind)[:place]
