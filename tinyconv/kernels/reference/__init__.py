@@ -48,7 +48,7 @@ The check is to move w a little and look at the loss, L(w) = (2 w - 1 - 4)^2. Th
 4.0
 
 A step of training is then w - rate * dw, and the modules tell the rest: ``dense``, ``activation``, ``loss``, ``conv``,
-``pool``, ``normalization``, ``dropout``, and ``update`` for better steps than this one.
+``pool``, ``conv_pool``, ``normalization``, ``dropout``, and ``update`` for better steps than this one.
 
 The contract
 ------------
@@ -87,11 +87,13 @@ from tinyconv.kernels.reference.conv import (
     conv2d_backward,
     conv2d_forward,
     conv2d_prepare,
+    conv2d_workspace,
+)
+from tinyconv.kernels.reference.conv_pool import (
     conv2d_relu_max_pool2d_backward,
     conv2d_relu_max_pool2d_forward,
     conv2d_relu_max_pool2d_prepare,
     conv2d_relu_max_pool2d_workspace,
-    conv2d_workspace,
 )
 from tinyconv.kernels.reference.data import advance, gather_one_hot, gather_rows, scatter_rows
 from tinyconv.kernels.reference.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
