@@ -25,8 +25,8 @@ if not __package__:  # run as a script
 
 from benchmarks import measure, network, report
 from tinyconv import kernels
+from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
-    LANES,
     pixel_offsets,
     tile_load,
     tile_multiply_add,

@@ -1,15 +1,35 @@
-"""The register tile and its vectors, one operation at a time, against NumPy."""
+"""The register tile and its vectors, one operation at a time, against NumPy.
+
+Every function of ``registers`` is its own NumPy twin when Python calls it (see ``instructions.py``). So each kernel
+here also runs as plain Python, and must do the same.
+"""
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tinyconv.kernels.cpu import registers
+from tinyconv.kernels.cpu.registers import pooled_stores as p
 from tinyconv.kernels.cpu.registers import tile as t
 from tinyconv.kernels.cpu.registers import vector as v
-from tinyconv.kernels.cpu.registers.tile import LANES
+from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.runtime.jit import jit
 
 R, V = 4, 2
 COLUMNS = V * LANES
+
+
+def run(kernel, *arguments):
+    """Run a kernel, and again as plain Python on copies of its arrays, which must end up the same."""
+    copies = [argument.copy() if isinstance(argument, np.ndarray) else argument for argument in arguments]
+    with np.errstate(invalid="ignore"):
+        result, twins = kernel(*arguments), kernel.py_func(*copies)
+    assert result == twins
+    for ours, theirs in zip(arguments, copies, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    return result
 
 
 @jit
@@ -34,7 +54,7 @@ def test_the_inner_loop_is_a_matrix_product(first, step, count):
     rng = np.random.default_rng(5)
     x, w = (rng.standard_normal(shape).astype(np.float32) for shape in [(R, 9), (9, COLUMNS)])
     out = np.full((R, COLUMNS), 7, np.float32)
-    _inner_loop(out, x, w, first, step, count)
+    run(_inner_loop, out, x, w, first, step, count)
     columns = first + step * np.arange(count)
     np.testing.assert_allclose(out, x[:, columns] @ w[:count], rtol=1e-5, atol=1e-5)
 
@@ -45,7 +65,7 @@ def test_the_tile_is_a_matrix_product_and_stores_only_what_it_is_asked_to(rows, 
     x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in [(R, 9), (9, COLUMNS), (COLUMNS,)])
     x[1, 3] = np.nan
     out = np.full((R + 2, COLUMNS), 7, np.float32)
-    _product(out, x, w, b, rows, columns)
+    run(_product, out, x, w, b, rows, columns)
     expected = np.full_like(out, 7)
     product = x @ w + b
     expected[1 : 1 + rows, :columns] = np.where(product < 0, 0, product)[:rows, :columns]
@@ -63,7 +83,7 @@ def _blocks(out, a, factor):
 def test_blocks_of_an_array_are_loaded_scaled_and_stored():
     a = np.random.default_rng(1).standard_normal(R * (COLUMNS + 3) + 1).astype(np.float32)
     out = np.ones(R * COLUMNS + 2 * LANES, np.float32)
-    _blocks(out, a, np.float32(0.5))
+    run(_blocks, out, a, np.float32(0.5))
     expected = np.stack(
         [a[1 + i * (COLUMNS + 3) :][:COLUMNS] + np.float32(0.5) * a[2 + i * 5 :][:COLUMNS] for i in range(R)]
     )
@@ -81,7 +101,7 @@ def _offsets(out, first, last, width, row_stride, column_stride):
 @pytest.mark.parametrize("width", [1, 3, 4, 100])
 def test_pixel_offsets_wrap_at_the_end_of_a_row_and_stop_at_the_last_pixel(width):
     out = np.empty(9, np.int64)
-    _offsets(out, 5, 11, width, 1000, 7)
+    run(_offsets, out, 5, 11, width, 1000, 7)
     pixels = np.minimum(np.arange(5, 14), 11)
     np.testing.assert_array_equal(out, pixels // width * 1000 + pixels % width * 7)
 
@@ -100,7 +120,7 @@ def test_vectors_compare_and_select_as_numpy_does_and_store_bytes():
     a, b = rng.standard_normal((2, LANES)).astype(np.float32)
     a[0] = b[1] = a[2] = b[2] = np.nan
     best, winner = np.empty(LANES, np.float32), np.full(LANES + 1, 9, np.int8)
-    _winner(best, winner, a, b)
+    run(_winner, best, winner, a, b)
     np.testing.assert_array_equal(best, np.maximum(a, b))
     wins = (b > a) | (np.isnan(b) & ~np.isnan(a))
     np.testing.assert_array_equal(winner, [*np.where(b < 0, -1, wins), 9])
@@ -128,9 +148,92 @@ def test_vector_arithmetic_and_the_walk_over_non_zero_lanes():
     a = np.random.default_rng(3).standard_normal(LANES).astype(np.float32)
     index = (np.arange(LANES) % 4).astype(np.int8)
     out = np.empty_like(a)
-    _arithmetic(out, a, index)
+    run(_arithmetic, out, a, index)
     np.testing.assert_allclose(out, np.where(index == 3, (2 * a * a + a - 1) * a, a), rtol=1e-5, atol=1e-6)
     a[::3] = 0
     a[1] = np.nan
-    found = np.empty(LANES, np.int64)
-    np.testing.assert_array_equal(found[: _nonzero(found, a)], np.flatnonzero(a))
+    found = np.zeros(LANES, np.int64)
+    np.testing.assert_array_equal(found[: run(_nonzero, found, a)], np.flatnonzero(a))
+
+
+@jit
+def _ragged(out, a, count):
+    v.prefetch(a, 3)
+    v.vector_store(v.vector_load_first(a, 1, count), out, 0)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 3, LANES, LANES + 1])
+def test_the_first_numbers_of_a_vector(count):
+    a, out = np.arange(2 * LANES, dtype=np.float32), np.ones(LANES, np.float32)
+    run(_ragged, out, a, count)
+    np.testing.assert_array_equal(out, np.where(np.arange(LANES) < count, a[1 : 1 + LANES], 0))
+
+
+@jit
+def _pool(out, winners, x, right, down, columns):
+    corners = p.window_corners((0, 2 * right), right, down)
+    tile = t.tile_zeros(8, 1)
+    writes = t.pixel_offsets(0, 1, 2, 0, LANES, 2)
+    t.tile_prefetch_at(out, writes, 0, 1)
+    for k in range(LANES):
+        tile = p.tile_multiply_add_vector(tile, x, corners, k, v.vector_fill(np.float32(k)))
+    p.tile_store_pooled(tile, out, winners, writes, 0, columns)
+    a, b = v.vector_load(x, 0), v.vector_load(x, right)
+    c, d = v.vector_load(x, down), v.vector_load(x, down + right)
+    p.vectors_store_pooled(a, b, c, d, out, winners, 2 * LANES)
+
+
+@pytest.mark.parametrize("columns", [LANES, LANES - 1, 1])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_windows_are_pooled_in_registers(columns, wanted):
+    """Two windows of a tile, all lanes alike, and one of four vectors, of which the first two are equal."""
+    x = np.random.default_rng(4).standard_normal((2, 4, LANES)).astype(np.float32)
+    x[0, 1] = x[0, 0]
+    out, winners = np.full((3, LANES), 7, np.float32), np.full((3, LANES) if wanted else (0, 0), 7, np.int8)
+    run(_pool, out, winners, x, LANES, 4 * LANES, columns)
+    windows = x.reshape(2, 2, 2, LANES).transpose(1, 0, 2, 3).reshape(2, 4, LANES)  # two side by side
+    sums = np.maximum((windows @ np.arange(LANES, dtype=np.float32)).max(1), 0)
+    np.testing.assert_allclose(out[:2, :columns], np.repeat(sums[:, None], columns, 1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(out[2], np.maximum(windows[0].max(0), 0))
+    assert (out[:2, columns:] == 7).all()
+    if wanted:
+        np.testing.assert_array_equal(winners[2], np.where(out[2] > 0, windows[0].argmax(0), -1))
+        assert (winners[:2, columns:] == 7).all()
+        assert (winners != 1).all()  # of equals the first wins
+
+
+@jit
+def _patch(out, image, winner, gradient):
+    patch = p.patch_load(image, 5, 9)
+    v.vector_store(patch, out, 9 * LANES)
+    tile = p.tile_add_chosen(t.tile_zeros(9, 1), patch, v.vector_load(winner, 0), v.vector_load(gradient, 0))
+    t.tile_store(tile, out, 0, LANES)
+
+
+@pytest.mark.skipif(LANES != 16, reason="a 4 x 4 patch is one register where that has 16 lanes")
+def test_a_patch_of_an_image_in_a_register():
+    rng = np.random.default_rng(6)
+    image, gradient = rng.standard_normal(50).astype(np.float32), rng.standard_normal(16).astype(np.float32)
+    winner, out = rng.integers(0, 4, 16, np.int8), np.empty((10, 16), np.float32)
+    run(_patch, out, image, winner, gradient)
+    patch = np.stack([image[5 + 9 * i :][:4] for i in range(4)])
+    np.testing.assert_array_equal(out[9], patch.ravel())
+    for tap in range(9):
+        seen = [patch[tap // 3 + w // 2, tap % 3 + w % 2] for w in winner]
+        np.testing.assert_allclose(out[tap], gradient * seen, rtol=1e-6)
+
+
+@jit
+def _apart(out):
+    t.stay_apart()
+    out[0] = 1
+
+
+def test_every_intrinsic_has_a_twin_that_is_tested():
+    run(_apart, np.zeros(1))
+    sources = [path.read_text(encoding="utf-8") for path in Path(registers.__file__).parent.glob("*.py")]
+    names = {name for source in sources for name in re.findall(r"^@in_registers\((\w+)\)", source, re.MULTILINE)}
+    kernels = [value.py_func for value in globals().values() if hasattr(value, "py_func")]
+    assert len(names) > 20
+    assert names <= {name for kernel in kernels for name in kernel.__code__.co_names}
+    assert not any("@intrinsic" in source for source in sources)

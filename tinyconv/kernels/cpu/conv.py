@@ -23,7 +23,8 @@ import numpy as np
 
 from tinyconv.kernels.cpu.convolution import direct, filter_gradient, winograd
 from tinyconv.kernels.cpu.convolution.geometry import Pass, whole_lines
-from tinyconv.kernels.cpu.registers.tile import LANES, tile_shape
+from tinyconv.kernels.cpu.registers.host import LANES
+from tinyconv.kernels.cpu.registers.tile import tile_shape
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, run
 
 

@@ -17,9 +17,8 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.registers.copies import add, copy, copy_panel, fill, pack
+from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.tile import (
-    LANES,
-    REGISTERS,
     pixel_offsets,
     tile_add_products,
     tile_load,

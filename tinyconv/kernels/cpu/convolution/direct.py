@@ -25,8 +25,8 @@ from tinyconv.kernels.cpu.convolution.geometry import (
     window_size,
 )
 from tinyconv.kernels.cpu.registers.copies import copy, copy_window, fill, pack, prefetch_part
+from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
-    LANES,
     pixel_offsets,
     tile_add_products,
     tile_load,

@@ -24,16 +24,16 @@ from tinyconv.kernels.cpu.convolution.geometry import (
     window_size,
 )
 from tinyconv.kernels.cpu.registers.copies import add, copy_panel, copy_window, fill
+from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
-    LANES,
     pixel_offsets,
-    prefetch,
     tile_add_products,
     tile_add_scaled,
     tile_load,
     tile_shape,
     tile_store,
 )
+from tinyconv.kernels.cpu.registers.vector import prefetch
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 BIAS_ROWS = 4  # db is added up in four sums, pixel by pixel in turn: additions that need not wait for each other

@@ -6,8 +6,8 @@ Loops run over slices: then the compiler knows that no index is negative, and mo
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.registers.tile import LANES, prefetch
-from tinyconv.kernels.cpu.registers.vector import vector_load, vector_load_first, vector_store
+from tinyconv.kernels.cpu.registers.host import LANES
+from tinyconv.kernels.cpu.registers.vector import prefetch, vector_load, vector_load_first, vector_store
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, helper, kernel, run
 

@@ -12,15 +12,14 @@ step of k then loads V vectors of w and R single numbers of x, and does R * V fu
 each: with R = 8, V = 2 and 16 lanes that is 10 loads for 256 multiply-adds, and the processor, which can do one such
 multiply-add and two loads in a cycle, is busy multiplying. The tile is written to memory once, at the end.
 
-A compiler does not find this by itself, so this file hands Numba two new types:
+A compiler does not find this by itself, so ``vector.py`` and this file hand Numba two new types:
 
 * a ``Vector``: one register, LANES numbers side by side. ``+``, ``*``, ``>`` act on all of them at once;
 * a ``Tile``: R x V of them, as one value. LLVM, the compiler under Numba, sees an array of vectors whose every index
   is a constant, and gives each one a register.
 
-The functions below are *intrinsics*: each writes the few LLVM instructions that it stands for into the kernel that
-calls it. Like NumPy's functions they take arrays, and a place in an array is given as ``offset``: the number of
-elements before it in C order. Arrays must be C-contiguous. There are no bounds tests. R and V must be constants.
+To the NumPy twin of each function (see ``instructions.py``) a tile is an array (R, V * LANES). R and V must be
+constants; for the rest the rules of ``vector.py`` hold.
 
 A tile must be large enough that there are more multiply-adds than loads, and that enough of them are independent of
 each other: each takes four cycles, and the next of the same vector must wait for it (see ``tile_shape``). The order in
@@ -31,13 +30,23 @@ Source: Goto and van de Geijn, "Anatomy of high-performance matrix multiplicatio
 of high-performance deep learning convolutions on SIMD architectures" (2018).
 """
 
+import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic, models, register_model
+from numba.core import types
+from numba.extending import models, register_model
 
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
-
-_INT32 = ir.IntType(32)
+from tinyconv.kernels.cpu.registers.instructions import (
+    FLOAT_VECTOR,
+    fill,
+    in_registers,
+    lanes_below,
+    multiply_add,
+    pointer,
+    prefetch_line,
+    store_masked,
+)
+from tinyconv.kernels.cpu.registers.vector import vector_multiply_add
 
 
 def tile_shape(columns: int) -> tuple[int, int]:
@@ -52,17 +61,6 @@ def tile_shape(columns: int) -> tuple[int, int]:
     return min(8, (REGISTERS - 1) // V - 1), V
 
 
-# The types ------------------------------------------------------------------------------------------------------------
-
-
-class Vector(types.Type):
-    """LANES numbers of one kind: float32, int32, or booleans (what a comparison gives)."""
-
-    def __init__(self, element):
-        self.element = element
-        super().__init__(f"Vector({element})")
-
-
 class Tile(types.Type):
     """R rows of V float32 vectors."""
 
@@ -75,33 +73,10 @@ class Tile(types.Type):
         return [(i, j, i * self.vectors + j) for i in range(self.rows) for j in range(self.vectors)]
 
 
-_LLVM = {types.float32: ir.FloatType(), types.int32: _INT32, types.boolean: ir.IntType(1)}
-FLOATS, INTS, BOOLEANS = Vector(types.float32), Vector(types.int32), Vector(types.boolean)
-
-
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, type_):
-        super().__init__(manager, type_, ir.VectorType(_LLVM[type_.element], LANES))
-
-
 @register_model(Tile)
 class _TileModel(models.PrimitiveModel):
     def __init__(self, manager, type_):
-        super().__init__(manager, type_, ir.ArrayType(_FLOATS, type_.rows * type_.vectors))
-
-
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
-
-
-# Helpers that write LLVM ----------------------------------------------------------------------------------------------
-
-
-def _pointer(context, builder, array_type, array, offset, llvm_type=None):
-    """The address of element ``offset``; as the address of a whole ``llvm_type`` if one is given."""
-    data = context.make_array(array_type)(context, builder, array).data
-    place = builder.gep(data, [offset])
-    return builder.bitcast(place, llvm_type.as_pointer()) if llvm_type else place
+        super().__init__(manager, type_, ir.ArrayType(FLOAT_VECTOR, type_.rows * type_.vectors))
 
 
 def _floats_at(builder, pointer, j, stride=None, i=0):
@@ -110,63 +85,38 @@ def _floats_at(builder, pointer, j, stride=None, i=0):
         pointer = builder.gep(pointer, [builder.mul(stride, ir.Constant(stride.type, i))])
     if j:
         pointer = builder.gep(pointer, [ir.Constant(ir.IntType(64), j * LANES)])
-    return builder.bitcast(pointer, _FLOATS.as_pointer())
-
-
-def _fill(builder, value):
-    """A vector with ``value`` in every lane."""
-    vector = builder.insert_element(ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined), value, _INT32(0))
-    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES))
-
-
-def _lanes_below(builder, count):
-    """A boolean vector: lane < count."""
-    lanes = ir.Constant(ir.VectorType(count.type, LANES), list(range(LANES)))
-    return builder.icmp_signed("<", lanes, _fill(builder, count))
-
-
-def _multiply_add(builder, a, b, c):
-    """a * b + c in one instruction, rounded once, where the processor has one (llvm.fmuladd)."""
-    multiply_add = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fmuladd.v{LANES}f32"
-    )
-    return builder.call(multiply_add, [a, b, c])
-
-
-def _store_masked(builder, value, pointer, mask):
-    """Store the lanes of ``value`` for which ``mask`` is true; the memory of the others is not touched."""
-    void, align = ir.VoidType(), _INT32(4)
-    kind = ir.FunctionType(void, [_FLOATS, pointer.type, _INT32, mask.type])
-    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
-    builder.call(store, [value, pointer, align, mask])
+    return builder.bitcast(pointer, FLOAT_VECTOR.as_pointer())
 
 
 def _build(builder, tile_type, vector_at):
     """A tile whose vector (i, j) is ``vector_at(i, j, position)``."""
-    tile = ir.Constant(ir.ArrayType(_FLOATS, tile_type.rows * tile_type.vectors), ir.Undefined)
+    tile = ir.Constant(ir.ArrayType(FLOAT_VECTOR, tile_type.rows * tile_type.vectors), ir.Undefined)
     for i, j, position in tile_type.places():
         tile = builder.insert_value(tile, vector_at(i, j, position), position)
     return tile
 
 
-# Tiles ----------------------------------------------------------------------------------------------------------------
-
-
-@intrinsic(prefer_literal=True)
-def tile_zeros(typing_context, R, V):
+def tile_zeros(R, V):
     """A tile of zeros."""
+    return np.zeros((R, V * LANES), np.float32)
+
+
+@in_registers(tile_zeros)
+def _(typing_context, R, V):
     tile_type = Tile(R.literal_value, V.literal_value)
 
     def write(context, builder, signature, arguments):
-        return _build(builder, tile_type, lambda i, j, position: ir.Constant(_FLOATS, None))
+        return _build(builder, tile_type, lambda i, j, position: ir.Constant(FLOAT_VECTOR, None))
 
     return tile_type(R, V), write
 
 
-@intrinsic
-def stay_apart(typing_context):
+def stay_apart():
     """Forbid LLVM to inline the function that calls this: an inner loop that has all registers to itself."""
 
+
+@in_registers(stay_apart)
+def _(typing_context):
     def write(context, builder, signature, arguments):
         builder.function.attributes.add("noinline")
         return context.get_dummy_value()
@@ -174,13 +124,18 @@ def stay_apart(typing_context):
     return types.void(), write
 
 
-@intrinsic(prefer_literal=True)
-def tile_load(typing_context, array, offset, stride, R, V):
+def tile_load(array, offset, stride, R, V):
     """The tile whose row i is the V vectors at ``offset + i * stride``. With stride 0 all rows are the same."""
+    rows = [array.reshape(-1)[offset + i * stride :][: V * LANES] for i in range(R)]
+    return np.array(rows, np.float32)
+
+
+@in_registers(tile_load)
+def _(typing_context, array, offset, stride, R, V):
     tile_type = Tile(R.literal_value, V.literal_value)
 
     def write(context, builder, signature, arguments):
-        first, stride = _pointer(context, builder, array, *arguments[:2]), arguments[2]
+        first, stride = pointer(context, builder, array, *arguments[:2]), arguments[2]
         return _build(
             builder,
             tile_type,
@@ -190,12 +145,16 @@ def tile_load(typing_context, array, offset, stride, R, V):
     return tile_type(array, types.intp, types.intp, R, V), write
 
 
-@intrinsic(prefer_literal=True)
-def tile_store(typing_context, tile, array, offset, stride):
+def tile_store(tile, array, offset, stride):
     """Write row i of the tile to ``offset + i * stride``."""
+    for i, row in enumerate(tile):
+        array.reshape(-1)[offset + i * stride :][: row.size] = row
 
+
+@in_registers(tile_store)
+def _(typing_context, tile, array, offset, stride):
     def write(context, builder, signature, arguments):
-        first, stride = _pointer(context, builder, array, *arguments[1:3]), arguments[3]
+        first, stride = pointer(context, builder, array, *arguments[1:3]), arguments[3]
         for i, j, position in tile.places():
             vector = builder.extract_value(arguments[0], position)
             builder.store(vector, _floats_at(builder, first, j, stride, i), align=4)
@@ -204,60 +163,71 @@ def tile_store(typing_context, tile, array, offset, stride):
     return types.void(tile, array, types.intp, types.intp), write
 
 
-@intrinsic(prefer_literal=True)
-def tile_store_at(typing_context, tile, array, offsets, offset, columns):
+def tile_store_at(tile, array, offsets, offset, columns):
     """Write the first ``columns`` numbers of row i to ``offsets[i] + offset``: rows that begin anywhere, and may be
     narrower than the tile."""
+    for row, start in zip(tile, offsets, strict=True):
+        array.reshape(-1)[start + offset :][: max(0, columns)][: row.size] = row[: max(0, columns)]
 
+
+@in_registers(tile_store_at)
+def _(typing_context, tile, array, offsets, offset, columns):
     def write(context, builder, signature, arguments):
         value, place, starts, offset, columns = arguments
-        here = _pointer(context, builder, array, place, offset)
+        here = pointer(context, builder, array, place, offset)
         masks = [
-            _lanes_below(builder, builder.sub(columns, ir.Constant(columns.type, j * LANES)))
+            lanes_below(builder, builder.sub(columns, ir.Constant(columns.type, j * LANES)))
             for j in range(tile.vectors)
         ]
         for i, j, position in tile.places():
             row = builder.gep(here, [builder.extract_value(starts, i)])
             vector = builder.extract_value(value, position)
-            _store_masked(builder, vector, _floats_at(builder, row, j), masks[j])
+            store_masked(builder, vector, _floats_at(builder, row, j), masks[j])
         return context.get_dummy_value()
 
     return types.void(tile, array, types.UniTuple(types.intp, tile.rows), types.intp, types.intp), write
 
 
-@intrinsic(prefer_literal=True)
-def tile_prefetch_at(typing_context, array, offsets, offset, V):
+def tile_prefetch_at(array, offsets, offset, V):
     """Ask for the memory that ``tile_store_at`` will write a tile of V vectors to: a line that is not in the cache is
     first read, even if all of it is overwritten."""
 
+
+@in_registers(tile_prefetch_at)
+def _(typing_context, array, offsets, offset, V):
     def write(context, builder, signature, arguments):
         place, starts, offset, _ = arguments
-        here = _pointer(context, builder, array, place, offset)
+        here = pointer(context, builder, array, place, offset)
         for i in range(len(offsets)):
             row = builder.gep(here, [builder.extract_value(starts, i)])
             for j in range(V.literal_value):
-                _prefetch(builder, _floats_at(builder, row, j), writing=True)
+                prefetch_line(builder, _floats_at(builder, row, j), writing=True)
         return context.get_dummy_value()
 
     return types.void(array, offsets, types.intp, V), write
 
 
-@intrinsic(prefer_literal=True)
-def tile_multiply_add(typing_context, tile, x, offsets, k, w, w_offset):
+def tile_multiply_add(tile, x, offsets, k, w, w_offset):
     """``tile[i, :] += x[offsets[i] + k] * w[w_offset : w_offset + V * LANES]``: rows of x that begin anywhere."""
+    numbers = x.reshape(-1)[np.add(offsets, k)]
+    weights = w.reshape(-1)[w_offset : w_offset + tile.shape[1]]
+    return vector_multiply_add(numbers[:, np.newaxis], weights, tile)
+
+
+@in_registers(tile_multiply_add)
+def _(typing_context, tile, x, offsets, k, w, w_offset):
     R = _rows_of(tile, offsets)
 
     def write(context, builder, signature, arguments):
         value, image, starts, k, weights, w_offset = arguments
-        here = _pointer(context, builder, x, image, k)
+        here = pointer(context, builder, x, image, k)
         numbers = (builder.load(builder.gep(here, [builder.extract_value(starts, i)])) for i in range(R))
-        return _outer_product(builder, tile, value, numbers, _pointer(context, builder, w, weights, w_offset))
+        return _outer_product(builder, tile, value, numbers, pointer(context, builder, w, weights, w_offset))
 
     return tile(tile, x, types.UniTuple(types.intp, R), types.intp, w, types.intp), write
 
 
-@intrinsic(prefer_literal=True)
-def tile_add_products(typing_context, tile, x, offsets, start, step, w, w_offset, count):
+def tile_add_products(tile, x, offsets, start, step, w, w_offset, count):
     """The inner loop itself: ``count`` outer products::
 
         for k in range(count):
@@ -266,20 +236,27 @@ def tile_add_products(typing_context, tile, x, offsets, start, step, w, w_offset
     Written here rather than with ``tile_multiply_add`` in a Python loop because LLVM would unroll that one, and run out
     of registers for the addresses. This way it is one pointer for x, one for w, and R offsets.
     """
+    for k in range(count):
+        tile = tile_multiply_add(tile, x, offsets, start + k * step, w, w_offset + k * tile.shape[1])
+    return tile
+
+
+@in_registers(tile_add_products)
+def _(typing_context, tile, x, offsets, start, step, w, w_offset, count):
     R = _rows_of(tile, offsets)
 
     def write(context, builder, signature, arguments):
         value, image, starts, start, step, weights, w_offset, count = arguments
         before, one = builder.block, ir.Constant(count.type, 1)
-        x_first = _pointer(context, builder, x, image, start)
-        w_first = _pointer(context, builder, w, weights, w_offset)
+        x_first = pointer(context, builder, x, image, start)
+        w_first = pointer(context, builder, w, weights, w_offset)
         begin = [builder.extract_value(value, position) for _, _, position in tile.places()]
         loop, after = builder.append_basic_block("products"), builder.append_basic_block("after")
         builder.cbranch(builder.icmp_signed(">", count, ir.Constant(count.type, 0)), loop, after)
 
         builder.position_at_end(loop)
         x_here, w_here, left = builder.phi(x_first.type), builder.phi(w_first.type), builder.phi(count.type)
-        sums = [builder.phi(_FLOATS) for _ in begin]
+        sums = [builder.phi(FLOAT_VECTOR) for _ in begin]
         numbers = (builder.load(builder.gep(x_here, [builder.extract_value(starts, i)])) for i in range(R))
         current = _build(builder, tile, lambda i, j, position: sums[position])
         current = _outer_product(builder, tile, current, numbers, w_here)
@@ -298,7 +275,7 @@ def tile_add_products(typing_context, tile, x, offsets, start, step, w, w_offset
         for phi, first, following in zip(sums, begin, end, strict=True):
             phi.add_incoming(first, before)
             phi.add_incoming(following, loop)
-            result = builder.phi(_FLOATS)
+            result = builder.phi(FLOAT_VECTOR)
             result.add_incoming(first, before)
             result.add_incoming(following, loop)
             results.append(result)
@@ -327,25 +304,29 @@ def _outer_product(builder, tile_type, tile, numbers, w_pointer):
     """Add the outer product of ``numbers`` (one scalar for each row) and the V vectors at ``w_pointer``."""
     weights = [builder.load(_floats_at(builder, w_pointer, j), align=4) for j in range(tile_type.vectors)]
     for i, number in enumerate(numbers):
-        row = _fill(builder, number)
+        row = fill(builder, number)
         for j, weight in enumerate(weights):
             position = i * tile_type.vectors + j
-            vector = _multiply_add(builder, row, weight, builder.extract_value(tile, position))
+            vector = multiply_add(builder, row, weight, builder.extract_value(tile, position))
             tile = builder.insert_value(tile, vector, position)
     return tile
 
 
-@intrinsic(prefer_literal=True)
-def tile_add_scaled(typing_context, tile, factor, array, offset, stride):
+def tile_add_scaled(tile, factor, array, offset, stride):
     """``tile[i, :] += factor * array[offset + i * stride : ...]``: a multiple of a whole block of an array."""
+    R, columns = tile.shape
+    return vector_multiply_add(factor, tile_load(array, offset, stride, R, columns // LANES), tile)
 
+
+@in_registers(tile_add_scaled)
+def _(typing_context, tile, factor, array, offset, stride):
     def write(context, builder, signature, arguments):
         value, factor, place, offset, stride = arguments
-        first, factor = _pointer(context, builder, array, place, offset), _fill(builder, factor)
+        first, factor = pointer(context, builder, array, place, offset), fill(builder, factor)
         return _build(
             builder,
             tile,
-            lambda i, j, position: _multiply_add(
+            lambda i, j, position: multiply_add(
                 builder,
                 factor,
                 builder.load(_floats_at(builder, first, j, stride, i), align=4),
@@ -356,12 +337,15 @@ def tile_add_scaled(typing_context, tile, factor, array, offset, stride):
     return tile(tile, types.float32, array, types.intp, types.intp), write
 
 
-@intrinsic(prefer_literal=True)
-def tile_relu(typing_context, tile):
+def tile_relu(tile):
     """0 where the tile is below 0, else the tile: a NaN is not below 0, and stays."""
+    return np.where(tile < 0, np.float32(0), tile)
 
+
+@in_registers(tile_relu)
+def _(typing_context, tile):
     def write(context, builder, signature, arguments):
-        zero = ir.Constant(_FLOATS, None)
+        zero = ir.Constant(FLOAT_VECTOR, None)
 
         def rectified(i, j, position):
             vector = builder.extract_value(arguments[0], position)
@@ -372,13 +356,18 @@ def tile_relu(typing_context, tile):
     return tile(tile), write
 
 
-@intrinsic(prefer_literal=True)
-def pixel_offsets(typing_context, first, last, width, row_stride, column_stride, R):
+def pixel_offsets(first, last, width, row_stride, column_stride, R):
     """Where the pixels first, first + 1, ..., R of them, begin in an image: a tuple of R offsets.
 
     Pixels are counted row by row, ``width`` to a row; pixel p begins at ``p // width * row_stride + p % width *
     column_stride``. Pixels beyond ``last`` get last's offset, so that a tile may safely read all of its R rows.
     """
+    pixels = np.minimum(first + np.arange(R), last)
+    return tuple(pixels // width * row_stride + pixels % width * column_stride)
+
+
+@in_registers(pixel_offsets)
+def _(typing_context, first, last, width, row_stride, column_stride, R):
     R = R.literal_value
 
     def write(context, builder, signature, arguments):
@@ -399,22 +388,3 @@ def pixel_offsets(typing_context, first, last, width, row_stride, column_stride,
         return context.make_tuple(builder, signature.return_type, offsets)
 
     return types.UniTuple(types.intp, R)(*[types.intp] * 5, types.literal(R)), write
-
-
-@intrinsic(prefer_literal=True)
-def prefetch(typing_context, array, offset):
-    """Ask for the cache line of an element to be brought to the L2 cache meanwhile. The element need not exist."""
-
-    def write(context, builder, signature, arguments):
-        _prefetch(builder, _pointer(context, builder, array, *arguments), writing=False)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), write
-
-
-def _prefetch(builder, pointer, writing):
-    """Ask for a cache line to be brought to the L2 cache, or, to be written soon, to the L1 cache."""
-    place = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-    kind = ir.FunctionType(ir.VoidType(), [place.type, _INT32, _INT32, _INT32])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [place, _INT32(int(writing)), _INT32(3 if writing else 2), _INT32(1)])

@@ -1,0 +1,90 @@
+"""What intrinsics are written with: the LLVM instructions that several of them need, and how a kernel gets to use them.
+
+An *intrinsic* writes the few LLVM instructions that it stands for into the kernel that calls it. Each is defined twice,
+under one name. The first definition is its NumPy *twin*: a Python function of a line or two that says, in arrays, what
+is computed. The second, below it, writes the instructions::
+
+    def vector_load(array, offset):  # the twin: what it means
+        return array.reshape(-1)[offset : offset + LANES]
+
+    @in_registers(vector_load)  # how it is done: in compiled code the name means this
+    def _(typing_context, array, offset): ...
+
+Called from Python, ``vector_load`` is the twin; called in a kernel, it is the instructions. So a kernel that is run as
+plain Python, ``kernel.py_func(...)``, computes the same, and that is how the tests compare the two.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.typing.templates import infer, infer_global, make_intrinsic_template
+
+from tinyconv.kernels.cpu.registers.host import LANES
+
+INT32 = ir.IntType(32)
+FLOAT_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+
+
+def in_registers(twin):
+    """A decorator of an intrinsic's definition (see Numba's ``intrinsic``): what ``twin`` is in compiled code."""
+
+    def register(definition):
+        template = make_intrinsic_template(twin, definition, twin.__name__, prefer_literal=True)
+        infer(template)
+        infer_global(twin, types.Function(template))
+        return twin
+
+    return register
+
+
+def pointer(context, builder, array_type, array, offset, llvm_type=None):
+    """The address of element ``offset``; as the address of a whole ``llvm_type`` if one is given."""
+    data = context.make_array(array_type)(context, builder, array).data
+    place = builder.gep(data, [offset])
+    return builder.bitcast(place, llvm_type.as_pointer()) if llvm_type else place
+
+
+def fill(builder, value):
+    """A vector with ``value`` in every lane."""
+    vector = builder.insert_element(ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined), value, INT32(0))
+    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))
+
+
+def constant(vector_type, value):
+    """A vector with a number that is known now in every lane."""
+    return ir.Constant(vector_type, [value] * LANES)
+
+
+def lanes_below(builder, count):
+    """A boolean vector: lane < count."""
+    lanes = ir.Constant(ir.VectorType(count.type, LANES), list(range(LANES)))
+    return builder.icmp_signed("<", lanes, fill(builder, count))
+
+
+def multiply_add(builder, a, b, c):
+    """a * b + c in one instruction, rounded once, where the processor has one (llvm.fmuladd)."""
+    kind = ir.FunctionType(FLOAT_VECTOR, [FLOAT_VECTOR] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+    return builder.call(function, [a, b, c])
+
+
+def load_masked(builder, pointer, mask):
+    """The floats for which ``mask`` is true, and zeros for the others, whose memory is not touched."""
+    kind = ir.FunctionType(FLOAT_VECTOR, [pointer.type, INT32, mask.type, FLOAT_VECTOR])
+    load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
+    return builder.call(load, [pointer, INT32(4), mask, ir.Constant(FLOAT_VECTOR, None)])
+
+
+def store_masked(builder, value, pointer, mask):
+    """Store the lanes of ``value`` for which ``mask`` is true; the memory of the others is not touched."""
+    name, align = ("f32", 4) if value.type == FLOAT_VECTOR else ("i8", 1)
+    kind = ir.FunctionType(ir.VoidType(), [value.type, pointer.type, INT32, mask.type])
+    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}{name}.p0")
+    builder.call(store, [value, pointer, INT32(align), mask])
+
+
+def prefetch_line(builder, pointer, writing):
+    """Ask for a cache line to be brought to the L2 cache, or, to be written soon, to the L1 cache."""
+    place = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [place.type, INT32, INT32, INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [place, INT32(int(writing)), INT32(3 if writing else 2), INT32(1)])
