@@ -17,7 +17,7 @@ from strategies import Window, examples, normal, seeds, windows
 
 from tinyconv.kernels import reference
 from tinyconv.kernels.cpu import conv
-from tinyconv.kernels.cpu.convolution import col2im, direct, filter_gradient, geometry
+from tinyconv.kernels.cpu.convolution import choice, direct, filter_gradient, geometry
 from tinyconv.kernels.memory import allocate
 
 CANARY = np.float32(-77)
@@ -112,10 +112,10 @@ def test_any_convolution_is_the_references(window, channels, filters, relu, seed
 )
 def test_dx_of_few_channels(window, monkeypatch):
     """Also where vectors are so short that it would not pay."""
-    monkeypatch.setattr(col2im, "pays", lambda w_shape: True)
-    conv.plan.cache_clear()
+    monkeypatch.setattr(choice, "has_few_channels", lambda layer: True)
+    conv.jobs.cache_clear()
     check(window, 4)
-    conv.plan.cache_clear()
+    conv.jobs.cache_clear()
 
 
 @pytest.fixture
@@ -125,9 +125,9 @@ def small_cache(monkeypatch):
         for name, value in (("CACHED", 600), ("TASKS", 7)):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
-    conv.plan.cache_clear()
+    conv.jobs.cache_clear()
     yield
-    conv.plan.cache_clear()
+    conv.jobs.cache_clear()
 
 
 BANDED = [

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 
 from tinyconv.kernels import cpu, memory, reference
-from tinyconv.kernels.cpu.convolution import winograd
+from tinyconv.kernels.cpu.convolution import pooled_winners, winograd_pooled
+from tinyconv.kernels.cpu.convolution.choice import choose
+from tinyconv.kernels.cpu.convolution.pooled import pooled_convolution
 
 NOTHING = np.zeros((0, 0, 0, 0), np.float32)
 
@@ -98,7 +100,10 @@ def test_backward_is_the_reference(step, density, scale):
     reference.conv2d_relu_max_pool2d_backward(
         *expected, dout.astype(np.float64), argmax, *doubles, np.zeros(0), padding[:2], scale
     )
-    for ours, theirs in zip((dx, dw, db), expected, strict=True):
+    twins = [np.empty(a.shape) for a in (x, w, b)]
+    pooled_winners.backward(*twins, dout.astype(np.float64), argmax, *doubles, padding[:2], scale)
+    for ours, twin, theirs in zip((dx, dw, db), twins, expected, strict=True):
+        np.testing.assert_allclose(twin, theirs, rtol=1e-10, atol=1e-10)  # the winners are all there is
         assert np.abs(ours - theirs).max() <= 2e-5 * max(1, np.abs(theirs).max())
     before = dw.copy()
     cpu.conv2d_relu_max_pool2d_backward(NOTHING, dw, db, dout, argmax, x, w, work, padding[:2], scale)
@@ -158,7 +163,7 @@ def test_of_equal_values_the_first_wins():
 def test_winograd_keeps_its_error_bound(seed, C, exponent):
     """(C + 20) u times 4 times the sum of |pixel| |weight| over the whole 4 x 4 tile; see ``winograd.py``."""
     rng, x, w, b, shape = arrays(seed, 2, 8, 8, C, 16, 3, 3, (0, 0, 0, 0))
-    assert winograd.applies(w.shape)
+    assert choose(pooled_convolution(shape, x.shape, w.shape, (0, 0)), pooled=True).forward is winograd_pooled
     x *= np.float32(10.0**exponent) * (rng.random(x.shape) < 0.5)
     out, _, _ = forward(x, w, 0 * b, shape, (0, 0))
     expected, winners = np.empty(shape), np.empty(shape, np.int8)

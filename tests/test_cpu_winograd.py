@@ -15,6 +15,8 @@ from test_cpu_conv import check, check_threads, convolve, expect, inputs
 
 from tinyconv.kernels.cpu import conv
 from tinyconv.kernels.cpu.convolution import winograd
+from tinyconv.kernels.cpu.convolution.choice import choose, winograd_pays
+from tinyconv.kernels.cpu.convolution.geometry import convolution_of
 
 CHANNELS = [16, 32, 48, 64, 80]  # panels of one, two and three vectors
 
@@ -46,7 +48,7 @@ class Framed(NamedTuple):
 
     @property
     def by_winograd(self):
-        return winograd.pays(self.out_shape, self.w_shape, self.strides, self.dilation)
+        return winograd_pays(convolution_of(self.out_shape, self.x_shape, self.w_shape))
 
 
 @st.composite
@@ -64,6 +66,21 @@ def frames(draw):
 def test_any_border_is_the_references(frame, relu, seed):
     assert frame.by_winograd
     check(frame, seed, relu)
+
+
+@examples(30)
+@given(frames(), seeds)
+def test_the_numpy_twins_are_the_convolution_and_its_gradient(frame, seed):
+    """To the last digits of float64; and the kernels are their twins, to those of float32."""
+    x, w, b, dout = inputs(frame, seed)
+    out, dx, _, _ = convolve(frame, x, w, 0 * b, dout)
+    exact = [array.astype(np.float64) for array in (x, w, dout)]
+    twin = winograd.convolve(*exact[:2], frame.before, frame.out_shape[1:3])
+    twin_dx = winograd.convolve_backward(*exact[:0:-1], frame.before, frame.size)
+    expected, expected_dx, _, _ = expect(frame, x, w, 0 * b, dout)
+    for result, ours, truth in ((out, twin, expected), (dx, twin_dx, expected_dx)):
+        np.testing.assert_allclose(ours, truth, rtol=1e-10, atol=1e-10 * np.abs(truth).max())
+        np.testing.assert_allclose(result, ours, rtol=0, atol=2e-5 * np.abs(truth).max())
 
 
 NAMED = [
@@ -87,14 +104,14 @@ def test_named_shapes(frame):
 def test_small_blocks_give_the_same_bits(frame, monkeypatch):
     """A cache that holds next to nothing: more tasks, some with a part of the filters only, and the same sums."""
     arrays, geometry = inputs(frame, 1), (frame.strides, frame.before, frame.dilation)
-    whole, tasks = convolve(frame, *arrays)[:2], conv.plan(frame.out_shape, frame.x_shape, frame.w_shape, *geometry)
+    whole, tasks = convolve(frame, *arrays)[:2], conv.jobs(frame.out_shape, frame.x_shape, frame.w_shape, *geometry)
     monkeypatch.setattr(winograd, "CACHED", 600)
     monkeypatch.setattr(winograd, "TASKS", 300)
-    conv.plan.cache_clear()
+    conv.jobs.cache_clear()
     try:
-        cut, more = convolve(frame, *arrays)[:2], conv.plan(frame.out_shape, frame.x_shape, frame.w_shape, *geometry)
+        cut, more = convolve(frame, *arrays)[:2], conv.jobs(frame.out_shape, frame.x_shape, frame.w_shape, *geometry)
     finally:
-        conv.plan.cache_clear()
+        conv.jobs.cache_clear()
     if frame.out_shape[0] * frame.out_shape[1] * frame.out_shape[2] > 100:
         assert more.forward.tasks > tasks.forward.tasks
         assert more.dx.tasks > tasks.dx.tasks
@@ -191,8 +208,14 @@ def test_the_error_bound_is_nearly_reached(channels):
 
 
 def test_when_the_method_is_used():
-    assert winograd.pays((8, 3, 9, 64), (3, 3, 64, 64), (1, 1), (1, 1))
-    assert winograd.pays((1, 3, 3, 32), (3, 3, 16, 32), (1, 1), (1, 1))
+
+    def used(out, w, strides, dilation):
+        layer = convolution_of(out, (out[0], 9, 9, w[2]), w, strides, (0, 0), dilation)
+        assert (choose(layer).forward is winograd) == (choose(layer).dx is winograd)
+        return choose(layer).forward is winograd
+
+    assert used((8, 3, 9, 64), (3, 3, 64, 64), (1, 1), (1, 1))
+    assert used((1, 3, 3, 32), (3, 3, 16, 32), (1, 1), (1, 1))
     for out, w, strides, dilation in [
         ((8, 2, 9, 64), (3, 3, 64, 64), (1, 1), (1, 1)),  # too small
         ((8, 9, 9, 16), (3, 3, 16, 16), (1, 1), (1, 1)),  # too few channels and filters
@@ -202,4 +225,4 @@ def test_when_the_method_is_used():
         ((8, 9, 9, 64), (3, 3, 64, 64), (2, 1), (1, 1)),
         ((8, 9, 9, 64), (3, 3, 64, 64), (1, 1), (1, 2)),
     ]:
-        assert not winograd.pays(out, w, strides, dilation)
+        assert not used(out, w, strides, dilation)

@@ -18,7 +18,8 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.convolution.geometry import COUNT, Numbers, Pass, numbers_of
+from tinyconv.kernels.cpu.convolution.geometry import COUNT, Geometry, dx_geometry
+from tinyconv.kernels.cpu.jobs import Job
 from tinyconv.kernels.cpu.registers.copies import copy, fill, pack
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import pixel_offsets, tile_add_products, tile_shape, tile_store, tile_zeros
@@ -26,43 +27,29 @@ from tinyconv.kernels.cpu.registers.vector import vector_load, vector_load_first
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 
-def pays(w_shape):
-    """Whether dx should go this way: the channels fill far fewer lanes than a window's numbers do."""
-    KH, KW, C, F = w_shape
-    return _filled(C) < 0.6 * _filled(KH * KW * C)
-
-
-def _filled(numbers):
-    """The share of lanes that so many numbers use."""
-    columns = tile_shape(numbers)[1] * LANES
-    return numbers / (-(-numbers // columns) * columns)
-
-
-def prepare(work, w, columns):
+def prepare(work, w):
     """Pack the filters for the forward pass and, behind them, as the matrix (F, KH * KW * C) in panels."""
     matrix = w.reshape(-1, w.shape[-1])
-    pack(work, matrix, 1, columns, tile_shape(len(matrix))[1] * LANES)
+    pack(work, matrix, 1, *(tile_shape(columns)[1] * LANES for columns in reversed(matrix.shape)))
 
 
-def plan(out_shape, x_shape, w_shape, strides, padding, dilation, filters):
-    """The pass, and the floats of its filters, which begin at ``filters``, and of its scratch."""
-    N, OH, OW, F = out_shape
-    N, H, W, C = x_shape
-    KH, KW, C, F = w_shape
-    R, V = tile_shape(KH * KW * C)
+def dx(layer):
+    """The job of dx."""
+    R, V = tile_shape(layer.KH * layer.KW * layer.C)
     columns = V * LANES
-    matrix_columns = -(-KH * KW * C // columns) * columns
-    numbers = numbers_of(N, OH, OW, F, H, W, C, KH, KW, *strides, *padding, *dilation, filters=filters)
-    height, width = _canvas_size.py_func(numbers)
-    return Pass(make_scatter(R, V), N, numbers), F * matrix_columns, R * matrix_columns + height * width * C + LANES
+    matrix_columns = -(-layer.KH * layer.KW * layer.C // columns) * columns
+    g = dx_geometry(layer)
+    height, width = _canvas_size.py_func(g)
+    scratch = R * matrix_columns + height * width * layer.C + LANES
+    return Job(make_col2im(R, V), layer.N, g, layer.F * matrix_columns, scratch)
 
 
 @helper
-def _canvas_size(s):
+def _canvas_size(g):
     """Rows and columns of the canvas: all windows, and all pixels, lie on it."""
-    height = (s.H - 1) * s.stride + (s.KH - 1) * s.dilation + 1
-    width = (s.W - 1) * s.stride_w + (s.KW - 1) * s.dilation_w + 1
-    return max(height, s.OH + s.top), max(width, s.OW + s.left)
+    height = (g.src_H - 1) * g.stride + (g.KH - 1) * g.dilation + 1
+    width = (g.src_W - 1) * g.stride_w + (g.KW - 1) * g.dilation_w + 1
+    return max(height, g.dst_H + g.top), max(width, g.dst_W + g.left)
 
 
 @helper
@@ -74,46 +61,48 @@ def _add_run(work, to, at, size):
 
 
 @functools.cache
-def make_scatter(R, V):
+def make_col2im(R, V):
     """The kernel for tiles of R pixels of dout times V vectors of a window's numbers."""
 
     @helper
-    def multiply(work, products, dout, at, pixel, s, panels):
+    def multiply(work, products, dout, at, pixel, g, panels):
         """The products of R pixels of dout, from ``pixel`` of the image at ``dout[at:]`` on, (R, panels * columns)."""
-        columns, pixels = V * LANES, s.H * s.W
-        reads = pixel_offsets(pixel, pixels - 1, pixels, 0, s.C, R)
+        columns, pixels = V * LANES, g.src_H * g.src_W
+        reads = pixel_offsets(pixel, pixels - 1, pixels, 0, g.src_C, R)
         for panel in range(panels):
-            weights = s.filters + panel * s.C * columns
-            tile = tile_add_products(tile_zeros(R, V), dout, reads, at, 1, work, weights, s.C)
+            weights = g.filters + panel * g.src_C * columns
+            tile = tile_add_products(tile_zeros(R, V), dout, reads, at, 1, work, weights, g.src_C)
             tile_store(tile, work, products + panel * columns, panels * columns)
 
     @helper
-    def add_window(work, to, row_size, products, s):
+    def add_window(work, to, row_size, products, g):
         """Add a window's products to the canvas, on which the window begins at ``to``."""
-        runs, size, step = s.KW, s.F, s.dilation_w * s.F
-        if s.dilation_w == 1:  # neighbouring taps are one run of numbers
-            runs, size = 1, s.KW * s.F
-        for k in range(s.KH):
+        runs, size, step = g.KW, g.dst_C, g.dilation_w * g.dst_C
+        if g.dilation_w == 1:  # neighbouring taps are one run of numbers
+            runs, size = 1, g.KW * g.dst_C
+        for k in range(g.KH):
             for l in range(runs):
-                _add_run(work, to + k * s.dilation * row_size + l * step, products + k * s.KW * s.F + l * size, size)
+                _add_run(
+                    work, to + k * g.dilation * row_size + l * step, products + k * g.KW * g.dst_C + l * size, size
+                )
 
     @kernel
-    def scatter(task, dx, dout, _, work, numbers):
-        """dx (N, OH, OW, F) of one image from dout (N, H, W, C)."""
-        s = Numbers(*to_fixed_tuple(numbers, COUNT))
-        panels = -(-s.KH * s.KW * s.F // (V * LANES))
-        height, width = _canvas_size(s)
-        products = s.scratch + numba.get_thread_id() * s.scratch_size
-        canvas, row_size = products + R * panels * V * LANES, width * s.F
+    def col2im(task, dx, dout, _, work, numbers):
+        """dx (N, dst_H, dst_W, dst_C) of one image from dout (N, src_H, src_W, src_C)."""
+        g = Geometry(*to_fixed_tuple(numbers, COUNT))
+        panels = -(-g.KH * g.KW * g.dst_C // (V * LANES))
+        height, width = _canvas_size(g)
+        products = g.scratch + numba.get_thread_id() * g.scratch_size
+        canvas, row_size = products + R * panels * V * LANES, width * g.dst_C
         fill(work, canvas, height * row_size, np.float32(0))
-        for pixel in range(0, s.H * s.W, R):
-            multiply(work, products, dout, task * s.H * s.W * s.C, pixel, s, panels)
-            for r in range(min(R, s.H * s.W - pixel)):
-                i, j = (pixel + r) // s.W, (pixel + r) % s.W
-                to = canvas + i * s.stride * row_size + j * s.stride_w * s.F
-                add_window(work, to, row_size, products + r * panels * V * LANES, s)
-        for y in range(s.OH):
-            row = canvas + (y + s.top) * row_size + s.left * s.F
-            copy(dx, (task * s.OH + y) * s.OW * s.F, work, row, s.OW * s.F)
+        for pixel in range(0, g.src_H * g.src_W, R):
+            multiply(work, products, dout, task * g.src_H * g.src_W * g.src_C, pixel, g, panels)
+            for r in range(min(R, g.src_H * g.src_W - pixel)):
+                i, j = (pixel + r) // g.src_W, (pixel + r) % g.src_W
+                to = canvas + i * g.stride * row_size + j * g.stride_w * g.dst_C
+                add_window(work, to, row_size, products + r * panels * V * LANES, g)
+        for y in range(g.dst_H):
+            row = canvas + (y + g.top) * row_size + g.left * g.dst_C
+            copy(dx, (task * g.dst_H + y) * g.dst_W * g.dst_C, work, row, g.dst_W * g.dst_C)
 
-    return scatter
+    return col2im

@@ -1,30 +1,32 @@
 """Forward and dx of a convolution of any shape, stride, padding and dilation: one kernel, on the register tile.
 
-A pixel of the result is a sum, over the filter's taps, of a pixel of the image times a matrix. For dx the "image" is
-dout and the matrices are transposed, and with strides the pixels fall into classes of which each meets its own taps
-(see ``_axis``). The tile is R pixels times V vectors of filters; its reduction runs over taps and channels. (dx of few
-channels, which would leave most lanes empty, is in ``col2im.py``.)
+A pixel of the destination is a sum, over the filter's taps, of a pixel of the source times a matrix. Forward, they are
+out and x; for dx they are dx and dout, the matrices are transposed, and with strides the pixels fall into classes of
+which each meets its own taps (see ``_axis``). The tile is R pixels times V vectors of the destination's channels; its
+reduction runs over taps and the source's channels. (dx of few channels, which would leave most lanes empty, is in
+``col2im.py``.)
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.convolution import col2im
 from tinyconv.kernels.cpu.convolution.geometry import (
     CACHED,
     COUNT,
-    Numbers,
-    Pass,
+    Geometry,
     cut_rows,
-    numbers_of,
-    window,
-    window_size,
+    dx_geometry,
+    floats_under,
+    forward_geometry,
+    pixels_met,
+    read_pixels,
 )
-from tinyconv.kernels.cpu.registers.copies import copy, copy_window, fill, pack, prefetch_part
+from tinyconv.kernels.cpu.jobs import Job
+from tinyconv.kernels.cpu.registers.copies import copy, fill, pack, prefetch_part
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
@@ -38,54 +40,44 @@ from tinyconv.kernels.cpu.registers.tile import (
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 
-def plan(out_shape, x_shape, w_shape, strides, padding, dilation, relu):
-    """Forward and dx by ``correlate``: how filters are packed, the passes, and the floats of filters and scratch."""
-    N, OH, OW, F = out_shape
-    N, H, W, C = x_shape
-    KH, KW, C, F = w_shape
+def prepare(work, w):
+    """Pack the filters and, behind them, the transposed filters."""
+    KH, KW, C, F = w.shape
+    pack(work, w, KH * KW, tile_shape(F)[1] * LANES, tile_shape(C)[1] * LANES)
+
+
+def forward(layer, relu):
+    """The job of the forward pass."""
+    N, OH, OW, F, *_ = layer
     R, V = tile_shape(F)
-    columns = V * LANES
-    window_of = functools.partial(window_size, OW=OW, w_shape=w_shape, strides=strides, dilation=dilation)
-    rows = cut_rows(OH, N, window_of, -(-2 * R // OW))
-    group = max(1, CACHED // (KH * KW * C * columns))
-    geometry = (KH, KW, *strides, *padding, *dilation)
-    numbers = numbers_of(N, H, W, C, OH, OW, F, *geometry, relu=relu, rows=rows, group=group)
-    forward = Pass(make_correlate(R, V), N * -(-OH // rows), numbers)
-    size = -(-F // columns) * KH * KW * C * columns
-    if col2im.pays(w_shape):
-        prepare = functools.partial(col2im.prepare, columns=columns)
-        dx, size_T, scratch_T = col2im.plan(out_shape, x_shape, w_shape, strides, padding, dilation, size)
-    else:
-        prepare = functools.partial(pack, taps=KH * KW, columns=columns, columns_T=tile_shape(C)[1] * LANES)
-        dx, size_T, scratch_T = _transposed(out_shape, x_shape, w_shape, strides, padding, dilation, size)
-    return prepare, forward, dx, size + size_T, max(window_of(rows) + F, scratch_T)
+    columns, taps = V * LANES, layer.KH * layer.KW * layer.C
+    floats = floats_under(layer)
+    rows = cut_rows(OH, N, floats, -(-2 * R // OW))
+    g = forward_geometry(layer, relu=relu, rows=rows, group=max(1, CACHED // (taps * columns)))
+    return Job(make_direct(R, V), N * -(-OH // rows), g, -(-F // columns) * taps * columns, floats(rows) + F)
 
 
-def _transposed(out_shape, x_shape, w_shape, strides, padding, dilation, filters):
-    """dx: the pass, and the floats of its filters, which begin at ``filters``, and of its scratch."""
-    N, OH, OW, F = out_shape
-    N, H, W, C = x_shape
-    KH, KW, C, F = w_shape
+def dx(layer):
+    """The job of dx."""
+    _, OH, OW, F, H, W, C, KH, KW, strides, _, dilation = layer
     R, V = tile_shape(C)
-    columns, (reach, reach_w) = V * LANES, ((KH - 1) * dilation[0], (KW - 1) * dilation[1])
+    columns, taps = V * LANES, KH * KW * F
+    reach, reach_w = (KH - 1) * dilation[0], (KW - 1) * dilation[1]
 
-    def window_of(rows):  # floats of dout over so many (times the stride) rows of dx
+    def floats(rows):  # of dout over so many (times the stride) rows of dx
         return ((rows * strides[0] + reach) // strides[0] + 2) * ((W + reach_w) // strides[1] + 2) * F
 
-    rows = cut_rows(-(-H // strides[0]), N, window_of, -(-2 * R * strides[1] // W))
-    group = max(1, CACHED // (KH * KW * F * columns))
-    geometry = (KH, KW, *strides, *padding, *dilation)
-    cut = {"transposed": True, "rows": rows, "group": group, "filters": filters}
-    numbers = numbers_of(N, OH, OW, F, H, W, C, *geometry, **cut)
-    dx = Pass(make_correlate(R, V), N * -(-H // (rows * strides[0])), numbers)
-    return dx, -(-C // columns) * KH * KW * F * columns, window_of(rows) + C
+    rows = cut_rows(-(-H // strides[0]), layer.N, floats, -(-2 * R * strides[1] // W))
+    g = dx_geometry(layer, rows=rows, group=max(1, CACHED // (taps * columns)))
+    tasks = layer.N * -(-H // (rows * strides[0]))
+    return Job(make_direct(R, V), tasks, g, -(-C // columns) * taps * columns, floats(rows) + C)
 
 
 class Axis(NamedTuple):
-    """How one axis of a correlation goes.
+    """How one axis of a convolution goes.
 
-    Pixel q, 0 <= q < count, of the result stands at ``residue + q * write_step``; tap t, 0 <= t < taps, is number
-    ``k + t * k_step`` of the filter, and meets the image's pixel ``read + q * read_step + t * tap_step``.
+    Pixel q, 0 <= q < count, of the destination stands at ``residue + q * write_step``; tap t, 0 <= t < taps, is number
+    ``k + t * k_step`` of the filter, and meets the source's pixel ``read + q * read_step + t * tap_step``.
     """
 
     count: int
@@ -120,7 +112,7 @@ def _axis(transposed, residue, size, K, s, d, p):
 
 @helper
 def _taps_inside(axis, first, last, size):
-    """Which taps, from and to, meet the image's ``size`` pixels for some of the result's pixels ``first .. last``."""
+    """Which taps, from and to, meet the source's ``size`` pixels for some of the destination's, ``first .. last``."""
     start, stop = 0, axis.taps
     low, high = axis.read + first * axis.read_step, axis.read + last * axis.read_step
     while start < stop and (high + start * axis.tap_step < 0 or low + start * axis.tap_step >= size):
@@ -130,70 +122,92 @@ def _taps_inside(axis, first, last, size):
     return start, stop
 
 
+class Band(NamedTuple):
+    """A band of rows of one class of the destination's pixels: where tiles read and write.
+
+    ``pixels`` is the source or a copy with a border, in which the first row of taps meets ``read``. What the next task
+    will read, ``coming_size`` numbers of the source from ``coming`` on, is prefetched, a piece with each tile.
+    """
+
+    pixels: Any
+    read: int
+    row_size: int
+    write: int
+    bias: int
+    first: int  # row, and before which the band ends
+    last: int
+    coming: int
+    coming_size: int
+
+
 @functools.cache
-def make_correlate(R, V):
-    """The kernel of forward and dx for tiles of R pixels times V vectors."""
+def _make_add_tiles(R, V):
+    """The inner loops, for tiles of R pixels times V vectors."""
 
     @helper
-    def correlate_panels(out, source, image, work, v, h, places, s, first, last, begin, end):
-        """The columns begin .. end - 1 of the rows first .. last - 1 of the result, tile by tile. v and h: the axes.
-
-        ``source`` is the image or its copy. What the next task will read is prefetched, a piece with each tile.
-        """
-        read, row_size, write, bias, coming, size = places
-        taps, run = h.taps, s.C
-        if h.tap_step == 1 and h.k_step == 1:  # neighbouring taps are one run of numbers, in image and filters
-            taps, run = 1, h.taps * s.C
-        tap_size = s.C * V * LANES
-        pixels = last * h.count
-        for pixel in range(first * h.count, pixels, R):
-            start, stop = _taps_inside(v, pixel // h.count, (min(pixel + R, pixels) - 1) // h.count, s.H)
-            reads = pixel_offsets(pixel, pixels - 1, h.count, v.read_step * row_size, h.read_step * s.C, R)
-            prefetch_part(image, coming, size, pixel - first * h.count, R, (last - first) * h.count)
-            writes = pixel_offsets(pixel, pixels - 1, h.count, v.write_step * s.OW * s.F, h.write_step * s.F, R)
+    def add_tiles(dst, src, work, g, v, h, band, begin, end):
+        """The columns begin .. end - 1 of a band, tile by tile. v and h: the axes."""
+        taps, run = h.taps, g.src_C
+        if h.tap_step == 1 and h.k_step == 1:  # neighbouring taps are one run of numbers, in source and filters
+            taps, run = 1, h.taps * g.src_C
+        tap_size = g.src_C * V * LANES
+        first, pixels, row_size = band.first * h.count, band.last * h.count, band.row_size
+        for pixel in range(first, pixels, R):
+            start, stop = _taps_inside(v, pixel // h.count, (min(pixel + R, pixels) - 1) // h.count, g.src_H)
+            reads = pixel_offsets(pixel, pixels - 1, h.count, v.read_step * row_size, h.read_step * g.src_C, R)
+            prefetch_part(src, band.coming, band.coming_size, pixel - first, R, pixels - first)
+            row_step, step = v.write_step * g.dst_W * g.dst_C, h.write_step * g.dst_C
+            writes = pixel_offsets(pixel, pixels - 1, h.count, row_step, step, R)
             for column in range(begin, end, V * LANES):
-                tile_prefetch_at(out, writes, write + column, V)
-                tile = tile_load(work, bias + column, 0, R, V)
-                filters = s.filters + column * s.KH * s.KW * s.C
+                tile_prefetch_at(dst, writes, band.write + column, V)
+                tile = tile_load(work, band.bias + column, 0, R, V)
+                filters = g.filters + column * g.KH * g.KW * g.src_C
                 for t in range(start, stop):
-                    here, tap = read + t * v.tap_step * row_size, (v.k + t * v.k_step) * s.KW + h.k
+                    here, tap = band.read + t * v.tap_step * row_size, (v.k + t * v.k_step) * g.KW + h.k
                     for u in range(taps):
-                        place = filters + (tap + u * h.k_step) * tap_size
-                        tile = tile_add_products(tile, source, reads, here + u * h.tap_step * s.C, 1, work, place, run)
-                if s.relu:
+                        place, weights = here + u * h.tap_step * g.src_C, filters + (tap + u * h.k_step) * tap_size
+                        tile = tile_add_products(tile, band.pixels, reads, place, 1, work, weights, run)
+                if g.relu:
                     tile = tile_relu(tile)
-                tile_store_at(tile, out, writes, write + column, s.F - column)
+                tile_store_at(tile, dst, writes, band.write + column, g.dst_C - column)
+
+    return add_tiles
+
+
+@functools.cache
+def make_direct(R, V):
+    """The kernel of forward and dx for tiles of R pixels times V vectors."""
+    add_tiles = _make_add_tiles(R, V)
 
     @kernel
-    def correlate(task, out, image, b, work, numbers):
-        """out (N, OH, OW, F) from image (N, H, W, C): ``rows`` rows of one image, plus b (F,) if that is not empty."""
-        s = Numbers(*to_fixed_tuple(numbers, COUNT))
-        step, step_w = (s.stride, s.stride_w) if s.transposed else (1, 1)
-        bands = -(-s.OH // (s.rows * step))
-        n, first = task // bands, task % bands * s.rows
-        last = min((first + s.rows) * step, s.OH) - 1
-        bias = s.scratch + numba.get_thread_id() * s.scratch_size
-        panels = -(-s.F // (V * LANES))
+    def direct(task, dst, src, b, work, numbers):
+        """dst (N, dst_H, dst_W, dst_C) from src (N, src_H, src_W, src_C): ``rows`` rows of one image, plus b (dst_C,)
+        if that is not empty."""
+        g = Geometry(*to_fixed_tuple(numbers, COUNT))
+        step, step_w = (g.stride, g.stride_w) if g.transposed else (1, 1)
+        bands = -(-g.dst_H // (g.rows * step))
+        n, first = task // bands, task % bands * g.rows
+        last = min((first + g.rows) * step, g.dst_H) - 1
+        bias = g.scratch + numba.get_thread_id() * g.scratch_size
+        panels = -(-g.dst_C // (V * LANES))
         fill(work, bias, panels * V * LANES, np.float32(0))
         copy(work, bias, b, 0, b.size)
-        top, height = window(s.transposed, first * step, last, s.KH, s.stride, s.dilation, s.top)
-        left, width = window(s.transposed, 0, s.OW - 1, s.KW, s.stride_w, s.dilation_w, s.left)
-        if top >= 0 and left >= 0 and top + height <= s.H and left + width <= s.W:
-            source, origin, row_size = image, n * s.H * s.W * s.C, s.W * s.C
-        else:
-            source, origin, row_size = work, bias + panels * V * LANES, width * s.C
-            copy_window(work, origin, image, n * s.H * s.W * s.C, (s.H, s.W, s.C), top, left, height, width)
-            origin -= (top * width + left) * s.C  # where pixel (0, 0) of the image would be
+        top, height = pixels_met(g.transposed, first * step, last, g.KH, g.stride, g.dilation, g.top)
+        left, width = pixels_met(g.transposed, 0, g.dst_W - 1, g.KW, g.stride_w, g.dilation_w, g.left)
+        size, frame = (g.src_H, g.src_W, g.src_C), (top, left, height, width)
+        copied, origin, row_size, _ = read_pixels(work, bias + panels * V * LANES, src, size, n, 1, frame)
+        pixels = work if copied else src
+        origin -= top * row_size + left * g.src_C  # where pixel (0, 0) of the source is, or would be
         for residues in range(step * step_w):
-            v = _axis(s.transposed, residues // step_w, s.OH, s.KH, s.stride, s.dilation, s.top)
-            h = _axis(s.transposed, residues % step_w, s.OW, s.KW, s.stride_w, s.dilation_w, s.left)
-            read = origin + v.read * row_size + h.read * s.C
-            write = ((n * s.OH + residues // step_w) * s.OW + residues % step_w) * s.F
-            last = min(first + s.rows, v.count)
-            for column in range(0, s.F, s.group * V * LANES):
-                end = min(s.F, column + s.group * V * LANES)
-                size = s.H * s.W * s.C // bands if residues == column == 0 else 0
-                places = read, row_size, write, bias, (task + 1) * size, size
-                correlate_panels(out, source, image, work, v, h, places, s, first, last, column, end)
+            v = _axis(g.transposed, residues // step_w, g.dst_H, g.KH, g.stride, g.dilation, g.top)
+            h = _axis(g.transposed, residues % step_w, g.dst_W, g.KW, g.stride_w, g.dilation_w, g.left)
+            read = origin + v.read * row_size + h.read * g.src_C
+            write = ((n * g.dst_H + residues // step_w) * g.dst_W + residues % step_w) * g.dst_C
+            for column in range(0, g.dst_C, g.group * V * LANES):
+                end = min(g.dst_C, column + g.group * V * LANES)
+                coming = g.src_H * g.src_W * g.src_C // bands if residues == column == 0 else 0
+                row = min(first + g.rows, v.count)
+                band = Band(pixels, read, row_size, write, bias, first, row, (task + 1) * coming, coming)
+                add_tiles(dst, src, work, g, v, h, band, column, end)
 
-    return correlate
+    return direct

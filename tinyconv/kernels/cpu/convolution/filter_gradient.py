@@ -15,15 +15,15 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from tinyconv.kernels.cpu.convolution.geometry import (
     CACHED,
     COUNT,
-    TASKS,
-    Numbers,
-    Pass,
+    Geometry,
     cut_rows,
-    numbers_of,
-    window,
-    window_size,
+    floats_under,
+    forward_geometry,
+    pixels_met,
+    read_pixels,
 )
-from tinyconv.kernels.cpu.registers.copies import add, copy_panel, copy_window, fill
+from tinyconv.kernels.cpu.jobs import TASKS, Job
+from tinyconv.kernels.cpu.registers.copies import add, copy_panel, fill
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
@@ -39,44 +39,42 @@ from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 BIAS_ROWS = 4  # db is added up in four sums, pixel by pixel in turn: additions that need not wait for each other
 
 
-def plan(out_shape, x_shape, w_shape, strides, padding, dilation):
-    """dw and db: the pass, and the floats of all partial sums and of a unit."""
-    N, OH, OW, F = out_shape
-    N, H, W, C = x_shape
-    KH, KW, C, F = w_shape
+def dw(layer):
+    """The jobs of dw and db: the partial sums, and what adds them up."""
+    N, OH, OW, F, *_ = layer
     R, V = tile_shape(F)
-    window_of = functools.partial(window_size, OW=OW, w_shape=w_shape, strides=strides, dilation=dilation)
-    columns = V * LANES
-    panels, sum_size = -(-F // columns), _sum_size(KH, KW * C, R, dilation[1] > 1) * columns
+    columns, floats = V * LANES, floats_under(layer)
+    panels, sum_size = -(-F // columns), _sum_size(layer, R) * columns
     group = max(1, min(panels, CACHED // 2 // sum_size))
     groups = -(-panels // group)
-    gradient = OW * group * columns  # floats of a row of dout
-    rows = cut_rows(OH, N * groups, lambda rows: window_of(rows) + rows * gradient, -(-128 // OW))
+    row = OW * group * columns  # floats of a row of dout
+    rows = cut_rows(OH, N * groups, lambda rows: floats(rows) + rows * row, -(-128 // OW))
     images = 1
     if rows == OH:
-        images = max(1, min(N * groups // TASKS, 256 // (OH * OW), CACHED // (window_of(OH) + OH * gradient)))
+        images = max(1, min(N * groups // TASKS, 256 // (OH * OW), CACHED // (floats(OH) + OH * row)))
     units = -(-N // images) * -(-OH // rows)
     parts = min(units, -(-TASKS // groups))
-    geometry = (KH, KW, *strides, *padding, *dilation)
-    numbers = numbers_of(N, H, W, C, OH, OW, F, *geometry, images=images, rows=rows, group=group, parts=parts)
-    unit = images * (window_of(rows) + rows * gradient) + BIAS_ROWS * group * columns
-    return Pass(make_correlate_gradient(R, V), parts * groups, numbers), parts * panels * sum_size, unit
+    g = forward_geometry(layer, images=images, rows=rows, group=group, parts=parts)
+    scratch = images * (floats(rows) + rows * row) + BIAS_ROWS * group * columns
+    sums = Job(make_filter_gradient(R, V), parts * groups, g, scratch=scratch, sums=parts * panels * sum_size)
+    return sums, Job(make_add_parts(R, V), layer.KH * layer.KW + 1, g)
 
 
-def _sum_size(KH, run, R, sliced):
+def _sum_size(layer, R):
     """Rows of the sums of a panel: see ``_sum_shape``."""
-    return (KH * -(-run // R) * R if sliced else -(-KH * run // R) * R) + BIAS_ROWS
+    KH, run = layer.KH, layer.KW * layer.C
+    return (KH * -(-run // R) * R if layer.dilation[1] > 1 else -(-KH * run // R) * R) + BIAS_ROWS
 
 
 @helper
-def _sum_shape(s, R):
+def _sum_shape(g, R):
     """Into how many slices a window is cut, the rows of a slice, and in the sums: whole tiles.
 
     The places of a window's numbers have a pattern of two strides, unless there is dilation: then those of each of its
     rows have. Behind the slices' sums come BIAS_ROWS rows for db.
     """
-    slices = 1 if s.dilation_w == 1 else s.KH
-    rows = s.KH * s.KW * s.C // slices
+    slices = 1 if g.dilation_w == 1 else g.KH
+    rows = g.KH * g.KW * g.src_C // slices
     return slices, rows, -(-rows // R) * R
 
 
@@ -95,10 +93,12 @@ class Coming(NamedTuple):
 
 
 @helper
-def _next_unit(x, dout, s, n, first, counts, pieces):
+def _next_unit(x, dout, g, n, first, counts, pieces):
     """The unit behind ``counts`` images and rows from image n and row ``first`` on, in so many pieces."""
-    x_size, size = counts[0] * min(counts[1] * s.stride, s.H) * s.W * s.C, counts[0] * counts[1] * s.OW * s.F
-    x_place, place = (n * s.H + first * s.stride) * s.W * s.C + x_size, (n * s.OH + first) * s.OW * s.F + size
+    x_size = counts[0] * min(counts[1] * g.stride, g.src_H) * g.src_W * g.src_C
+    size = counts[0] * counts[1] * g.dst_W * g.dst_C
+    x_place = (n * g.src_H + first * g.stride) * g.src_W * g.src_C + x_size
+    place = (n * g.dst_H + first) * g.dst_W * g.dst_C + size
     x_piece, piece = -(-x_size // (16 * pieces)) * 16, -(-size // (16 * pieces)) * 16  # whole cache lines
     return Coming(x, x_place, x_piece, x_place + x_size, dout, place, piece, place + size)
 
@@ -113,26 +113,48 @@ def _prefetch_piece(c):
     return Coming(c.x, c.x_place + c.x_piece, c.x_piece, c.x_end, c.dout, c.place + c.piece, c.piece, c.end)
 
 
+class Unit(NamedTuple):
+    """A unit of dout and the pixels of x under it: images n .. n + counts[0] - 1, and rows first .. of each."""
+
+    n: int
+    first: int
+    counts: tuple[int, int, int]  # images, rows and columns of dout
+    gradient: int  # dout in panels, at ``work[gradient:]``, each ``gradient_size`` long
+    gradient_size: int
+    pixels: Any  # x, or a copy with a border
+    origin: int  # where the first window begins in them
+    row_size: int
+    image_size: int
+    top: int  # row of x in which the first window begins
+
+
 @functools.cache
-def make_correlate_gradient(R, V):
-    """The kernel of the partial sums of dw and db, for tiles of R numbers of a window times V vectors of filters."""
+def _make_add_products(R, V):
+    """The inner loop, for tiles of R numbers of a window times V vectors of filters."""
 
     @helper
-    def add_products(work, total, gradient, image, reads, here, steps, counts, used, coming):
+    def add_products(work, total, gradient, pixels, reads, here, steps, counts, used, coming):
         """Add to the tile at ``work[total:]`` the numbers of the windows times dout, pixel after pixel.
 
-        dout is the panel at ``work[gradient:]``; the windows begin at ``image[here:]`` and lie ``steps`` apart, as many
-        as ``counts`` says: along images, rows and columns. Of the rows only those from used[0] to before used[1] are:
-        the others meet nothing but the border. ``reads`` says where in a window the tile's numbers are.
+        dout is the panel at ``work[gradient:]``; the windows begin at ``pixels[here:]`` and lie ``steps`` apart, as
+        many as ``counts`` says: along images, rows and columns. Of the rows only those from used[0] to before used[1]
+        are: the others meet nothing but the border. ``reads`` says where in a window the tile's numbers are.
         """
         tile = tile_load(work, total, V * LANES, R, V)
         for n in range(counts[0]):
             for i in range(used[0], used[1]):
                 row, pixel = here + n * steps[0] + i * steps[1], gradient + (n * counts[1] + i) * counts[2] * V * LANES
-                tile = tile_add_products(tile, image, reads, row, steps[2], work, pixel, counts[2])
+                tile = tile_add_products(tile, pixels, reads, row, steps[2], work, pixel, counts[2])
                 coming = _prefetch_piece(coming)
         tile_store(tile, work, total, V * LANES)
         return coming
+
+    return add_products
+
+
+@functools.cache
+def _make_add_bias(V):
+    """The sum of a panel's pixels, V vectors wide."""
 
     @helper
     def add_bias(work, total, gradient, pixels):
@@ -142,72 +164,97 @@ def make_correlate_gradient(R, V):
             tile = tile_add_scaled(tile, np.float32(1), work, gradient + pixel * V * LANES, V * LANES)
         tile_store(tile, work, total, V * LANES)
 
+    return add_bias
+
+
+@functools.cache
+def _make_read_unit(V):
+    """The copy of a unit's dout into panels of V vectors, and, where need be, of its pixels."""
+
     @helper
-    def add_unit(unit, dout, x, work, s, panel, panels, gradient, total):
-        """Add a unit's part of dw and db to the sums of ``panels`` panels at ``work[total:]``; scratch at gradient."""
-        bands = -(-s.OH // s.rows)
-        n, first = unit // bands * s.images, unit % bands * s.rows
-        counts = (min(s.images, s.N - n), min(s.rows, s.OH - first), s.OW)
-        pixels = counts[0] * counts[1] * s.OW
+    def read_unit(unit, dout, x, work, g, panel, panels, scratch):
+        """Unit number ``unit``, of whose dout ``panels`` panels are copied, from number ``panel`` on."""
+        bands = -(-g.dst_H // g.rows)
+        n, first = unit // bands * g.images, unit % bands * g.rows
+        counts = (min(g.images, g.N - n), min(g.rows, g.dst_H - first), g.dst_W)
+        pixels = counts[0] * counts[1] * g.dst_W
         size = -(-pixels // BIAS_ROWS) * BIAS_ROWS * V * LANES
-        start = (n * s.OH + first) * s.OW * s.F
+        start = (n * g.dst_H + first) * g.dst_W * g.dst_C
         for j in range(panels):
-            at = gradient + j * size
-            copy_panel(work, at, dout, start, s.F, pixels, (panel + j) * V * LANES, V * LANES)
+            at = scratch + j * size
+            copy_panel(work, at, dout, start, g.dst_C, pixels, (panel + j) * V * LANES, V * LANES)
             fill(work, at + pixels * V * LANES, size - pixels * V * LANES, np.float32(0))
-        top, height = window(False, first, first + counts[1] - 1, s.KH, s.stride, s.dilation, s.top)
-        left, width = window(False, 0, s.OW - 1, s.KW, s.stride_w, s.dilation_w, s.left)
-        source, origin = x, ((n * s.H + top) * s.W + left) * s.C
-        row_size, image_size = s.W * s.C, s.H * s.W * s.C
-        if top < 0 or left < 0 or top + height > s.H or left + width > s.W:
-            source, origin = work, gradient + panels * size
-            row_size, image_size = width * s.C, height * width * s.C
-            for i in range(counts[0]):
-                image = (n + i) * s.H * s.W * s.C
-                copy_window(work, origin + i * image_size, x, image, (s.H, s.W, s.C), top, left, height, width)
-        steps = (image_size, s.stride * row_size, s.stride_w * s.C)
-        run, distance = (s.KW * s.C, s.dilation * row_size) if s.dilation_w == 1 else (s.C, s.dilation_w * s.C)
-        slices, rows, sum_rows = _sum_shape(s, R)
-        pieces = panels * slices * -(-rows // R) * counts[0] * counts[1]
-        coming = _next_unit(x, dout, s, n, first, counts, pieces)
+        top, height = pixels_met(False, first, first + counts[1] - 1, g.KH, g.stride, g.dilation, g.top)
+        left, width = pixels_met(False, 0, g.dst_W - 1, g.KW, g.stride_w, g.dilation_w, g.left)
+        shape, frame = (g.src_H, g.src_W, g.src_C), (top, left, height, width)
+        copied, origin, row_size, image_size = read_pixels(work, scratch + panels * size, x, shape, n, counts[0], frame)
+        return Unit(n, first, counts, scratch, size, work if copied else x, origin, row_size, image_size, top)
+
+    return read_unit
+
+
+@functools.cache
+def _make_add_unit(R, V):
+    """The tiles of a unit, R numbers of a window times V vectors of filters."""
+    read_unit, add_products, add_bias = _make_read_unit(V), _make_add_products(R, V), _make_add_bias(V)
+
+    @helper
+    def add_unit(unit, dout, x, work, g, panel, panels, scratch, total):
+        """Add a unit's part of dw and db to the sums of ``panels`` panels at ``work[total:]``."""
+        u = read_unit(unit, dout, x, work, g, panel, panels, scratch)
+        steps = (u.image_size, g.stride * u.row_size, g.stride_w * g.src_C)
+        run, distance = (g.KW * g.src_C, g.dilation * u.row_size)
+        if g.dilation_w > 1:
+            run, distance = (g.src_C, g.dilation_w * g.src_C)
+        slices, rows, sum_rows = _sum_shape(g, R)
+        pieces = panels * slices * -(-rows // R) * u.counts[0] * u.counts[1]
+        coming = _next_unit(x, dout, g, u.n, u.first, u.counts, pieces)
         for j in range(panels):
-            at = gradient + j * size
+            gradient = u.gradient + j * u.gradient_size
             for slice_ in range(slices):
-                here = origin + slice_ * s.dilation * row_size
+                here = u.origin + slice_ * g.dilation * u.row_size
                 for row in range(0, rows, R):
                     reads = pixel_offsets(row, rows - 1, run, distance, 1, R)
                     low = high = slice_  # the rows of the filter that the tile belongs to
-                    if s.dilation_w == 1:
+                    if g.dilation_w == 1:
                         low, high = row // run, min(row + R - 1, rows - 1) // run
-                    start = max(0, -((top + high * s.dilation) // s.stride))
-                    used = start, min(counts[1], -((top + low * s.dilation - s.H) // s.stride))
+                    start = max(0, -((u.top + high * g.dilation) // g.stride))
+                    used = start, min(u.counts[1], -((u.top + low * g.dilation - g.src_H) // g.stride))
                     to = total + row * V * LANES
-                    coming = add_products(work, to, at, source, reads, here, steps, counts, used, coming)
+                    coming = add_products(work, to, gradient, u.pixels, reads, here, steps, u.counts, used, coming)
                 total += sum_rows * V * LANES
-            add_bias(work, total, at, pixels)
+            add_bias(work, total, gradient, u.counts[0] * u.counts[1] * g.dst_W)
             total += BIAS_ROWS * V * LANES
 
+    return add_unit
+
+
+@functools.cache
+def make_filter_gradient(R, V):
+    """The kernel of the partial sums of dw and db, for tiles of R numbers of a window times V vectors of filters."""
+    add_unit = _make_add_unit(R, V)
+
     @kernel
-    def correlate_gradient(task, dout, x, _, work, numbers):
+    def filter_gradient(task, dout, x, _, work, numbers):
         """A group of panels of one partial sum.
 
         It goes through its units, each ``images`` images or ``rows`` rows of one image: few enough that what they hold
         of x and dout stays in the cache for all of the tiles.
         """
-        s = Numbers(*to_fixed_tuple(numbers, COUNT))
-        panels, units = -(-s.F // (V * LANES)), -(-s.N // s.images) * -(-s.OH // s.rows)
-        groups = -(-panels // s.group)
-        part, panel = task // groups, task % groups * s.group
-        count = min(s.group, panels - panel)
-        slices, _, sum_rows = _sum_shape(s, R)
+        g = Geometry(*to_fixed_tuple(numbers, COUNT))
+        panels, units = -(-g.dst_C // (V * LANES)), -(-g.N // g.images) * -(-g.dst_H // g.rows)
+        groups = -(-panels // g.group)
+        part, panel = task // groups, task % groups * g.group
+        count = min(g.group, panels - panel)
+        slices, _, sum_rows = _sum_shape(g, R)
         size = (slices * sum_rows + BIAS_ROWS) * V * LANES
-        total = s.sums + (part * panels + panel) * size
+        total = g.sums + (part * panels + panel) * size
         fill(work, total, count * size, np.float32(0))
-        scratch = s.scratch + numba.get_thread_id() * s.scratch_size
-        for unit in range(part * units // s.parts, (part + 1) * units // s.parts):
-            add_unit(unit, dout, x, work, s, panel, count, scratch, total)
+        scratch = g.scratch + numba.get_thread_id() * g.scratch_size
+        for unit in range(part * units // g.parts, (part + 1) * units // g.parts):
+            add_unit(unit, dout, x, work, g, panel, count, scratch, total)
 
-    return correlate_gradient
+    return filter_gradient
 
 
 @functools.cache
@@ -215,28 +262,28 @@ def make_add_parts(R, V):
     """The kernel that adds up the partial sums of dw and db."""
 
     @helper
-    def add_row(result, start, work, at, s, size, rows):
-        """``result[start : start + F]`` = the sum of the parts, and in each of ``rows`` rows, in order."""
-        fill(result, start, s.F, np.float32(0))
-        panels = -(-s.F // (V * LANES))
+    def add_row(result, start, work, at, g, size, rows):
+        """``result[start : start + dst_C]`` = the sum of the parts, and in each of ``rows`` rows, in order."""
+        fill(result, start, g.dst_C, np.float32(0))
+        panels = -(-g.dst_C // (V * LANES))
         for panel in range(panels):
             first = panel * V * LANES
-            for part in range(s.parts):
+            for part in range(g.parts):
                 place = at + (part * panels + panel) * size
                 for i in range(rows):
-                    add(result, start + first, work, place + i * V * LANES, min(V * LANES, s.F - first))
+                    add(result, start + first, work, place + i * V * LANES, min(V * LANES, g.dst_C - first))
 
     @kernel
     def add_parts(task, dw, db, _, work, numbers):
         """One tap of dw; the last task: db."""
-        s = Numbers(*to_fixed_tuple(numbers, COUNT))
-        slices, rows, sum_rows = _sum_shape(s, R)
+        g = Geometry(*to_fixed_tuple(numbers, COUNT))
+        slices, rows, sum_rows = _sum_shape(g, R)
         size = (slices * sum_rows + BIAS_ROWS) * V * LANES
-        if task == s.KH * s.KW:
-            add_row(db, 0, work, s.sums + slices * sum_rows * V * LANES, s, size, BIAS_ROWS)
+        if task == g.KH * g.KW:
+            add_row(db, 0, work, g.sums + slices * sum_rows * V * LANES, g, size, BIAS_ROWS)
         else:
-            for row in range(task * s.C, (task + 1) * s.C):
-                at = s.sums + (row // rows * sum_rows + row % rows) * V * LANES
-                add_row(dw, row * s.F, work, at, s, size, 1)
+            for row in range(task * g.src_C, (task + 1) * g.src_C):
+                at = g.sums + (row // rows * sum_rows + row % rows) * V * LANES
+                add_row(dw, row * g.dst_C, work, at, g, size, 1)
 
     return add_parts

@@ -1,24 +1,51 @@
-"""What the kernels of a convolution know about it, and how its work is cut into tasks."""
+"""A convolution's shapes, what its kernels know about it, and how its work is cut into tasks."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tinyconv.kernels.cpu.jobs import TASKS
+from tinyconv.kernels.cpu.registers.copies import copy_framed
 from tinyconv.kernels.cpu.runtime.tasks import helper
 
 CACHED = 96 * 1024  # floats that a task should read again and again, with a panel of filters beside: 3/8 of 1 MiB of L2
-TASKS = 16  # into how many tasks a kernel is cut where the shapes allow: enough for some cores, few enough to be cheap
 
 
-class Numbers(NamedTuple):
-    """What a kernel must know: shapes, how they are cut into tasks, and where in ``work`` things are (in floats)."""
+class Convolution(NamedTuple):
+    """The shapes of a convolution: out (N, OH, OW, F) from x (N, H, W, C) and w (KH, KW, C, F)."""
 
-    N: int  # images
-    H: int  # of what is read: x, or dout for dx
-    W: int
-    C: int
-    OH: int  # of the result: out, or dx; for dw, of dout
+    N: int
+    OH: int
     OW: int
     F: int
+    H: int
+    W: int
+    C: int
+    KH: int
+    KW: int
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)  # top, left
+    dilation: tuple[int, int] = (1, 1)
+
+
+def convolution_of(out_shape, x_shape, w_shape, strides=(1, 1), padding=(0, 0), dilation=(1, 1)):
+    """The convolution between arrays of these shapes."""
+    _, H, W, C = x_shape
+    return Convolution(*out_shape, H, W, C, *w_shape[:2], strides, padding, dilation)
+
+
+class Geometry(NamedTuple):
+    """What a kernel must know: shapes, how they are cut into tasks, and where in ``work`` things are (in floats).
+
+    A kernel reads a source and writes a destination: forward x and out, for dx dout and dx. For dw the source is x, and
+    the destination's shape that of dout.
+    """
+
+    N: int  # images
+    src_H: int
+    src_W: int
+    src_C: int
+    dst_H: int
+    dst_W: int
+    dst_C: int
     KH: int
     KW: int
     stride: int
@@ -27,39 +54,46 @@ class Numbers(NamedTuple):
     left: int
     dilation: int
     dilation_w: int
-    transposed: int  # whether this is dx
-    relu: int
-    images: int  # dw: images per unit
-    rows: int  # rows of the result (dx: times the stride) per task; dw: rows of dout per unit, all if images > 1
-    group: int  # panels whose filters stay in the cache while the tiles go by; dw: panels per task
-    parts: int  # dw: how many partial sums
-    filters: int
-    scratch: int
-    scratch_size: int
-    sums: int
+    transposed: int = 0  # whether this is dx
+    relu: int = 0
+    images: int = 0  # dw: images per unit
+    rows: int = 0  # rows of the result (dx: times the stride) per task; dw: rows of dout per unit, all if images > 1
+    group: int = 0  # panels whose filters stay in the cache while the tiles go by; dw: panels per task
+    parts: int = 0  # dw: how many partial sums
+    filters: int = 0
+    scratch: int = 0
+    scratch_size: int = 0
+    sums: int = 0
 
 
-COUNT = len(Numbers._fields)
+COUNT = len(Geometry._fields)
 
 
-class Pass(NamedTuple):
-    """One pass over a batch: the kernel, how many tasks it has, and what it must know."""
-
-    kernel: Callable
-    tasks: int
-    numbers: Any  # a NamedTuple, until its places in ``work`` are known: then an array
-
-
-def numbers_of(*numbers, **more):
-    """Numbers, zero where nothing is said."""
-    return Numbers(*numbers, *[0] * (COUNT - len(numbers)))._replace(**more)
+def forward_geometry(layer, **cut):
+    """The source is x, the destination out."""
+    s = layer
+    return Geometry(s.N, s.H, s.W, s.C, s.OH, s.OW, s.F, s.KH, s.KW, *s.strides, *s.padding, *s.dilation)._replace(
+        **cut
+    )
 
 
-def window_size(rows, OW, w_shape, strides, dilation):
-    """Floats of x under so many rows of out."""
-    KH, KW, C, F = w_shape
-    height = (rows - 1) * strides[0] + (KH - 1) * dilation[0] + 1
-    return height * ((OW - 1) * strides[1] + (KW - 1) * dilation[1] + 1) * C
+def dx_geometry(layer, **cut):
+    """The source is dout, the destination dx."""
+    s = layer
+    return Geometry(
+        s.N, s.OH, s.OW, s.F, s.H, s.W, s.C, s.KH, s.KW, *s.strides, *s.padding, *s.dilation, transposed=True
+    )._replace(**cut)
+
+
+def floats_under(layer):
+    """A function: the floats of x that so many rows of out meet."""
+
+    def floats(rows):
+        height = (rows - 1) * layer.strides[0] + (layer.KH - 1) * layer.dilation[0] + 1
+        width = (layer.OW - 1) * layer.strides[1] + (layer.KW - 1) * layer.dilation[1] + 1
+        return height * width * layer.C
+
+    return floats
 
 
 def cut_rows(rows, images, size, least):
@@ -71,15 +105,26 @@ def cut_rows(rows, images, size, least):
     return -(-rows // bands)
 
 
-def whole_lines(size):
-    """A size in floats, rounded up to whole cache lines."""
-    return -(-size // 16) * 16
-
-
 @helper
-def window(transposed, first, last, K, s, d, p):
-    """The first pixel of the image that the pixels ``first .. last`` of the result meet, and how many from there on."""
+def pixels_met(transposed, first, last, K, s, d, p):
+    """The first pixel of the source that pixels ``first .. last`` of the destination meet, and how many from there on:
+    along one axis, with K taps, stride s, dilation d and padding p."""
     if transposed:
         start = (first + p - (K - 1) * d) // s
         return start, (last + p) // s - start + 1
     return first * s - p, (last - first) * s + (K - 1) * d + 1
+
+
+@helper
+def read_pixels(work, at, src, size, n, images, frame):
+    """Where the pixels of a frame (top, left, height, width) lie in each of ``images`` images from image n on.
+
+    Whether they had to be copied to ``work[at:]``, since the frame reaches over the edge of an image of that ``size``,
+    (H, W, C); where they begin, there or in ``src``; how far apart their rows are; and how far apart the images.
+    """
+    (H, W, C), (top, left, height, width) = size, frame
+    if top >= 0 and left >= 0 and top + height <= H and left + width <= W:
+        return False, ((n * H + top) * W + left) * C, W * C, H * W * C
+    for i in range(images):
+        copy_framed(work, at + i * height * width * C, src, (n + i) * H * W * C, size, frame)
+    return True, at, width * C, height * width * C

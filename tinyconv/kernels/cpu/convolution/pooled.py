@@ -1,14 +1,29 @@
-"""What all kernels of conv -> ReLU -> max-pool know, and how they read an image."""
+"""What all kernels of conv -> ReLU -> max-pool know, how they read an image, and how partial sums of dw are added."""
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.registers.copies import copy_window
-from tinyconv.kernels.cpu.runtime.tasks import helper
+from tinyconv.kernels.cpu.convolution.geometry import Convolution, read_pixels
+from tinyconv.kernels.cpu.jobs import whole_lines
+from tinyconv.kernels.cpu.registers.copies import fill
+from tinyconv.kernels.cpu.registers.host import LANES
+from tinyconv.kernels.cpu.registers.vector import vector_load, vector_store
+from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
+from tinyconv.kernels.cpu.runtime.views import stack_array
 
 
-class Step(NamedTuple):
+def pooled_convolution(out_shape, x_shape, w_shape, padding):
+    """The convolution of a step with these pooled outputs: as far as pooling looks at it."""
+    N, PH, PW, F = out_shape
+    _, H, W, C = x_shape
+    return Convolution(N, 2 * PH, 2 * PW, F, H, W, C, *w_shape[:2], padding=padding)
+
+
+class PooledGeometry(NamedTuple):
     """The shapes of a step, how it is cut into tasks, and where in ``work`` things lie (in floats)."""
 
     N: int  # images
@@ -22,39 +37,85 @@ class Step(NamedTuple):
     KW: int
     top: int  # padding
     left: int
-    pieces: int  # plain forward: tasks for each image
-    parts: int  # backward: partial sums of dw, each of a part of the batch
-    single: int  # the filters one by one, (F, KH * KW * C); before them, at 0, the packed or transformed filters
-    bias: int  # of the forward, filled up with zeros to whole panels
-    scratch: int  # one scratch for each thread
-    scratch_size: int
-    sums: int  # the partial sums of dw: for each part, for each block of filters (see ``sparse.block_of``)
-    sum_size: int
-    end: int
-    scale: int  # backward: a factor of all gradients, as the bits of a float64
+    bands: int = 0  # plain forward: tasks for each image
+    parts: int = 0  # dw: partial sums, each of a part of the batch
+    single: int = 0  # the filters one by one, (F, KH * KW * C); before them, at 0, the packed or transformed filters
+    bias: int = 0  # of the forward, filled up with zeros to whole panels
+    scratch: int = 0  # one scratch for each thread
+    scratch_size: int = 0
+    sums: int = 0  # the partial sums of dw: for each part, for each block of filters
+    sum_size: int = 0
+    scale: int = 0  # backward: a factor of all gradients, as the bits of a float64
 
 
-COUNT = len(Step._fields)
+COUNT = len(PooledGeometry._fields)
 
 
-@helper
-def scale_of(s):
-    """The factor of all gradients."""
-    return np.float32(np.int64(s.scale).view(np.float64))
+def pooled_geometry(layer, bands=0):
+    """The shapes of a step; the rest is still to be filled in."""
+    N, OH, OW, F, H, W, C, KH, KW, *_ = layer
+    return PooledGeometry(N, OH // 2, OW // 2, F, H, W, C, KH, KW, *layer.padding, bands)
 
 
-@helper
-def read_image(s, x, n, images, top, height, work, at):
-    """Where the pixels begin that ``height`` rows of image n need, from row ``top`` on.
+def floats_seen(layer):
+    """Floats of the pixels that an image's pooling windows see."""
+    return (layer.OH + layer.KH - 1) * (layer.OW + layer.KW - 1) * layer.C
 
-    Whether they had to be copied to ``work[at:]``, since windows reach over the edge; where they begin, there or in x;
-    how far apart their rows lie; and how far apart ``images`` such images.
+
+def bias_place(single, w_shape):
+    """Where in ``work`` the bias begins: behind the single filters, which begin at ``single``."""
+    return single + whole_lines(math.prod(w_shape))
+
+
+class Sums(NamedTuple):
+    """How dw is summed: by which kernel, a block of how many filters at a time, and how a partial sum is laid out.
+
+    Number k of a filter stands at ``filter * filter_step + k * number_step``, its bias at ``bias + filter``.
     """
-    width = 2 * s.PW + s.KW - 1
-    if top >= 0 and s.left == 0 and top + height <= s.H and width <= s.W:
-        return False, (n * s.H + top) * s.W * s.C, s.W * s.C, s.H * s.W * s.C
-    size = height * width * s.C
-    for i in range(images):
-        start = (n + i) * s.H * s.W * s.C
-        copy_window(work, at + i * size, x, start, (s.H, s.W, s.C), top, -s.left, height, width)
-    return True, at, width * s.C, size
+
+    kernel: Callable
+    block: int
+    size: int
+    filter_step: int
+    number_step: int
+    bias: int
+    scratch: int  # floats that a thread needs
+
+
+@helper
+def scale_of(g):
+    """The factor of all gradients."""
+    return np.float32(np.int64(g.scale).view(np.float64))
+
+
+@helper
+def read_windows(g, x, n, images, top, height, work, at):
+    """Where the pixels lie that ``height`` rows of pooling windows need, from row ``top`` of image n on, and of the
+    images behind it: see ``read_pixels``."""
+    return read_pixels(work, at, x, (g.H, g.W, g.C), n, images, (top, -g.left, height, 2 * g.PW + g.KW - 1))
+
+
+@kernel
+def add_parts(task, dw, db, _, work, numbers):
+    """Add the partial sums in order: LANES numbers of each filter, and in the first task the biases. See ``Sums``."""
+    K, F, width, parts, sums, part_size, sum_size, filter_step, number_step, bias = to_fixed_tuple(numbers, 10)
+    first = task * LANES
+    count = min(LANES, K - first)
+    total = stack_array(LANES, np.float32)
+    for f in range(F):
+        block = sums + f // width * sum_size
+        place = block + f % width * filter_step + first * number_step
+        fill(total, 0, LANES, np.float32(0))
+        for _ in range(parts):
+            if number_step == 1 and count == LANES:
+                vector_store(vector_load(total, 0) + vector_load(work, place), total, 0)
+            else:
+                for k in range(count):
+                    total[k] += work[place + k * number_step]
+            place += part_size
+        for k in range(count):
+            dw[(first + k) * F + f] = total[k]
+        if task == 0:
+            db[f] = np.float32(0)
+            for part in range(parts):
+                db[f] += work[block + bias + f % width + part * part_size]

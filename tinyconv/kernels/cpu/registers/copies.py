@@ -51,10 +51,10 @@ def copy_panel(target, at, matrix, start, width, rows, first, columns):
 
 
 @helper
-def copy_window(target, at, image, start, size, top, left, height, width):
-    """Copy rows top.. and columns left.. of an image of that ``size``, (H, W, C), which lies at ``image[start:]``, to
-    ``target[at:]``, (height, width, C), with zeros outside of the image."""
-    H, W, C = size
+def copy_framed(target, at, image, start, size, frame):
+    """Copy what an image of that ``size``, (H, W, C), which lies at ``image[start:]``, has inside of a frame (top,
+    left, height, width) to ``target[at:]``, (height, width, C), with zeros where the frame reaches over the edge."""
+    (H, W, C), (top, left, height, width) = size, frame
     before = min(max(0, -left), width)
     inside = max(0, min(W, left + width) - max(0, left))
     for row in range(top, top + height):

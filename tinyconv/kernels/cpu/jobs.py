@@ -1,0 +1,39 @@
+"""Jobs: what a family of kernels plans for given shapes, once, and then runs again and again."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyconv.kernels.cpu.runtime.tasks import run
+
+TASKS = 16  # into how many tasks a kernel is cut where the shapes allow: enough for some cores, few enough to be cheap
+
+
+class Job(NamedTuple):
+    """A part of a layer: the kernel, how many tasks it has, what it must know, and the memory that it needs."""
+
+    kernel: Callable
+    tasks: int
+    numbers: Any  # a NamedTuple, until its places in ``work`` are known: then an array
+    filters: int = 0  # floats of packed or transformed filters
+    scratch: int = 0  # floats that a thread needs
+    sums: int = 0  # floats of partial sums
+
+    def run(self, first, second, third, work):
+        """Do it, on three arrays and ``work``."""
+        run(self.kernel, self.tasks, first, second, third, work, self.numbers)
+
+    def after(self, other):
+        """The job whose filters lie behind the other's."""
+        return self._replace(numbers=self.numbers._replace(filters=other.filters))
+
+    def place(self, **places):
+        """The job with what it must know, and where things are, as an array."""
+        known = {name: place for name, place in places.items() if name in self.numbers._fields}
+        return self._replace(numbers=np.array(self.numbers._replace(**known), np.int64))
+
+
+def whole_lines(size):
+    """A size in floats, rounded up to whole cache lines."""
+    return -(-size // 16) * 16
