@@ -1,10 +1,10 @@
-"""The dense layer on the register tile (see ``tile.py``).
+"""The dense layer on the register tile (see ``registers/tile.py``).
 
 Forward and dx are one kernel, ``product``: tiles of R samples times V vectors of units, each a reduction over the
 other axis; for dx the weights are transposed. dw, ``product_gradient``, reduces over the samples: its tiles are R rows
 of dw times V vectors of units. ``dense_prepare`` packs the weights in *panels* of V vectors, filled up with zeros, so
-that what an inner loop reads is contiguous and has no tail. Parallel over tasks (see ``tasks.py``) that each own a
-piece of the result, and add it up in the order of the reduction.
+that what an inner loop reads is contiguous and has no tail. Parallel over tasks (see ``runtime/tasks.py``), each of
+which owns a piece of the result, and adds it up in the order of the reduction.
 
 ``work`` holds the packed weights, the packed transposed weights, dout in panels, and one scratch for each thread.
 """
@@ -16,6 +16,7 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from tinyconv.kernels.cpu.jobs import TASKS, Job
 from tinyconv.kernels.cpu.registers.copies import add, copy, copy_panel, fill, pack
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.tile import (
@@ -26,28 +27,42 @@ from tinyconv.kernels.cpu.registers.tile import (
     tile_store_at,
     tile_zeros,
 )
-from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel
 
 CACHED = 64 * 1024  # floats of packed weights that a task goes through for each tile: a quarter of 1 MiB of L2 cache
-TASKS = 16  # into how many tasks a kernel is cut where the shapes allow: enough for some cores, few enough to be cheap
 
 
-class Numbers(NamedTuple):
-    """What a kernel must know: shapes, how they are cut into tasks, and where in ``work`` things are."""
+class DenseGeometry(NamedTuple):
+    """What a kernel must know: shapes, how they are cut into tasks, and where in ``work`` things are.
+
+    A product reads a source and writes a destination: forward x and out, for dx dout and dx. dw has a row for each unit
+    of x and a column for each of dout.
+    """
 
     N: int
-    K: int  # product: of the sum; product_gradient: rows of dw
-    F: int
-    relu: int
-    group: int  # product: panels per task; product_gradient: rows of dw per task
-    tiles: int  # product: tiles of samples per task
-    weights: int
-    gradient: int
-    scratch: int
-    scratch_size: int
+    src_units: int
+    dst_units: int
+    relu: int = 0
+    panels: int = 0  # product: per task
+    tiles: int = 0  # product: of samples, per task
+    rows: int = 0  # dw: per task
+    weights: int = 0
+    gradient: int = 0
+    scratch: int = 0
+    scratch_size: int = 0
 
 
-_COUNT = len(Numbers._fields)
+COUNT = len(DenseGeometry._fields)
+
+
+class DenseJobs(NamedTuple):
+    """The jobs of a dense layer, and the size of ``work``."""
+
+    forward: Job
+    dx: Job
+    panels: Job  # of dout, and db
+    dw: Job
+    size: int
 
 
 def tile_of(samples, units):
@@ -61,8 +76,8 @@ def tile_of(samples, units):
 
 
 @functools.lru_cache(1024)
-def plan(N, K, F, relu=False):
-    """The numbers of the forward, dx and dw kernels, how many tasks each has, and the size of ``work``."""
+def dense_jobs(N, K, F, relu=False):
+    """The jobs of a layer of F units on N samples of K numbers."""
     R, V = tile_of(N, F)
     columns = V * LANES
     transposed = -(-F // columns) * K * columns
@@ -71,24 +86,28 @@ def plan(N, K, F, relu=False):
     rows = max(1, min(4, CACHED // max(1, N) // LANES)) * LANES  # of dw per task: their part of x fits the cache
     scratch_size = max(max(K, F) + columns, N * rows)
     end = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
+    places = {"gradient": gradient, "scratch": scratch, "scratch_size": scratch_size}
+    forward = _product(DenseGeometry(N, K, F, relu), R, V)
+    dx = _product(DenseGeometry(N, F, K, weights=transposed), R, V)
+    g = DenseGeometry(N, K, F, rows=rows)
+    panels, dw = Job(make_panels(V), -(-F // columns), g), Job(make_product_gradient(R, V), -(-K // rows), g)
+    return DenseJobs(*(job.place(**places) for job in (forward, dx, panels, dw)), end)
 
-    def product(K, F, relu, weights):
-        panels, tiles = -(-F // columns), -(-N // R)
-        group = min(panels, max(1, CACHED // (K * columns)))  # panels that stay in the cache while the tiles go by
-        groups = -(-panels // group)
-        tiles_per_task = max(1, tiles * groups // TASKS)
-        numbers = Numbers(N, K, F, relu, group, tiles_per_task, weights, gradient, scratch, scratch_size)
-        return np.array(numbers), groups * -(-tiles // tiles_per_task)
 
-    forward = product(K, F, relu, 0)
-    dx = product(F, K, False, transposed)
-    dw = np.array(Numbers(N, K, F, False, rows, 0, 0, gradient, scratch, scratch_size)), -(-K // rows)
-    return forward, dx, dw, end
+def _product(g, R, V):
+    """The job of forward or dx."""
+    columns = V * LANES
+    panels, tiles = -(-g.dst_units // columns), -(-g.N // R)
+    together = min(panels, max(1, CACHED // (g.src_units * columns)))  # that stay in the cache while the tiles go by
+    groups = -(-panels // together)
+    tiles_per_task = max(1, tiles * groups // TASKS)
+    g = g._replace(panels=together, tiles=tiles_per_task)
+    return Job(make_product(R, V), groups * -(-tiles // tiles_per_task), g)
 
 
 def dense_workspace(out_shape, x_shape, w_shape):
     """See the top of the file."""
-    return plan(*x_shape, out_shape[1])[-1]
+    return dense_jobs(*x_shape, out_shape[1]).size
 
 
 @in_tasks
@@ -101,19 +120,17 @@ def dense_prepare(work, w):
 @in_tasks
 def dense_forward(out, x, w, b, work, relu):
     """Parallel over tiles of samples and groups of panels."""
-    numbers, tasks = plan(*x.shape, out.shape[1], bool(relu))[0]
-    run(make_product(*tile_of(*out.shape)), tasks, out, x, b, work, numbers)
+    dense_jobs(*x.shape, out.shape[1], bool(relu)).forward.run(out, x, b, work)
 
 
 @in_tasks
 def dense_backward(dx, dw, db, dout, x, w, work):
     """dout into panels, and db: parallel over panels; dw: parallel over blocks of rows; dx: as the forward."""
-    R, V = tile_of(*dout.shape)
-    _, product, gradient, _ = plan(*x.shape, dout.shape[1])
-    run(make_panels(V), -(-dout.shape[1] // (V * LANES)), db, dout, NOTHING, work, gradient[0])
-    run(make_product_gradient(R, V), gradient[1], dw, x, NOTHING, work, gradient[0])
+    jobs = dense_jobs(*x.shape, dout.shape[1])
+    jobs.panels.run(db, dout, NOTHING, work)
+    jobs.dw.run(dw, x, NOTHING, work)
     if dx.size:
-        run(make_product(R, V), product[1], dx, dout, NOTHING, work, product[0])
+        jobs.dx.run(dx, dout, NOTHING, work)
 
 
 @functools.cache
@@ -121,25 +138,25 @@ def make_product(R, V):
     """The kernel of forward and dx for tiles of R samples times V vectors of units."""
 
     @kernel
-    def product(task, out, x, b, work, numbers):
-        """out (N, F) = x (N, K) times the packed weights, plus b (F,) or, if that is empty, nothing."""
-        s = Numbers(*to_fixed_tuple(numbers, _COUNT))
+    def product(task, dst, src, b, work, numbers):
+        """dst (N, dst_units) = src (N, src_units) times the packed weights, plus b or, if that is empty, nothing."""
+        g = DenseGeometry(*to_fixed_tuple(numbers, COUNT))
         columns = V * LANES
-        panels, tiles = -(-s.F // columns), -(-s.N // R)
-        runs = -(-tiles // s.tiles)
-        panel, first = task // runs * s.group, task % runs * s.tiles
-        bias = s.scratch + numba.get_thread_id() * s.scratch_size
+        panels, tiles = -(-g.dst_units // columns), -(-g.N // R)
+        runs = -(-tiles // g.tiles)
+        panel, first = task // runs * g.panels, task % runs * g.tiles
+        bias = g.scratch + numba.get_thread_id() * g.scratch_size
         fill(work, bias, panels * columns, np.float32(0))
         copy(work, bias, b, 0, b.size)
-        for row in range(first * R, min((first + s.tiles) * R, s.N), R):
-            reads = pixel_offsets(row, s.N - 1, s.N, 0, s.K, R)
-            writes = pixel_offsets(row, s.N - 1, s.N, 0, s.F, R)
-            for column in range(panel * columns, min(s.F, (panel + s.group) * columns), columns):
+        for row in range(first * R, min((first + g.tiles) * R, g.N), R):
+            reads = pixel_offsets(row, g.N - 1, g.N, 0, g.src_units, R)
+            writes = pixel_offsets(row, g.N - 1, g.N, 0, g.dst_units, R)
+            for column in range(panel * columns, min(g.dst_units, (panel + g.panels) * columns), columns):
                 tile = tile_load(work, bias + column, 0, R, V)
-                tile = tile_add_products(tile, x, reads, 0, 1, work, s.weights + column * s.K, s.K)
-                if s.relu:
+                tile = tile_add_products(tile, src, reads, 0, 1, work, g.weights + column * g.src_units, g.src_units)
+                if g.relu:
                     tile = tile_relu(tile)
-                tile_store_at(tile, out, writes, column, s.F - column)
+                tile_store_at(tile, dst, writes, column, g.dst_units - column)
 
     return product
 
@@ -150,15 +167,15 @@ def make_panels(V):
 
     @kernel
     def panels(task, db, dout, _, work, numbers):
-        """One panel of dout (N, F) to ``work``, (N, columns), and its part of db (F,), the sum of its rows in order."""
-        s = Numbers(*to_fixed_tuple(numbers, _COUNT))
+        """One panel of dout (N, dst_units) to ``work``, (N, columns), and of db: the sum of its rows in order."""
+        g = DenseGeometry(*to_fixed_tuple(numbers, COUNT))
         columns = V * LANES
         first = task * columns
-        count = min(columns, s.F - first)
-        copy_panel(work, s.gradient + first * s.N, dout, 0, s.F, s.N, first, columns)
+        count = min(columns, g.dst_units - first)
+        copy_panel(work, g.gradient + first * g.N, dout, 0, g.dst_units, g.N, first, columns)
         fill(db, first, count, np.float32(0))
-        for n in range(s.N):
-            add(db, first, dout, n * s.F + first, count)
+        for n in range(g.N):
+            add(db, first, dout, n * g.dst_units + first, count)
 
     return panels
 
@@ -169,23 +186,23 @@ def make_product_gradient(R, V):
 
     @kernel
     def product_gradient(task, dw, x, _, work, numbers):
-        """A block of rows of dw (K, F) from x (N, K) and dout in panels.
+        """A block of rows of dw (src_units, dst_units) from x (N, src_units) and dout in panels.
 
         First the block's columns of x are copied to the scratch: read where they are, rows whose length is a power of
         two would all fall on the same few lines of the L1 cache.
         """
-        s = Numbers(*to_fixed_tuple(numbers, _COUNT))
-        columns, rows = V * LANES, s.group
+        g = DenseGeometry(*to_fixed_tuple(numbers, COUNT))
+        columns, rows = V * LANES, g.rows
         first = task * rows
-        count = min(rows, s.K - first)
-        block = s.scratch + numba.get_thread_id() * s.scratch_size
-        copy_panel(work, block, x, 0, s.K, s.N, first, rows)
-        for column in range(0, s.F, columns):
+        count = min(rows, g.src_units - first)
+        block = g.scratch + numba.get_thread_id() * g.scratch_size
+        copy_panel(work, block, x, 0, g.src_units, g.N, first, rows)
+        for column in range(0, g.dst_units, columns):
             for row in range(0, count, R):
                 tile = tile_zeros(R, V)
-                reads = pixel_offsets(row, count - 1, s.K, 0, 1, R)
-                tile = tile_add_products(tile, work, reads, block, rows, work, s.gradient + column * s.N, s.N)
-                writes = pixel_offsets(first + row, first + count - 1, s.K, 0, s.F, R)
-                tile_store_at(tile, dw, writes, column, s.F - column)
+                reads = pixel_offsets(row, count - 1, g.src_units, 0, 1, R)
+                tile = tile_add_products(tile, work, reads, block, rows, work, g.gradient + column * g.N, g.N)
+                writes = pixel_offsets(first + row, first + count - 1, g.src_units, 0, g.dst_units, R)
+                tile_store_at(tile, dw, writes, column, g.dst_units - column)
 
     return product_gradient
