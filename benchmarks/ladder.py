@@ -5,12 +5,13 @@
 
 Every rung computes the same: the larger convolution of the MNIST network, its ReLU, and its 2 x 2 max-pool. Each is a
 short function, and its docstring says what it adds to the one before. All are checked to give the same result before
-any is timed. Read the file from top to bottom.
+any is timed. Read the file from top to bottom; ``ladder_backward.py`` goes on with the gradients.
 
 The arrays: images x (N, H, W, C), filters w (KH, KW, C, F), bias b (F,), output out (N, PH, PW, F).
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,8 +136,8 @@ R, V = tile_shape(CONVOLUTION.F)
 
 
 @jit(parallel=True)
-def convolve_tiles(full, x, w, b):
-    """full (N, OH, OW, F): the convolution and its ReLU, tile by tile. The arrays are flat in memory, in C order."""
+def convolve_tiles(full, x, w, b, relu):
+    """full (N, OH, OW, F): the convolution, tile by tile. The arrays are flat in memory, in C order."""
     N, OH, OW, F = full.shape
     N, H, W, C = x.shape
     KH, KW, C, F = w.shape
@@ -156,7 +157,9 @@ def convolve_tiles(full, x, w, b):
                                 tile, flat_x, reads, window, flat_w, ((k * KW + l) * C + c) * F + f
                             )
                 writes = pixel_offsets(pixel, pixels - 1, OW, OW * F, F, R)
-                tile_store_at(tile_relu(tile), flat_full, writes, n * pixels * F + f, F - f)
+                if relu:
+                    tile = tile_relu(tile)
+                tile_store_at(tile, flat_full, writes, n * pixels * F + f, F - f)
 
 
 @jit(parallel=True)
@@ -179,7 +182,7 @@ def register_tile(out, x, w, b, full):
     multiply-adds: no sum is read or written before it is complete. How that is said in Python is the story of
     tinyconv/kernels/cpu/registers/tile.py. Every dense product of tinyconv is this loop.
     """
-    convolve_tiles(full, x, w, b)
+    convolve_tiles(full, x, w, b, True)
     pool(out, full)
 
 
@@ -222,79 +225,141 @@ def rungs(images: int) -> list[Rung]:
     ]
 
 
-def climb(images: int, rounds: int) -> list[tuple[Rung, measure.Timing]]:
-    """Check all rungs against the reference, and time them: seconds per image, pooled multiplications only."""
+class Ladder(NamedTuple):
+    """All rungs, and how to climb and describe them."""
+
+    name: str  # of the files that are written
+    title: str
+    heading: str  # of the picture
+    caption: str
+    about: str
+    flops: float  # of an image, by the definition
+    rungs: list[Rung]
+    call: Callable[[Rung], Callable[[], None]]  # the rung on the first images
+    check: Callable[[Rung], None]  # the rung once; fails if its results are wrong
+
+
+def forward(images: int) -> Ladder:
+    """The ladder of this file."""
     s = CONVOLUTION._replace(N=images)
     cpu = kernels.load("cpu")
-    arrays = []
-    for array in (s.arrays()[name] for name in ("x", "w", "b")):
-        arrays.append(cpu.allocate(array.shape, array.dtype))
-        arrays[-1][...] = array
-    x, w, b = arrays
+    given = s.arrays()
+    x, w, b = (aligned(given[name]) for name in ("x", "w", "b"))
     out = cpu.allocate((images, s.out_size // 2, s.out_size // 2, s.F), np.float32)
     expected = np.empty_like(out)
     kernels.load("reference").conv2d_relu_max_pool2d_forward(expected, NO_ARGMAX, x, w, b, None, (0, 0))
-    turns = {}
-    found = rungs(images)
-    for rung in found:
+
+    def call(rung: Rung) -> Callable[[], None]:
+        return functools.partial(rung.run, out[: rung.images], x[: rung.images], w, b)
+
+    def check(rung: Rung) -> None:
         out[...] = np.nan
-        rung.run(out[: rung.images], x[: rung.images], w, b)
+        call(rung)()
         np.testing.assert_allclose(out[: rung.images], expected[: rung.images], rtol=1e-3, atol=1e-3)
-        turns[rung.name] = lambda rung=rung: seconds_per_image(rung, out, x, w, b)
+
+    return Ladder(
+        name="ladder",
+        title="The ladder: one convolution, seven ways",
+        heading="One convolution, from plain Python to the fused step",
+        caption=f"{s.name}, ReLU, 2x2 max-pool",
+        about=f"{s.name} → ReLU → 2x2 max-pool. Every rung gives the same result. Made by `python benchmarks/ladder.py "
+        "--record`, whose source is the explanation. GFLOP/s count the multiplications and additions of the "
+        "definition; Winograd's transform needs fewer.",
+        flops=pooled_flops(),
+        rungs=rungs(images),
+        call=call,
+        check=check,
+    )
+
+
+def pooled_flops() -> float:
+    """Of one image: those that pooling does not drop."""
+    s = CONVOLUTION
+    return s._replace(N=1).flops * (s.out_size // 2 * 2) ** 2 / s.out_size**2
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy in memory as the kernels like it."""
+    copy = kernels.load("cpu").allocate(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def climb(ladder: Ladder, rounds: int) -> list[tuple[Rung, measure.Timing]]:
+    """Check all rungs, and time them: seconds per image."""
+    for rung in ladder.rungs:
+        ladder.check(rung)
+    turns = {rung.name: functools.partial(seconds_per_image, rung, ladder.call(rung)) for rung in ladder.rungs}
     times = measure.interleave(turns, rounds)
-    return [(rung, times[rung.name]) for rung in found]
+    return [(rung, times[rung.name]) for rung in ladder.rungs]
 
 
-def seconds_per_image(rung: Rung, out, x, w, b) -> float:
+def seconds_per_image(rung: Rung, call: Callable[[], None]) -> float:
     """The time of a turn, per image."""
-    arguments = (out[: rung.images], x[: rung.images], w, b)
-    at_least, calls, warm_up = (0.0, 1, 0) if rung.run is python_loops else (0.1, 3, 1)
-    return measure.seconds_per_call(lambda: rung.run(*arguments), at_least, calls, warm_up) / rung.images
+    at_least, calls, warm_up = (0.0, 1, 0) if rung.name == "Python" else (0.1, 3, 1)
+    return measure.seconds_per_call(call, at_least, calls, warm_up) / rung.images
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def table(climbed: list[tuple[Rung, measure.Timing]], images: int, flops: float) -> str:
+    """A row for each rung."""
+    rows, first = [], climbed[0][1].median
+    before = first
+    for number, (rung, timing) in enumerate(climbed, 1):
+        speed = flops / timing.median / 1e9
+        gain = f"{before / timing.median:,.2f}x" if number > 1 else ""
+        batch = measure.Timing(tuple(seconds * images for seconds in timing.seconds))
+        time = str(batch) if rung.images == images else f"{batch}, extrapolated from {rung.images}"
+        runs = len(timing.seconds)
+        rows.append((number, rung.name, rung.adds, time, runs, f"{speed:,.3g}", gain, f"{first / timing.median:,.0f}x"))
+        before = timing.median
+    columns = ("", "rung", "what it adds", f"{images} images", "turns", "GFLOP/s", "step", "in all")
+    return report.table(columns, rows, right=(3, 4, 5, 6, 7))
+
+
+def main(
+    arguments: list[str] | None = None,
+    make: Callable[[int], Ladder] = forward,
+    description: str = __doc__.splitlines()[0],
+) -> None:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--images", type=int, default=CONVOLUTION.N, help="a batch")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each rung, interleaved")
     report.add_output(parser)
     options = parser.parse_args(arguments)
     watch = report.LoadWatch()
-    climbed = climb(options.images, options.rounds)
-    s = CONVOLUTION
-    flops = s._replace(N=1).flops * (s.out_size // 2 * 2) ** 2 / s.out_size**2  # those that pooling does not drop
-    first = climbed[0][1].median
-    rows, before = [], first
-    for number, (rung, timing) in enumerate(climbed, 1):
-        speed = flops / timing.median / 1e9
-        gain = f"{before / timing.median:,.2f}x" if number > 1 else ""
-        batch = measure.Timing(tuple(seconds * options.images for seconds in timing.seconds))
-        time = str(batch) if rung.images == options.images else f"{batch}, extrapolated from {rung.images}"
-        runs = len(timing.seconds)
-        rows.append((number, rung.name, rung.adds, time, runs, f"{speed:,.3g}", gain, f"{first / timing.median:,.0f}x"))
-        before = timing.median
-    columns = ("", "rung", "what it adds", f"{options.images} images", "turns", "GFLOP/s", "step", "in all")
-    text = report.table(columns, rows, right=(3, 4, 5, 6, 7))
+    ladder = make(options.images)
+    climbed = climb(ladder, options.rounds)
+    text = table(climbed, options.images, ladder.flops)
     print(text)
     facts = report.machine() | {"threads": str(numba.get_num_threads()), "threading layer": numba.threading_layer()}
     facts["other load"] = watch.share()
-    about = (
-        f"{s.name} → ReLU → 2x2 max-pool. Every rung gives the same result. Made by "
-        "`python benchmarks/ladder.py --record`, whose source is the explanation. GFLOP/s count the multiplications "
-        "and additions of the definition; Winograd's transform needs fewer. Times are medians of turns, ± half the "
-        "distance between the slowest and the fastest. Python's is that of one image, multiplied.\n\n"
+    times = (
+        "Times are medians of turns, ± half the distance between the slowest and the fastest. Python's is that of one"
     )
-    times = {rung.name: timing.seconds for rung, timing in climbed}
+    about = f"{ladder.about} {times} image, multiplied.\n\n"
     report.write(
         options.out,
-        "ladder",
-        "The ladder: one convolution, seven ways",
-        f"{about}{text}\n\n![The ladder](ladder.png)\n\n{report.facts_list(facts)}",
-        {"machine": facts, "seconds per image": times, "flops per image": flops},
+        ladder.name,
+        ladder.title,
+        f"{about}{text}\n\n![The ladder]({ladder.name}.png)\n\n{report.facts_list(facts)}",
+        {
+            "machine": facts,
+            "seconds per image": {rung.name: timing.seconds for rung, timing in climbed},
+            "flops per image": ladder.flops,
+        },
     )
-    draw(climbed, flops, options.out, f"{s.name}, ReLU, 2x2 max-pool; {facts['processor']}; {facts['threads']} threads")
+    caption = f"{ladder.caption}; {facts['processor']}; {facts['threads']} threads"
+    draw(climbed, ladder.flops, options.out, caption, ladder.name, ladder.heading)
 
 
-def draw(climbed: list[tuple[Rung, measure.Timing]], flops: float, folder: Path | None, caption: str) -> None:
+def draw(
+    climbed: list[tuple[Rung, measure.Timing]],
+    flops: float,
+    folder: Path | None,
+    caption: str,
+    name: str = "ladder",
+    heading: str = "",
+) -> None:
     """The ladder as bars: each rung's speed, on a logarithmic axis, and what it adds."""
     speeds = [flops / timing.median / 1e9 for _, timing in climbed]
     labels = [f"{speed:,.3g}" for speed in speeds]
@@ -310,9 +375,9 @@ def draw(climbed: list[tuple[Rung, measure.Timing]], flops: float, folder: Path 
             place = floor * 1.3 if inside else speeds[number] * 5
             axes.text(place, number, rung.adds, va="center", fontsize=8, color="white" if inside else "#555555")
         axes.set_xlabel("GFLOP/s (logarithmic: each line is ten times as fast)")
-        axes.set_title("One convolution, from plain Python to the fused step")
+        axes.set_title(heading)
 
-    report.picture(folder, "ladder", (8.6, 4.2), paint, caption)
+    report.picture(folder, name, (8.6, 0.6 * len(climbed)), paint, caption)
 
 
 if __name__ == "__main__":

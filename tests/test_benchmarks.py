@@ -137,17 +137,22 @@ def test_train_mnist_prints_the_ratio():
     assert "times as fast as Keras on TensorFlow" in run("benchmarks/train_mnist.py", *arguments)
 
 
-def test_ladder_has_seven_rungs_that_agree(tmp_path, monkeypatch, capsys):
-    from benchmarks import ladder
+@pytest.mark.parametrize(
+    ("name", "make", "last"),
+    [("ladder", "forward", "| 7   | fused step"), ("ladder_backward", "backward", "| 8   | sparse")],
+)
+def test_ladder_has_seven_or_eight_rungs_that_agree(tmp_path, monkeypatch, capsys, name, make, last):
+    from benchmarks import ladder, ladder_backward
 
-    monkeypatch.setattr(ladder, "CONVOLUTION", ladder.CONVOLUTION._replace(size=6, C=16))
-    ladder.main(["--images=2", "--rounds=1", f"--out={tmp_path}"])
+    monkeypatch.setattr(ladder, "CONVOLUTION", ladder.CONVOLUTION._replace(size=7, C=32))
+    made = getattr(ladder_backward if "backward" in name else ladder, make)
+    ladder.main(["--images=2", "--rounds=1", f"--out={tmp_path}"], made)
     printed = capsys.readouterr().out
-    assert "| 7   | fused step" in printed
+    assert last in printed
     assert "extrapolated from 1 |" in printed.partition("| Python")[2].partition("\n")[0]
-    assert (tmp_path / "ladder.md").exists()
-    speeds = json.loads((tmp_path / "ladder.json").read_text())["seconds per image"]
-    assert len(speeds) == 7
+    assert (tmp_path / f"{name}.md").exists()
+    speeds = json.loads((tmp_path / f"{name}.json").read_text())["seconds per image"]
+    assert len(speeds) == int(last[2])
 
 
 def test_scaling_varies_everything(tmp_path):
