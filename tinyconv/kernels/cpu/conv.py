@@ -22,8 +22,8 @@ import numpy as np
 
 from tinyconv.kernels.cpu.convolution.choice import choose
 from tinyconv.kernels.cpu.convolution.geometry import convolution_of
-from tinyconv.kernels.cpu.jobs import Job, whole_lines
 from tinyconv.kernels.cpu.registers.host import LANES
+from tinyconv.kernels.cpu.runtime.jobs import Job, whole_lines
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks
 
 

@@ -16,10 +16,10 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.choice import choose
 from tinyconv.kernels.cpu.convolution.pooled import add_parts, bias_place, pooled_convolution, pooled_geometry
-from tinyconv.kernels.cpu.jobs import TASKS, Job, whole_lines
 from tinyconv.kernels.cpu.registers.copies import copy
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import tile_shape
+from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job, whole_lines
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel
 
 

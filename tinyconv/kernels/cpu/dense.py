@@ -16,7 +16,6 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.jobs import TASKS, Job
 from tinyconv.kernels.cpu.registers.copies import add, copy, copy_panel, fill, pack
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.tile import (
@@ -27,6 +26,7 @@ from tinyconv.kernels.cpu.registers.tile import (
     tile_store_at,
     tile_zeros,
 )
+from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel
 
 CACHED = 64 * 1024  # floats of packed weights that a task goes through for each tile: a quarter of 1 MiB of L2 cache

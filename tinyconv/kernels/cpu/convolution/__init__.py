@@ -1,4 +1,5 @@
-"""The algorithms of a convolution: direct, col2im, Winograd's, the filters' gradient, and the pooled step.
+"""The algorithms of a convolution and of the step conv -> ReLU -> max-pool, a file for each.
 
-Above ``runtime`` and ``registers``; ``conv.py`` and ``conv_pool.py`` import it.
+``choice.py`` says which is taken for what, and why. Above ``runtime`` and ``registers``; ``conv.py`` and
+``conv_pool.py`` import it.
 """

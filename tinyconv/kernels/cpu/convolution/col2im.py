@@ -19,11 +19,11 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.geometry import COUNT, Geometry, dx_geometry
-from tinyconv.kernels.cpu.jobs import Job
 from tinyconv.kernels.cpu.registers.copies import copy, fill, pack
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import pixel_offsets, tile_add_products, tile_shape, tile_store, tile_zeros
 from tinyconv.kernels.cpu.registers.vector import vector_load, vector_load_first, vector_store
+from tinyconv.kernels.cpu.runtime.jobs import Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 

@@ -25,7 +25,6 @@ from tinyconv.kernels.cpu.convolution.geometry import (
     pixels_met,
     read_pixels,
 )
-from tinyconv.kernels.cpu.jobs import Job
 from tinyconv.kernels.cpu.registers.copies import copy, fill, pack, prefetch_part
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
@@ -37,6 +36,7 @@ from tinyconv.kernels.cpu.registers.tile import (
     tile_shape,
     tile_store_at,
 )
+from tinyconv.kernels.cpu.runtime.jobs import Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 

@@ -22,7 +22,6 @@ from tinyconv.kernels.cpu.convolution.geometry import (
     pixels_met,
     read_pixels,
 )
-from tinyconv.kernels.cpu.jobs import TASKS, Job
 from tinyconv.kernels.cpu.registers.copies import add, copy_panel, fill
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
@@ -34,6 +33,7 @@ from tinyconv.kernels.cpu.registers.tile import (
     tile_store,
 )
 from tinyconv.kernels.cpu.registers.vector import prefetch
+from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 BIAS_ROWS = 4  # db is added up in four sums, pixel by pixel in turn: additions that need not wait for each other

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from tinyconv.kernels.cpu.jobs import TASKS
 from tinyconv.kernels.cpu.registers.copies import copy_framed
+from tinyconv.kernels.cpu.runtime.jobs import TASKS
 from tinyconv.kernels.cpu.runtime.tasks import helper
 
 CACHED = 96 * 1024  # floats that a task should read again and again, with a panel of filters beside: 3/8 of 1 MiB of L2

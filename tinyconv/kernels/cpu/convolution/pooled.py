@@ -8,10 +8,10 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.geometry import Convolution, read_pixels
-from tinyconv.kernels.cpu.jobs import whole_lines
 from tinyconv.kernels.cpu.registers.copies import fill
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.vector import vector_load, vector_store
+from tinyconv.kernels.cpu.runtime.jobs import whole_lines
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 from tinyconv.kernels.cpu.runtime.views import stack_array
 

@@ -18,11 +18,11 @@ from tinyconv.kernels.cpu.convolution.pooled import (
     pooled_geometry,
     read_windows,
 )
-from tinyconv.kernels.cpu.jobs import TASKS, Job
 from tinyconv.kernels.cpu.registers.copies import copy_panel, fill
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.pooled_stores import tile_store_pooled, window_corners
 from tinyconv.kernels.cpu.registers.tile import pixel_offsets, tile_load, tile_multiply_add, tile_shape
+from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, kernel
 
 LEAST = 1 << 16  # multiply-adds of a band: about a microsecond, beside which taking a task costs little

@@ -9,11 +9,11 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.pooled import COUNT, PooledGeometry, Sums, floats_seen, read_windows, scale_of
-from tinyconv.kernels.cpu.jobs import whole_lines
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.pooled_stores import patch_load, tile_add_chosen
 from tinyconv.kernels.cpu.registers.tile import tile_store, tile_zeros
 from tinyconv.kernels.cpu.registers.vector import select, vector_fill, vector_load, vector_store
+from tinyconv.kernels.cpu.runtime.jobs import whole_lines
 from tinyconv.kernels.cpu.runtime.tasks import kernel
 
 

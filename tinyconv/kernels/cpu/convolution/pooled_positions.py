@@ -11,12 +11,12 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.pooled import COUNT, PooledGeometry, Sums, floats_seen, read_windows, scale_of
-from tinyconv.kernels.cpu.jobs import whole_lines
 from tinyconv.kernels.cpu.registers.copies import fill
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.pooled_stores import tile_multiply_add_vector
 from tinyconv.kernels.cpu.registers.tile import pixel_offsets, tile_load, tile_store
 from tinyconv.kernels.cpu.registers.vector import select, vector_fill, vector_load
+from tinyconv.kernels.cpu.runtime.jobs import whole_lines
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 from tinyconv.kernels.cpu.runtime.views import same_memory
 

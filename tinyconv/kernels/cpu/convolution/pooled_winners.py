@@ -29,7 +29,6 @@ from tinyconv.kernels.cpu.convolution.pooled import (
     read_windows,
     scale_of,
 )
-from tinyconv.kernels.cpu.jobs import Job, whole_lines
 from tinyconv.kernels.cpu.registers.copies import add, fill
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.tile import tile_add_scaled, tile_load, tile_store
@@ -41,6 +40,7 @@ from tinyconv.kernels.cpu.registers.vector import (
     vector_multiply_add,
     vector_store,
 )
+from tinyconv.kernels.cpu.runtime.jobs import Job, whole_lines
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 from tinyconv.kernels.cpu.runtime.views import same_memory
 

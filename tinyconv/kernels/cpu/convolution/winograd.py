@@ -47,7 +47,6 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from tinyconv.kernels.cpu.convolution import winograd_filters
 from tinyconv.kernels.cpu.convolution.geometry import CACHED
 from tinyconv.kernels.cpu.convolution.winograd_filters import four, store_four
-from tinyconv.kernels.cpu.jobs import TASKS, Job
 from tinyconv.kernels.cpu.registers.copies import prefetch_part
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.tile import (
@@ -59,6 +58,7 @@ from tinyconv.kernels.cpu.registers.tile import (
     tile_zeros,
 )
 from tinyconv.kernels.cpu.registers.vector import select, vector_fill, vector_load, vector_store
+from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 prepare = winograd_filters.prepare

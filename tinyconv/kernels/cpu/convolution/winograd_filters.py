@@ -6,10 +6,10 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.jobs import Job
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import tile_shape
 from tinyconv.kernels.cpu.registers.vector import vector_fill, vector_load, vector_store
+from tinyconv.kernels.cpu.runtime.jobs import Job
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, helper, kernel
 
 SCRATCH = 9 * LANES * LANES  # floats that a thread needs

@@ -7,11 +7,11 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.winograd import job_of, outputs, tiling_of
 from tinyconv.kernels.cpu.convolution.winograd_filters import transform_filters, transpose
-from tinyconv.kernels.cpu.jobs import Job
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.pooled_stores import vectors_store_pooled
 from tinyconv.kernels.cpu.registers.tile import tile_shape
 from tinyconv.kernels.cpu.registers.vector import vector_load
+from tinyconv.kernels.cpu.runtime.jobs import Job
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, helper, kernel
 
 

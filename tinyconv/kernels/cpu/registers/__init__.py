@@ -1,4 +1,6 @@
-"""Vector registers: this machine's, one vector as a value, the register tile, and moving numbers in and out.
+"""Vector registers, from the ground up.
 
-Above ``runtime``; ``convolution`` and the families of kernels import it.
+``host`` (this machine's), ``instructions`` (how intrinsics are written, with NumPy twins), ``vector`` (one register as
+a value), ``tile`` (the inner loop), ``pooled_stores`` and ``copies``. Above ``runtime``; ``convolution`` and the
+families of kernels import it.
 """
