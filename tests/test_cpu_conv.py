@@ -118,6 +118,24 @@ def test_dx_of_few_channels(window, monkeypatch):
     conv.jobs.cache_clear()
 
 
+def test_the_table_of_algorithms():
+    """One shape for each row."""
+
+    def chosen(w_shape, strides=(1, 1), pooled=False):
+        choice_ = choice.choose(
+            geometry.convolution_of((8, 9, 9, w_shape[3]), (8, 9, 9, w_shape[2]), w_shape, strides), pooled
+        )
+        return [part.__name__.rpartition(".")[2] for part in choice_]
+
+    assert chosen((3, 3, 32, 64)) == ["winograd", "winograd", "filter_gradient"]
+    assert chosen((3, 3, 32, 64), (2, 2)) == ["direct", "direct", "filter_gradient"]
+    assert chosen((5, 5, 1, 64)) == ["direct", "col2im", "filter_gradient"]
+    assert chosen((3, 3, 32, 64), pooled=True) == ["winograd_pooled", "pooled_winners", "pooled_winners"]
+    assert chosen((3, 3, 5, 20), pooled=True) == ["pooled_direct", "pooled_winners", "pooled_positions"]
+    patches = "pooled_patches" if choice.LANES == 16 else "pooled_positions"
+    assert chosen((3, 3, 1, 32), pooled=True) == ["pooled_direct", "pooled_winners", patches]
+
+
 @pytest.fixture
 def small_cache(monkeypatch):
     """Kernels that think that the cache holds next to nothing, and so work in many bands and units."""

@@ -71,18 +71,14 @@ COUNT = len(Geometry._fields)
 
 def forward_geometry(layer, **cut):
     """The source is x, the destination out."""
-    s = layer
-    return Geometry(s.N, s.H, s.W, s.C, s.OH, s.OW, s.F, s.KH, s.KW, *s.strides, *s.padding, *s.dilation)._replace(
-        **cut
-    )
+    N, OH, OW, F, H, W, C, KH, KW, strides, padding, dilation = layer
+    return Geometry(N, H, W, C, OH, OW, F, KH, KW, *strides, *padding, *dilation, **cut)
 
 
 def dx_geometry(layer, **cut):
     """The source is dout, the destination dx."""
-    s = layer
-    return Geometry(
-        s.N, s.OH, s.OW, s.F, s.H, s.W, s.C, s.KH, s.KW, *s.strides, *s.padding, *s.dilation, transposed=True
-    )._replace(**cut)
+    N, OH, OW, F, H, W, C, KH, KW, strides, padding, dilation = layer
+    return Geometry(N, OH, OW, F, H, W, C, KH, KW, *strides, *padding, *dilation, transposed=True, **cut)
 
 
 def floats_under(layer):

@@ -65,7 +65,7 @@ prepare = winograd_filters.prepare
 
 SKEW = 16  # floats; keeps the 16 matrices from lying whole pages apart, and so in the same few places of L1
 
-
+# In one dimension: four pixels, and three taps, to four numbers each; and the four products of these to two outputs.
 OF_PIXELS = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 OF_TAPS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 OF_PRODUCTS = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
