@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tinyconv.kernels import cuda, reference
+from tinyconv.kernels import cuda, reference, shapes
 from tinyconv.kernels.cuda.runtime.device import SIMULATED
 
 if SIMULATED:  # every launch of these tests is also watched for races
@@ -42,7 +42,14 @@ def on_host(array):
 
 
 def compare(kernel, *arguments, tolerance=2e-5):
-    """Both sets write into copies of the arrays; every array must then agree. Returns the device's results."""
+    """Both sets write into copies of the arrays; every array must then agree. Returns the device's results.
+
+    What is not wanted, an array of size zero, must have as many axes as it would have otherwise, as in a plan: kernels
+    are compiled for that number, and the simulator would not notice.
+    """
+    for rule, argument in zip(shapes.read(shapes.RULES[kernel]), arguments, strict=True):
+        if isinstance(argument, np.ndarray) and rule.axes:
+            assert argument.ndim == len(rule.axes), f"{kernel}, {rule.name}: {argument.ndim} axes"
     expected = [_for(reference, a, np.copy) for a in arguments]
     received = [_for(cuda, a, on_device) for a in arguments]
     getattr(reference, kernel)(*expected)

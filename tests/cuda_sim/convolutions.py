@@ -7,7 +7,7 @@ from tests.cuda_sim.compare import Work, compare, floats, nothing
 from tinyconv.kernels.cuda import conv_pool
 from tinyconv.kernels.cuda.convolution import product
 
-NONE = np.empty(0, np.float32)
+NONE = np.empty((0, 0, 0, 0), np.float32)
 
 # image (N, H, W, C), filters (KH, KW, F), strides, padding (top, left), dilation, size of the output
 CONVOLUTIONS = {
@@ -74,7 +74,8 @@ def test_dense(N, K, F, wanted):
     x, w, b, dout = floats(random, N, K), floats(random, K, F), floats(random, F), floats(random, N, F)
     work = Work("dense_workspace", dout.shape, x.shape, w.shape)
     compare("dense_forward", nothing(N, F), x, w, b, work, not wanted)
-    compare("dense_backward", nothing(N, K) if wanted else NONE, nothing(K, F), nothing(F), dout, x, w, work)
+    dx = nothing(N, K) if wanted else np.empty((0, 0), np.float32)
+    compare("dense_backward", dx, nothing(K, F), nothing(F), dout, x, w, work)
 
 
 # image (N, H, W, C), filters (KH, KW, F), padding, pooled size, whether dx is wanted
@@ -101,7 +102,7 @@ def test_fused_step(case):
     work = Work("conv2d_relu_max_pool2d_workspace", out_shape, x_shape, w_shape, padding)
     argmax = np.full(out_shape, 9, np.int8)
     _, argmax, *_ = compare("conv2d_relu_max_pool2d_forward", nothing(*out_shape), argmax, x, w, b, work, padding)
-    none = np.empty(0, np.int8)
+    none = np.empty((0, 0, 0, 0), np.int8)
     compare("conv2d_relu_max_pool2d_forward", nothing(*out_shape), none, x, w, b, work, padding)
     dout = floats(random, *out_shape) * (random.random(out_shape) < 0.7)
     dx = nothing(*x_shape) if wanted else NONE
