@@ -105,6 +105,17 @@ def test_a_step_is_launched_once_then_captured_then_replayed(on_driver):
     assert rest == []
 
 
+def test_numbas_warning_of_a_small_grid_is_not_shown_in_colour_either(on_driver):
+    code = """
+import warnings
+from tinyconv.kernels import cuda
+words = "Grid size 5 will likely result in GPU under-utilization due to low occupancy."
+for message in (words, f"\\x1b[1m{words}\\x1b[0m"):  # as where colorama is installed
+    warnings.warn(message)
+"""
+    assert on_driver(code)[2] == []
+
+
 def test_training_allocates_and_copies_nothing_per_step(on_driver):
     fit = (
         "\nimport sys\nfor samples in (8, 40):\n    x, y = np.zeros((samples, 28, 28, 1), 'f'), np.zeros(samples, int)"

@@ -37,7 +37,7 @@ if SIMULATED:
     simulator.install()
 
 # Numba warns of every small grid; some kernels have little to do, whatever their grid.
-warnings.filterwarnings("ignore", message="Grid size .* low occupancy")
+warnings.filterwarnings("ignore", message=".*Grid size .* low occupancy")  # .*: it may begin with a colour
 
 VECTOR = None if SIMULATED else 16  # bytes: shared arrays aligned so are read four floats at a time
 THREADS = 128  # of a block, where nothing else decides
