@@ -158,6 +158,8 @@ def launches() -> list[Launch]:
         for module in modules:
             if hasattr(module, "launch"):
                 stack.enter_context(mock.patch.object(module, "launch", note))
+            if hasattr(module, "together"):  # which wants streams, and so a driver
+                stack.enter_context(mock.patch.object(module, "together", lambda one, other: (one(), other())))
         for name, *arguments in calls():
             getattr(cuda, name)(*arguments)
             called.add(name)

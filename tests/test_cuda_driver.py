@@ -101,8 +101,29 @@ def test_a_step_is_launched_once_then_captured_then_replayed(on_driver):
     assert kinds["capture"] == sum(graphs)
     assert kinds["launch"] == sum(graphs)  # the first run of each, which compiles
     assert kinds["replay"] == 9  # every step: the launches were to warm up
-    assert not any("while capturing" in line or "default stream" in line for line in log)
+    assert not any(re.search("while capturing|default stream|not been joined", line) for line in log)
     assert rest == []
+
+
+def test_what_may_run_at_the_same_time_is_captured_from_both_streams_and_joined(on_driver):
+    code = """
+from functools import partial
+import numpy as np
+from tinyconv.kernels import cuda
+from tinyconv.kernels.cuda.runtime.device import together
+
+array = cuda.allocate((4,), np.float32)
+relu, tanh = (partial(kernel, array, array) for kernel in (cuda.relu_forward, cuda.tanh_forward))
+run = cuda.record([(together, (relu, partial(together, tanh, tanh)))])
+for _ in range(3):
+    run()
+"""
+    _, log, rest = on_driver(code)
+    assert rest == []
+    assert [line.split(" _Z")[0] for line in log[1:]] == [
+        *("launch", "launch", "launch", "capture", "capture", "capture"),
+        *("graph of 3 launches", "replay 3 launches", "replay 3 launches"),
+    ]
 
 
 def test_numbas_warning_of_a_small_grid_is_not_shown_in_colour_either(on_driver):

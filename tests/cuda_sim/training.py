@@ -5,8 +5,9 @@ import pytest
 
 import tinyconv
 from tests.cuda_sim.compare import on_device, on_host
-from tinyconv import layers
+from tinyconv import kernels, layers
 from tinyconv.kernels import cuda
+from tinyconv.kernels.cuda.runtime import memory
 
 random = np.random.default_rng(6)
 
@@ -75,6 +76,18 @@ def test_a_general_network_agrees_with_the_cpu():
     losses = [[model.train_on_batch(x, y) for _ in range(2)] for model in (ours, theirs)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert_equal_weights(ours, theirs)
+
+
+def test_metrics_are_counted_beside_what_does_not_need_them():
+    forward, penalty, backward = object(), object(), object()
+    loss, metric = (cuda.accumulate, (1,)), (cuda.count_correct, ())
+    before, after = ((forward, ()),), ((backward, ()), (cuda.advance, ()))
+    assert memory._parted((*before, loss, metric, loss, *after)) == (before, (loss, metric, loss), after)
+    assert memory._parted((*before, *after)) == ((*before, *after), (), ())
+    assert memory._parted((*before, loss)) == (before, (loss,), ())
+    penalised = (*before, loss, metric, (penalty, ()), loss, *after)  # the penalty is counted with the loss
+    assert memory._parted(penalised) == (penalised, (), ())
+    assert set(memory.COUNTING) <= set(kernels.contract())
 
 
 def test_device_arrays_are_taken_as_they_are():

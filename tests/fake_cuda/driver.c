@@ -20,6 +20,9 @@ typedef uint64_t Pointer;
 typedef struct { unsigned grid[3], block[3], shared; void *stream; } Launch;
 
 static void *capturing; /* the stream, if any */
+static void *beside[8];  /* other streams that take part in its capture, since they waited for an event of it */
+static int joined[8];    /* and whether a stream of the capture has waited for their end */
+static int others;
 static int captured;
 static size_t used;
 static void *current;
@@ -37,6 +40,12 @@ static int copy(void *to, const void *from, size_t n, const char *kind) {
     SAY("%s %zu bytes%s", kind, n, capturing ? " while capturing" : "");
     memcpy(to, from, n);
     return SUCCESS;
+}
+
+static int in_capture(void *stream) {
+    int found = stream == capturing;
+    for (int i = 0; i < others; i++) found |= beside[i] == stream;
+    return capturing && found;
 }
 
 /* The device and its context */
@@ -91,16 +100,33 @@ int cuPointerGetAttribute(void *out, int which, Pointer p) { *(void **)out = &co
 /* Streams and graphs */
 int cuStreamCreate(void **s, unsigned flags) { *s = handle(); return SUCCESS; }
 int cuStreamDestroy_v2(void *s) { return SUCCESS; }
-int cuStreamSynchronize(void *s) { if (s == capturing) SAY("wait while capturing"); return SUCCESS; }
+int cuStreamSynchronize(void *s) { if (in_capture(s)) SAY("wait while capturing"); return SUCCESS; }
+int cuStreamWaitEvent(void *s, void *e, unsigned flags) {
+    void *from = *(void **)e; /* the stream on which it was recorded */
+    if (!in_capture(from)) return SUCCESS;
+    if (!in_capture(s)) {
+        joined[others] = 0;
+        beside[others++] = s;
+    }
+    for (int i = 0; i < others; i++) joined[i] |= beside[i] == from;
+    return SUCCESS;
+}
 int cuStreamGetCtx(void *s, void **c) { *c = &context; return SUCCESS; }
-int cuStreamIsCapturing(void *s, int *answer) { *answer = s == capturing; return SUCCESS; }
+int cuStreamIsCapturing(void *s, int *answer) { *answer = in_capture(s); return SUCCESS; }
 int cuStreamBeginCapture_v2(void *s, int mode) {
     if (getenv("FAKE_NO_GRAPHS")) return NOT_SUPPORTED;
     capturing = s;
     captured = 0;
     return SUCCESS;
 }
-int cuStreamEndCapture(void *s, void **graph) { capturing = NULL; *graph = handle(); return SUCCESS; }
+int cuStreamEndCapture(void *s, void **graph) {
+    for (int i = 0; i < others; i++)
+        if (!joined[i]) SAY("a stream beside the captured one has not been joined");
+    capturing = NULL;
+    others = 0;
+    *graph = handle();
+    return SUCCESS;
+}
 int cuGraphInstantiateWithFlags(void **executable, void *graph, uint64_t flags) {
     *executable = handle();
     *(int *)*executable = captured;
@@ -130,7 +156,7 @@ int cuLibraryGetModule(void **m, void *l) { *m = l; return SUCCESS; }
 int cuModuleGetGlobal_v2(Pointer *p, size_t *n, void *m, const char *name) { return NOT_FOUND; }
 int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void *stream, void **arguments, void **extra) {
-    int recorded = capturing && stream == capturing;
+    int recorded = in_capture(stream);
     captured += recorded;
     SAY("%s %s on %u x %u x %u blocks of %u x %u x %u%s", recorded ? "capture" : "launch", (char *)f, gx, gy, gz, bx,
         by, bz, stream ? "" : " on the default stream");
@@ -143,7 +169,7 @@ int cuLaunchKernelEx(Launch *l, void *f, void **arguments, void **extra) {
 
 /* Events: a millisecond between any two */
 int cuEventCreate(void **e, unsigned flags) { *e = handle(); return SUCCESS; }
-int cuEventRecord(void *e, void *s) { return SUCCESS; }
+int cuEventRecord(void *e, void *s) { *(void **)e = s; return SUCCESS; }
 int cuEventSynchronize(void *e) { return SUCCESS; }
 int cuEventElapsedTime(float *ms, void *a, void *b) { *ms = 1; return SUCCESS; }
 int cuEventDestroy_v2(void *e) { return SUCCESS; }

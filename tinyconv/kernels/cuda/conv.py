@@ -19,16 +19,16 @@ from tinyconv.kernels.cuda.conv_pool import (  # noqa: F401  (the fused step has
     conv2d_relu_max_pool2d_prepare,
     conv2d_relu_max_pool2d_workspace,
 )
-from tinyconv.kernels.cuda.convolution.product import add_parts, multiply, multiply_parts, parts_of, product, scratch
+from tinyconv.kernels.cuda.convolution.product import flat, multiply, multiply_backward, parts_of, product, scratch
 from tinyconv.kernels.cuda.runtime.device import divided, float32, index, inlined
 
 
 def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
-    """Scratch for the parts of a product whose depth is cut; those of dw always go there."""
+    """Scratch for the parts of a product whose depth is cut. Those of dw always go there; behind them, those of dx."""
     (N, OH, OW, F), (N, H, W, C), (KH, KW, C, F) = out_shape, x_shape, w_shape
     outputs, pixels, taps = N * OH * OW, N * H * W, KH * KW * C
     gradient = parts_of(taps + 1, F, outputs)[0] * (taps + 1) * F
-    return max(scratch(outputs, F, taps), scratch(pixels, C, KH * KW * F), gradient)
+    return max(scratch(outputs, F, taps), gradient + scratch(pixels, C, KH * KW * F))
 
 
 def conv2d_prepare(work, w, out_shape, x_shape, strides, padding, dilation):
@@ -45,25 +45,14 @@ def conv2d_forward(out, x, w, b, work, strides, padding, dilation, relu):
 
 
 def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
-    """See reference. dw and db are one product, cut into parts along the outputs; dx is the other."""
+    """See reference. dw and db are one product, cut into parts along the outputs; dx is the other, beside it."""
     N, OH, OW, F = dout.shape
     N, H, W, C = x.shape
     KH, KW, C, F = w.shape
     shape = _shape(x, w, dout, strides, padding, dilation)
-    taps, outputs = KH * KW * C, N * OH * OW
-    parts, _ = parts_of(taps + 1, F, outputs)
-    sums = work[: parts * (taps + 1) * F]
-    sizes = taps + 1, F, outputs
-    multiply_parts(_gradient, sums, flat(x), flat(dout), db, sizes, shape)
-    add_parts(flat(dw), db, sums, parts, db, False, False)
-    if dx.size:
-        sizes = N * H * W, C, KH * KW * F
-        multiply(_backward, flat(dx), flat(dout), flat(w), db, work, sizes, shape, False, False)
-
-
-def flat(array):
-    """The array as one row of numbers, without a copy."""
-    return array.reshape(array.size)
+    filters = _gradient, flat(x), flat(dout), (KH * KW * C + 1, F, N * OH * OW), shape
+    inputs = _backward, flat(dout), flat(w), (N * H * W, C, KH * KW * F), shape
+    multiply_backward(flat(dx), flat(dw), db, work, filters, inputs)
 
 
 def _shape(x, w, out, strides, padding, dilation):

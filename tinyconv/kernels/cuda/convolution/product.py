@@ -15,7 +15,7 @@ each; they go to scratch and :func:`add_parts` adds them in order. How many foll
 
 import numpy as np
 
-from tinyconv.kernels.cuda.runtime.device import VECTOR, blocks_for, cuda, divided, float32, index, launch
+from tinyconv.kernels.cuda.runtime.device import VECTOR, blocks_for, cuda, divided, float32, index, launch, together
 
 TILE, DEPTH, SIDE = 64, 16, 4  # results of a block; depth of a round; results of a thread (each squared, but DEPTH)
 THREADS = (TILE // SIDE) ** 2
@@ -49,6 +49,33 @@ def multiply(kernel, out, a, b, bias, work, sizes, shape, finish, relu):
     sums = work[: parts * rows * columns]
     multiply_parts(kernel, sums, a, b, bias, sizes, shape)
     add_parts(out, out, sums, parts, bias, finish, relu)
+
+
+def multiply_backward(dx, dw, db, work, filters, inputs):
+    """dw and db as one product, always in parts along its depth; and if wanted dx as another one, beside it. Each is
+    given as (kernel, a, b, sizes, shape); all arrays are flat."""
+    rows, columns, depth = filters[3]
+    parts, _ = parts_of(rows, columns, depth)
+    sums, work = work[: parts * rows * columns], work[parts * rows * columns :]
+
+    def filter_gradient():
+        kernel, a, b, sizes, shape = filters
+        multiply_parts(kernel, sums, a, b, db, sizes, shape)
+        add_parts(dw, db, sums, parts, db, False, False)
+
+    def input_gradient():
+        kernel, a, b, sizes, shape = inputs
+        multiply(kernel, dx, a, b, db, work, sizes, shape, False, False)
+
+    if dx.size:
+        together(input_gradient, filter_gradient)
+    else:
+        filter_gradient()
+
+
+def flat(array):
+    """The array as one row of numbers, without a copy."""
+    return array.reshape(array.size)
 
 
 def multiply_parts(kernel, sums, a, b, bias, sizes, shape):

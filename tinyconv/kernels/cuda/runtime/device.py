@@ -151,6 +151,38 @@ def recording_stream() -> Iterator[Any]:
         _thread.stream = None
 
 
+def together(one: Callable[[], None], other: Callable[[], None]) -> None:
+    """Queue two pieces of work that may run at the same time; what was queued before comes before both, and what is
+    queued later waits for both. A small kernel leaves most of the GPU idle, and two of them fit beside each other."""
+    if SIMULATED:
+        other()
+        one()
+        return
+    queue, depth = stream(), getattr(_thread, "depth", 0)
+    beside = _beside(depth)
+    begun, done = cuda.event(timing=False), cuda.event(timing=False)
+    begun.record(queue)
+    begun.wait(beside)
+    before = getattr(_thread, "stream", None)
+    _thread.stream, _thread.depth = beside, depth + 1
+    try:
+        other()
+        _thread.stream = before
+        one()
+    finally:
+        _thread.stream, _thread.depth = before, depth
+        done.record(beside)
+        done.wait(queue)
+
+
+def _beside(depth: int) -> Any:
+    """A second stream of this thread; others for what is together inside of what is together."""
+    streams = _thread.__dict__.setdefault("beside", [])
+    while len(streams) <= depth:
+        streams.append(cuda.stream())
+    return streams[depth]
+
+
 def launch(kernel: Any, blocks: int | tuple[int, ...], threads: int | tuple[int, ...], *arguments: Any) -> None:
     """Queue one run of a kernel on ``blocks`` times ``threads`` threads. An empty grid does nothing."""
     if 0 in (blocks if isinstance(blocks, tuple) else (blocks,)):

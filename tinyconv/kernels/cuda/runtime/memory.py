@@ -8,17 +8,20 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tinyconv.kernels.cuda.runtime import dlpack
-from tinyconv.kernels.cuda.runtime.device import SIMULATED, cuda, name, recording_stream, require, stream
+from tinyconv.kernels.cuda.runtime.device import SIMULATED, cuda, name, recording_stream, require, stream, together
 
 logger = logging.getLogger("tinyconv")
 
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 _warned: set[str] = set()
+
+COUNTING = ("accumulate", "count_correct", "count_binary_correct", "count_top_k")  # what is only for the logs
 
 
 def allocate(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -63,13 +66,16 @@ def synchronize() -> None:
     stream().synchronize()
 
 
-def record(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> Callable[[], None]:
+Call = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+def record(calls: Sequence[Call]) -> Callable[[], None]:
     """One callable that runs all calls in order; from its second run on, as one CUDA graph.
 
     The first run launches them one by one, which compiles the kernels. Where graphs cannot be had (the simulator, an
     old driver), every run does so, and one line in the log says why.
     """
-    calls = tuple(calls)
+    before, metrics, after = _parted(tuple(calls))
     graph: list[Callable[[], None]] = []  # empty before the first run
 
     def run() -> None:
@@ -80,8 +86,9 @@ def record(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> Call
         graph.append(capture)
 
     def launch_all() -> None:
-        for kernel, arguments in calls:
-            kernel(*arguments)
+        _launch(before)
+        if metrics:
+            together(partial(_launch, after), partial(_launch, metrics))
 
     def capture() -> None:
         try:
@@ -94,6 +101,24 @@ def record(calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> Call
         graph[0]()
 
     return run
+
+
+def _parted(calls: tuple[Call, ...]) -> tuple[tuple[Call, ...], ...]:
+    """The calls up to the loss, those that then only count (metrics, totals), and those that need not wait for them.
+
+    What a metric reads, the loss and the output, nothing changes until the next step; and only they touch the totals.
+    """
+    counting = [getattr(kernel, "__name__", "") in COUNTING for kernel, _ in calls]
+    first = counting.index(True) if any(counting) else len(calls)
+    last = first + sum(counting)
+    if not all(counting[first:last]):  # a penalty on the weights is counted later than the others
+        first = last = len(calls)
+    return calls[:first], calls[first:last], calls[last:]
+
+
+def _launch(calls: Sequence[Call]) -> None:
+    for kernel, arguments in calls:
+        kernel(*arguments)
 
 
 def on_device(x: Any) -> bool:
