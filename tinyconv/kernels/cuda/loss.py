@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, float32, inlined, launch
+from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, divided, float32, inlined, launch
 
 EPSILON = np.float32(1e-7)
 _TOP = np.float32(1) - EPSILON
@@ -16,8 +16,8 @@ def softmax_cross_entropy_forward(losses, probs, logits, targets):
 
 
 def softmax_cross_entropy_backward(dlogits, probs, targets):
-    """See reference. One thread a row."""
-    _rows(_softmax_cross_entropy_backward, dlogits, probs, targets)
+    """See reference. One thread an element, which adds up its row's targets for itself."""
+    launch(_softmax_cross_entropy_backward, blocks_for(probs.size), THREADS, dlogits, probs, targets)
 
 
 def cross_entropy_forward(losses, probs, targets):
@@ -86,33 +86,43 @@ def _rows(kernel, first, *others):
 
 @cuda.jit
 def _softmax_cross_entropy_forward(losses, probs, logits, targets):
+    """A loop for each thing wanted: the compiler lets no load of a loop overtake a store that might change it."""
     m = cuda.grid(1)
     if m < logits.shape[0]:
+        classes = logits.shape[1]
         largest = logits[m, 0]
-        for c in range(logits.shape[1]):
+        c = 1
+        while c < classes:
             largest = max(largest, logits[m, c])
+            c += 1
         total = float32(0)
-        for c in range(logits.shape[1]):
-            e = math.exp(logits[m, c] - largest)
-            probs[m, c] = e
-            total += e
+        c = 0
+        while c < classes:
+            total += math.exp(logits[m, c] - largest)
+            c += 1
         log_total = math.log(total)
         loss = float32(0)
-        for c in range(logits.shape[1]):
-            probs[m, c] /= total
+        c = 0
+        while c < classes:
             loss -= targets[m, c] * (logits[m, c] - largest - log_total)
+            c += 1
         losses[m] = loss
+        c = 0
+        while c < classes:
+            probs[m, c] = math.exp(logits[m, c] - largest) / total
+            c += 1
 
 
 @cuda.jit
 def _softmax_cross_entropy_backward(dlogits, probs, targets):
-    m = cuda.grid(1)
+    m, c = divided(cuda.grid(1), probs.shape[1])
     if m < probs.shape[0]:
         total = float32(0)
-        for c in range(probs.shape[1]):
-            total += targets[m, c]
-        for c in range(probs.shape[1]):
-            dlogits[m, c] = (probs[m, c] * total - targets[m, c]) / float32(probs.shape[0])
+        other = 0
+        while other < probs.shape[1]:
+            total += targets[m, other]
+            other += 1
+        dlogits[m, c] = (probs[m, c] * total - targets[m, c]) / float32(probs.shape[0])
 
 
 @cuda.jit
