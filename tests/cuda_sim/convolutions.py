@@ -133,4 +133,4 @@ def test_tiles_of_the_fused_forward_fit_into_shared_memory_and_a_block(shape):
     assert 4 * (patch + KH * KW * deep * groups * conv_pool.WIDE) <= 48 * 1024
     assert 1 <= groups * high * wide <= 256
     assert 1 <= deep <= C
-    assert conv_pool._forward.__wrapped__(KH, KW, groups, high, wide, deep)
+    assert conv_pool._forward.__wrapped__(KH, KW, groups, high, wide, deep, False)

@@ -1,40 +1,55 @@
 """Convolution, ReLU and 2 x 2 max-pooling as one step: a thread's register tile is the pooling window.
 
-Forward, a thread holds the four outputs of one window (a *cell*) for eight filters, 32 sums: for every tap it reads
-four pixels and eight weights (two loads of four), and does 32 multiply-adds. It then keeps the largest of four.
+Forward, a thread holds the four outputs of one window (a *cell*) for four filters, 16 sums: for every tap it reads
+four pixels and four weights (one load of four), and does 16 multiply-adds. It then keeps the largest of four.
 
-Backward, only the winners carry a gradient, and most of those are zero (ReLU, dropout). So the non-zero ones are
-listed first, and each costs only the taps of its own filter:
+Backward, only the winners carry a gradient, and most of those are zero (ReLU, dropout). Each that is not costs only
+the taps of its own filter:
 
-* **dw**: a block owns one filter and some images, a thread one tap. The block lists the filter's winners, and each
-  thread adds value times pixel for its tap. Where a filter has few taps (the first layer: 9), a thread instead owns
-  one filter and holds all of its taps in registers.
-* **dx**: a list for each cell, written by one small kernel. Then a warp owns one row of dx, a thread one channel of
-  it, and walks from left to right; what its last window has begun to add up is in registers until it has passed.
+* **dw**: a block owns one filter and some cells, a thread one row of the filter's taps in one channel. The block lists
+  the winners that are not zero in shared memory, and each thread adds value times pixel for its taps. Where a filter
+  has few taps (the first layer: 9), a thread instead owns one filter and holds all of its taps in registers.
+* **dx**: one small kernel lists, for each pixel of the convolution's output, its winners that are not zero: where in
+  the turned filters their weights begin, and their gradients. Then a warp owns one row of those pixels, a thread one
+  channel, and walks from left to right; what the windows have begun to add up is in registers until they have passed.
+  Each row of the filters gives a part of a row of dx, and a last kernel adds them in order.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
 from tinyconv.kernels.cuda.convolution.product import add_parts
-from tinyconv.kernels.cuda.runtime.device import VECTOR, blocks_for, cuda, divided, float32, index, launch
+from tinyconv.kernels.cuda.runtime.device import (
+    THREADS,
+    VECTOR,
+    blocks_for,
+    cuda,
+    divided,
+    float32,
+    index,
+    launch,
+    together,
+)
 
-WIDE = 8  # filters of one thread forward
-GROUPS = 4  # at most so many groups of eight filters in a block
+WIDE = 4  # filters of one thread forward
+GROUPS = 8  # at most so many groups of four filters in a block
 FLOATS = 8192  # shared floats of a forward block, at most: 32 KB
+COPIES = 16  # floats that a thread copies at a time, so that their loads are under way together
 FEW_TAPS = 32  # so many taps, at most, are held in registers
-LIST = 128  # threads that list a cell's winners
-BATCH = 4  # winners that dx takes at a time
+BATCH = 4  # winners that are read together, for the same reason
+LISTED = 16  # the same, of those that are only listed
 WARP = 32
-_BLOCKS = 512  # how many blocks, about, share dw
+WARPS = 8  # of a block of dw with few taps
+_BLOCKS = 2048  # how many blocks, about, share dw
 
 
 def conv2d_relu_max_pool2d_workspace(out_shape, x_shape, w_shape, padding):
-    """Scratch of the backward pass: parts of dw and db, the turned filters, the lists' lengths, places and values."""
-    (N, PH, PW, F), (KH, KW, C, F) = out_shape, w_shape
-    taps, cells = KH * KW * C, N * PH * PW
-    return _parts(N, taps, F)[0] * (taps + 1) * F + taps * F + cells + 2 * cells * F
+    """Scratch of the backward pass: parts of dw and db, the turned filters, parts of dx, lists and their lengths."""
+    (N, PH, PW, F), (N, _, W, C), (KH, KW, C, F) = out_shape, x_shape, w_shape
+    taps, pixels = KH * KW * C, 4 * N * PH * PW
+    lists, parts_of_dx = pixels + 2 * pixels * F, 2 * N * PH * KH * W * C
+    return _parts(N, PH, PW, KH, KW, C, F)[0] * (taps + 1) * F + taps * F + lists + parts_of_dx
 
 
 def conv2d_relu_max_pool2d_prepare(work, w):
@@ -42,48 +57,67 @@ def conv2d_relu_max_pool2d_prepare(work, w):
 
 
 def conv2d_relu_max_pool2d_forward(out, argmax, x, w, b, work, padding):
-    """See reference. A block computes some cells of one image for up to 32 filters; a thread one cell for eight."""
+    """See reference. A block computes some cells of one image for up to 32 filters; a thread one cell for four."""
     N, PH, PW, F = out.shape
     N, H, W, C = x.shape
     KH, KW, C, F = w.shape
     groups, high, wide, deep = _forward_tile(KH, KW, C, F, PH, PW)
     grid = N * blocks_for(PH, high) * blocks_for(PW, wide), blocks_for(F, groups * WIDE)
-    kernel, shape = _forward(KH, KW, groups, high, wide, deep), (H, W, C, PH, PW, F)
-    arguments = out, argmax, x.reshape(x.size), w.reshape(w.size), b, shape, *map(int, padding), argmax.size > 0
+    whole = C % deep == 0 and F % (groups * WIDE) == 0
+    kernel, shape = _forward(KH, KW, groups, high, wide, deep, whole), (H, W, C, PH, PW, F)
+    arrays = out.reshape(out.size), argmax.reshape(argmax.size), x.reshape(x.size), w.reshape(w.size), b
+    arguments = *arrays, shape, *map(int, padding), argmax.size > 0
     launch(kernel, grid, (groups, high * wide), *arguments)
 
 
 def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, padding, scale):
-    """See reference. dw and db in parts (by images), added in order; then, if wanted, the lists and dx."""
+    """See reference. dw and db; and, if wanted, dx beside them."""
+    N, PH, PW, F = dout.shape
+    KH, KW, C, F = w.shape
+    work, sums = _split(work, _parts(N, PH, PW, KH, KW, C, F)[0] * (KH * KW * C + 1) * F)
+    filters = partial(_filter_gradient, dw, db, dout, argmax, x, sums, padding, float32(scale))
+    if dx.size:
+        together(partial(_input_gradient, dx, dout, argmax, w, work, padding, float32(scale)), filters)
+    else:
+        filters()
+
+
+def _filter_gradient(dw, db, dout, argmax, x, sums, padding, scale):
+    """dw and db in parts (by rows of cells, or by cells), added in order."""
     N, PH, PW, F = dout.shape
     N, H, W, C = x.shape
-    KH, KW, C, F = w.shape
-    taps, cells, scale = KH * KW * C, N * PH * PW, float32(scale)
+    KH, KW, C, F = dw.shape
     top, left = map(int, padding)
-    parts, images = _parts(N, taps, F)
-    work, sums = _split(work, parts * (taps + 1) * F)
-    if taps <= FEW_TAPS:
-        grid = blocks_for(F, WARP), parts
-        launch(
-            _few_taps(KH, KW, C), grid, (WARP, 8), sums, dout, argmax, x.reshape(x.size), H, W, images, top, left, scale
-        )
+    parts, size = _parts(N, PH, PW, KH, KW, C, F)
+    arguments = sums, dout, argmax, x.reshape(x.size), (H, W, size, top, left), scale
+    reaches_out = _reaches_out(x, dw, dout, padding)
+    if KH * KW * C <= FEW_TAPS:
+        launch(_few_taps(KH, KW, C, reaches_out), (blocks_for(F, WARP), parts), (WARP, WARPS), *arguments)
     else:
-        tiles, threads = _tap_tiles(taps)
-        kernel, shape = _many_taps(threads, _reaches_out(x, w, dout, padding)), (H, W, C, KW, taps)
-        launch(
-            kernel, (F, parts, tiles), threads, sums, dout, argmax, x.reshape(x.size), shape, images, top, left, scale
-        )
+        tiles, threads = _tap_tiles(KH * C)
+        launch(_many_taps(KH, KW, C, threads, reaches_out), (F, parts, tiles), threads, *arguments)
     add_parts(dw.reshape(dw.size), db, sums, parts, db, False, False)
-    if dx.size == 0:
-        return
-    work, turned = _split(work, taps * F)
-    work, lengths = _split(work, cells)
-    work, places = _split(work, cells * F)
-    work, values = _split(work, cells * F)
-    launch(_turn, (KH * KW, blocks_for(C * F, LIST)), LIST, turned, w)
-    launch(_list_winners, cells, LIST, lengths, places, values, dout, argmax, scale)
-    arguments = dx, turned, lengths, places, values, PH, PW, F, KH, top, left
-    launch(_dx(KW), (N * blocks_for(H, 4), blocks_for(C, WARP)), (WARP, 4), *arguments)
+
+
+def _input_gradient(dx, dout, argmax, w, work, padding, scale):
+    """dx from the lists of the winners at each pixel of the convolution's output, in parts (by rows of the filters)."""
+    N, PH, PW, F = dout.shape
+    N, H, W, C = dx.shape
+    KH, KW, C, F = w.shape
+    top, left = map(int, padding)
+    pixels = 4 * N * PH * PW
+    work, turned = _split(work, w.size)
+    work, sums = _split(work, 2 * N * PH * KH * W * C)
+    work, lengths = _split(work.view(np.int32), pixels)
+    work, offsets = _split(work, pixels * F)
+    lists = lengths, offsets, work[: pixels * F].view(np.float32)
+    launch(_turn, (KH * KW, blocks_for(C * F)), THREADS, turned, w)
+    gradients = dout.reshape(dout.size), argmax.reshape(argmax.size), F, KH * KW * C, scale
+    launch(_list_winners, blocks_for(pixels, WARP), WARP, *lists, *gradients)
+    rows = min(KH, max(1, WARP // KW))
+    grid = blocks_for(2 * N * PH, BATCH), blocks_for(C, WARP), blocks_for(KH, rows)
+    launch(_dx_parts(KH, KW, C, rows), grid, (WARP, BATCH), sums, turned, *lists, (N, PH, PW, F, W, left))
+    launch(_add_dx(KH), (N * H, blocks_for(W * C)), THREADS, dx, sums, PH, PW, KW, top, left)
 
 
 def _reaches_out(x, w, dout, padding):
@@ -121,32 +155,43 @@ def _forward_tile(KH, KW, C, F, PH, PW):
     return groups, high, wide, blocks_for(C, blocks_for(C, deep))
 
 
-def _parts(N, taps, F):
-    """Into how many parts of how many images dw is cut."""
-    across = blocks_for(F, WARP) if taps <= FEW_TAPS else F * _tap_tiles(taps)[0]
-    images = blocks_for(N, max(1, min(N, _BLOCKS // across)))
-    return blocks_for(N, images), images
+def _parts(N, PH, PW, KH, KW, C, F):
+    """Into how many parts dw is cut, and how many cells each has, or how many rows of cells if the taps are few."""
+    if KH * KW * C <= FEW_TAPS:
+        rows = N * PH
+        size = blocks_for(rows, max(1, min(blocks_for(rows, WARPS), _BLOCKS // blocks_for(F, WARP))))
+        return blocks_for(rows, size), size
+    tiles, threads = _tap_tiles(KH * C)
+    rounds = blocks_for(N * PH * PW, threads)
+    size = threads * blocks_for(rounds, max(1, _BLOCKS // (F * tiles)))
+    return blocks_for(N * PH * PW, size), size
 
 
-def _tap_tiles(taps):
-    """Into how many tiles the taps are cut, and how many threads (whole warps) each has."""
-    tiles = blocks_for(taps, 512)
-    return tiles, blocks_for(blocks_for(taps, tiles), WARP) * WARP
+def _tap_tiles(rows):
+    """Into how many tiles the rows of taps are cut, and how many threads (whole warps) each has."""
+    tiles = blocks_for(rows, 512)
+    return tiles, blocks_for(blocks_for(rows, tiles), WARP) * WARP
 
 
 @cache
-def _forward(KH, KW, groups, high, wide, deep):
-    """The forward kernel for filters and a tile of this size: the sizes are constants, so its loops unroll."""
+def _forward(KH, KW, groups, high, wide, deep, whole):
+    """The forward kernel for filters and a tile of this size: the sizes are constants, so its loops unroll.
+
+    ``whole`` says that channels and filters fill their tiles, so that none of them is outside.
+    """
     rows, columns, filters = 2 * high + KH - 1, 2 * wide + KW - 1, groups * WIDE
     pixels, weights = deep * rows * columns, deep * KH * KW * filters
     threads = groups * high * wide
-    together = 4 if deep % 4 == 0 else 1  # channels that one thread copies at a time
+    adjacent = 4 if deep % 4 == 0 else 1  # channels that one thread copies at a time
+    pixel_steps = min(COPIES // adjacent, blocks_for(pixels // adjacent, threads))
+    weight_steps = min(COPIES // 4, blocks_for(weights // 4, threads))
 
     @cuda.jit
     def conv2d_relu_max_pool2d_kernel(out, argmax, x, w, b, shape, top, left, keep):
         patch = cuda.shared.array(pixels, np.float32, VECTOR)  # (channel, row, column)
         taps = cuda.shared.array(weights, np.float32, VECTOR)  # (channel, k, l, filter)
         sums = cuda.local.array((4, WIDE), np.float32)
+        copied = cuda.local.array(COPIES, np.float32)
         H, W, C, PH, PW, F = shape
         down, across = (PH + high - 1) // high, (PW + wide - 1) // wide
         ni, j0 = divided(cuda.blockIdx.x, across)
@@ -164,30 +209,41 @@ def _forward(KH, KW, groups, high, wide, deep):
         c0 = 0
         while c0 < C:
             at = t
-            while at < pixels // together:  # neighbouring threads copy neighbouring channels
-                place, c = divided(at, deep // together)
-                y, column = divided(place, columns)
-                y += 2 * i0 - top
-                column += 2 * j0 - left
-                c *= together
-                inside = (y >= 0) & (y < H) & (column >= 0) & (column < W)
-                first = ((n * H + y) * W + column) * C + c0 + c
-                for q in range(together):
-                    there = inside & (c0 + c + q < C)
-                    value = x[index(first + q if there else 0)]
-                    patch[index((c + q) * (rows * columns) + place)] = value if there else float32(0)
-                at += threads
+            while at < pixels // adjacent:  # neighbouring threads copy neighbouring channels
+                for step in range(pixel_steps):
+                    place, c = divided(min(at + step * threads, pixels // adjacent - 1), deep // adjacent)
+                    y, column = divided(place, columns)
+                    y += 2 * i0 - top
+                    column += 2 * j0 - left
+                    c *= adjacent
+                    inside = (y >= 0) & (y < H) & (column >= 0) & (column < W)
+                    first = ((n * H + y) * W + column) * C + c0 + c
+                    for q in range(adjacent):
+                        there = inside & (whole | (c0 + c + q < C))
+                        value = x[index(first + q if there else 0)]
+                        copied[step * adjacent + q] = value if there else float32(0)
+                for step in range(pixel_steps):
+                    if at < pixels // adjacent:
+                        place, c = divided(at, deep // adjacent)
+                        for q in range(adjacent):
+                            patch[index((c * adjacent + q) * (rows * columns) + place)] = copied[step * adjacent + q]
+                    at += threads
             at = t
             while at < weights // 4:  # neighbouring threads copy neighbouring filters
-                place, f = divided(at, filters // 4)
-                c, tap = divided(place, KH * KW)
-                f = f0 + 4 * f
-                first = (tap * C + c0 + c) * F + f
-                for q in range(4):
-                    there = (f + q < F) & (c0 + c < C)
-                    value = w[index(first + q if there else 0)]
-                    taps[index(4 * at + q)] = value if there else float32(0)
-                at += threads
+                for step in range(weight_steps):
+                    place, f = divided(min(at + step * threads, weights // 4 - 1), filters // 4)
+                    c, tap = divided(place, KH * KW)
+                    f = f0 + 4 * f
+                    first = (tap * C + c0 + c) * F + f
+                    for q in range(4):
+                        there = whole | ((f + q < F) & (c0 + c < C))
+                        value = w[index(first + q if there else 0)]
+                        copied[step * 4 + q] = value if there else float32(0)
+                for step in range(weight_steps):
+                    if at < weights // 4:
+                        for q in range(4):
+                            taps[index(4 * at + q)] = copied[step * 4 + q]
+                    at += threads
             cuda.syncthreads()
 
             i, j = divided(cell, wide)
@@ -215,36 +271,42 @@ def _forward(KH, KW, groups, high, wide, deep):
         i, j = divided(cell, wide)
         i += i0
         j += j0
-        for q in range(WIDE):
-            f = f0 + group * WIDE + q
-            if i < PH and j < PW and f < F:
-                best = sums[0, q] + b[f]
-                winner = 0
-                for position in range(1, 4):
-                    value = sums[position, q] + b[f]
-                    if value > best or (value != value and best == best):
-                        best = value
-                        winner = position
-                if best <= float32(0):
-                    best = float32(0)
-                    winner = -1
-                out[n, i, j, f] = best
-                if keep:
-                    argmax[n, i, j, f] = np.int8(winner)
+        if i < PH and j < PW:
+            at = ((n * PH + i) * PW + j) * F
+            for q in range(WIDE):
+                f = f0 + group * WIDE + q
+                if whole or f < F:
+                    bias = b[index(f)]
+                    best = sums[0, q] + bias
+                    winner = 0
+                    for position in range(1, 4):
+                        value = sums[position, q] + bias
+                        if not value <= best and best == best:  # larger, or the first NaN
+                            best = value
+                            winner = position
+                    if best <= float32(0):
+                        best = float32(0)
+                        winner = -1
+                    out[index(at + f)] = best
+                    if keep:
+                        argmax[index(at + f)] = np.int8(winner)
 
     return conv2d_relu_max_pool2d_kernel
 
 
 @cache
-def _few_taps(KH, KW, C):
-    """dw of filters with few taps: a lane owns a filter; eight warps share the rows of the images."""
+def _few_taps(KH, KW, C, padded):
+    """dw of filters with few taps: a lane owns a filter; eight warps share the rows of cells."""
     count = KH * KW * C
     rows = count + 1  # db is the last
 
     @cuda.jit
-    def dw_few_taps_kernel(sums, dout, argmax, x, H, W, images, top, left, scale):
-        shared = cuda.shared.array((8, rows, WARP), np.float32)
+    def dw_few_taps_kernel(sums, dout, argmax, x, shape, scale):
+        shared = cuda.shared.array((WARPS, rows, WARP), np.float32)
         dw = cuda.local.array(count, np.float32)
+        winners = cuda.local.array(BATCH, np.int64)
+        values = cuda.local.array(BATCH, np.float32)
+        H, W, size, top, left = shape
         N, PH, PW, F = dout.shape
         lane = cuda.threadIdx.x
         warp = cuda.threadIdx.y
@@ -253,25 +315,36 @@ def _few_taps(KH, KW, C):
         db = float32(0)
         for tap in range(count):
             dw[tap] = float32(0)
-        stop = min((part + 1) * images, N) * PH
-        row = part * images * PH + warp
+        stop = min((part + 1) * size, N * PH)
+        row = part * size + warp
         while row < stop and f < F:
             n, i = divided(row, PH)
-            for j in range(PW):
-                winner = int(argmax[n, i, j, f])
-                value = scale * dout[n, i, j, f] if winner >= 0 else float32(0)
-                winner = max(winner, 0)
-                y = 2 * i + (winner >> 1) - top
-                column = 2 * j + (winner & 1) - left
-                db += value
-                for tap in range(count):
-                    k = y + tap // (KW * C)
-                    l = column + tap // C % KW
-                    inside = (k >= 0) & (k < H) & (l >= 0) & (l < W)
-                    at = ((n * H + k) * W + l) * C + tap % C
-                    pixel = x[index(at if inside else 0)]
-                    dw[tap] += value * (pixel if inside else float32(0))
-            row += 8
+            j = 0
+            while j < PW:
+                for q in range(BATCH):  # beyond the row's end, the last one again, as one that carries nothing
+                    at = min(j + q, PW - 1)
+                    winner = int(argmax[n, i, at, f])
+                    value = dout[n, i, at, f]
+                    values[q] = scale * value if (winner >= 0) & (j + q < PW) else float32(0)
+                    winners[q] = max(winner, 0)
+                for q in range(BATCH):
+                    value = values[q]
+                    y = 2 * i + (winners[q] >> 1) - top
+                    column = 2 * min(j + q, PW - 1) + (winners[q] & 1) - left
+                    corner = ((n * H + y) * W + column) * C
+                    db += value
+                    for tap in range(count):
+                        k = tap // (KW * C)
+                        l = tap // C % KW
+                        at = corner + (k * W + l) * C + tap % C
+                        if padded:
+                            inside = (y + k >= 0) & (y + k < H) & (column + l >= 0) & (column + l < W)
+                            pixel = x[index(at if inside else 0)]
+                            dw[tap] += value * (pixel if inside else float32(0))
+                        else:
+                            dw[tap] += value * x[index(at)]
+                j += BATCH
+            row += WARPS
         for tap in range(count):
             shared[warp, tap, lane] = dw[tap]
         shared[warp, count, lane] = db
@@ -279,94 +352,92 @@ def _few_taps(KH, KW, C):
         tap = warp
         while tap < rows:
             total = float32(0)
-            for other in range(8):
+            for other in range(WARPS):
                 total += shared[other, tap, lane]
             if f < F:
                 sums[(part * rows + tap) * F + f] = total
-            tap += 8
+            tap += WARPS
 
     return dw_few_taps_kernel
 
 
 @cache
-def _many_taps(threads, padded):
-    """dw of filters with many taps: a block owns a filter, lists its winners, and each thread adds them for its tap."""
-    warps = threads // WARP
+def _many_taps(KH, KW, C, threads, padded):
+    """dw of filters with many taps: a block owns a filter and some cells, a thread the taps of a row and channel."""
+    count = KH * KW * C
 
     @cuda.jit
-    def dw_many_taps_kernel(sums, dout, argmax, x, shape, images, top, left, scale):
-        flags = cuda.shared.array(threads, np.int32)
-        before = cuda.shared.array(warps, np.int32)
+    def dw_many_taps_kernel(sums, dout, argmax, x, shape, scale):
+        flags = cuda.shared.array(threads, np.float32, VECTOR)
+        length = cuda.shared.array(1, np.float32)
         values = cuda.shared.array(threads, np.float32)
         corners = cuda.shared.array(threads, np.int64)  # where in x each winner's first tap lies: that pixel,
         ys = cuda.shared.array(threads, np.int32)  # its row
         columns = cuda.shared.array(threads, np.int32)  # and its column
-        H, W, C, KW, taps = shape
+        dw = cuda.local.array(KW, np.float32)
+        H, W, size, top, left = shape
         N, PH, PW, F = dout.shape
         t = cuda.threadIdx.x
         f = cuda.blockIdx.x
         part = cuda.blockIdx.y
-        tap = cuda.blockIdx.z * threads + t
-        kl, c = divided(tap, C)
-        k, l = divided(kl, KW)
-        offset = (k * W + l) * C + c
-        dw = float32(0)
+        row = cuda.blockIdx.z * threads + t
+        k, c = divided(row, C)
+        k = min(k, KH - 1)  # threads beyond the last row do as it does, for nothing
+        offset = k * W * C + c
         db = float32(0)
-        stop = min((part + 1) * images, N) * PH * PW
-        start = part * images * PH * PW
+        for l in range(KW):
+            dw[l] = float32(0)
+        start = part * size
+        stop = min(start + size, N * PH * PW)
         while start < stop:
-            cell = start + t
+            cell = min(start + t, stop - 1)
             ni, j = divided(cell, PW)
             n, i = divided(ni, PH)
-            winner = -1
-            value = float32(0)
-            if cell < stop:
-                winner = int(argmax[n, i, j, f])
-                value = scale * dout[n, i, j, f]
-            flags[t] = 1 if winner >= 0 and value != float32(0) else 0
-            rank, count = 0, 0
+            winner = int(argmax[n, i, j, f])
+            value = scale * dout[n, i, j, f]
+            kept = (winner >= 0) & (value != float32(0)) & (start + t < stop)
+            flags[t] = float32(1) if kept else float32(0)
             cuda.syncthreads()
-            if t < warps:
-                for lane in range(WARP):
-                    rank += flags[t * WARP + lane]
-                before[t] = rank
-            cuda.syncthreads()
-            rank = 0
-            for warp in range(warps):
-                if warp < t // WARP:
-                    rank += before[warp]
-                count += before[warp]
-            for other in range(t // WARP * WARP, t):
-                rank += flags[other]
-            if flags[t] == 1:
-                values[rank] = value
+            rank = float32(0)  # how many threads before this one keep theirs
+            other = 0
+            while other < t:
+                rank += flags[index(other)]
+                other += 1
+            if kept:
+                place = index(rank)
                 y = 2 * i + (winner >> 1) - top
                 column = 2 * j + (winner & 1) - left
-                corners[rank] = ((n * H + y) * W + column) * C
-                ys[rank] = y
-                columns[rank] = column
+                values[place] = value
+                corners[place] = ((n * H + y) * W + column) * C
+                ys[place] = y
+                columns[place] = column
+            if t == threads - 1:
+                length[0] = rank + flags[t]
             cuda.syncthreads()
-            if tap < taps:
-                entry = 0
-                while entry < count:
-                    value = values[index(entry)]
-                    at = corners[index(entry)] + offset
-                    db += value
-                    if padded:
-                        y = ys[index(entry)] + k
-                        column = columns[index(entry)] + l
-                        inside = (y >= 0) & (y < H) & (column >= 0) & (column < W)
-                        pixel = x[index(at if inside else 0)]
-                        dw += value * (pixel if inside else float32(0))
-                    else:
-                        dw += value * x[index(at)]
-                    entry += 1
+            entries = int(length[0])
+            entry = 0
+            while entry < entries:
+                value = values[index(entry)]
+                at = corners[index(entry)] + offset
+                db += value
+                if padded:
+                    y = ys[index(entry)] + k
+                    column = columns[index(entry)]
+                    for l in range(KW):
+                        inside = (y >= 0) & (y < H) & (column + l >= 0) & (column + l < W)
+                        pixel = x[index(at + l * C if inside else 0)]
+                        dw[l] += value * (pixel if inside else float32(0))
+                else:
+                    for l in range(KW):
+                        dw[l] += value * x[index(at + l * C)]
+                entry += 1
             cuda.syncthreads()
             start += threads
-        if tap < taps:
-            sums[(part * (taps + 1) + tap) * F + f] = dw
-        if tap == 0:
-            sums[(part * (taps + 1) + taps) * F + f] = db
+        if row < KH * C:
+            for l in range(KW):
+                sums[(part * (count + 1) + (k * KW + l) * C + c) * F + f] = dw[l]
+        if row == 0:
+            sums[(part * (count + 1) + count) * F + f] = db
 
     return dw_many_taps_kernel
 
@@ -384,96 +455,93 @@ def _turn(turned, w):
 
 
 @cuda.jit
-def _list_winners(lengths, places, values, dout, argmax, scale):
-    """A block lists one cell's non-zero gradients in the order of the filters: place 4 * filter + position, value."""
-    flags = cuda.shared.array(LIST, np.int32)
-    N, PH, PW, F = dout.shape
-    cell = cuda.blockIdx.x
-    ni, j = divided(cell, PW)
-    n, i = divided(ni, PH)
-    t = cuda.threadIdx.x
-    length = 0
-    f0 = 0
-    while f0 < F:
-        f = f0 + t
-        winner = -1
-        value = float32(0)
-        if f < F:
-            winner = int(argmax[n, i, j, f])
-            value = scale * dout[n, i, j, f]
-        flags[t] = 1 if winner >= 0 and value != float32(0) else 0
-        step = 1
-        while step < LIST:  # a running sum: each round adds the sum that ended ``step`` threads before
-            cuda.syncthreads()
-            more = flags[t - step] if t >= step else np.int32(0)
-            cuda.syncthreads()
-            flags[t] += more
-            step *= 2
-        cuda.syncthreads()
-        if winner >= 0 and value != float32(0):
-            at = cell * F + length + flags[t] - 1
-            places[at] = float32(4 * f + winner)
-            values[at] = value
-        length += flags[LIST - 1]
-        cuda.syncthreads()
-        f0 += LIST
-    if t == 0:
-        lengths[cell] = float32(length)
+def _list_winners(lengths, offsets, values, dout, argmax, F, taps, scale):
+    """A thread lists the non-zero gradients of one pixel before the pooling, and where their filters' weights begin."""
+    winners = cuda.local.array(LISTED, np.int32)
+    gradients = cuda.local.array(LISTED, np.float32)
+    number = cuda.grid(1)  # 4 * cell + place in the cell
+    if number < lengths.size:
+        cell = (number >> 2) * F
+        first = number * F
+        at = first
+        f = 0
+        while f < F:
+            for q in range(LISTED):
+                there = index(cell + min(f + q, F - 1))
+                winners[q] = argmax[there] if f + q < F else -1
+                gradients[q] = scale * dout[there]
+            for q in range(LISTED):
+                if winners[q] == number & 3 and gradients[q] != float32(0):
+                    offsets[index(at)] = (f + q) * taps
+                    values[index(at)] = gradients[q]
+                    at += 1
+            f += LISTED
+        lengths[index(number)] = at - first
 
 
 @cache
-def _dx(KW):
-    """dx for filters KW wide. A warp owns one row of dx, a lane one channel; four rows are a block."""
-    touched = KW + 1  # columns that the windows of one cell touch
+def _dx_parts(KH, KW, C, rows):
+    """Parts of dx: a warp owns a row of the convolution's output and ``rows`` rows of the filters, a lane a channel."""
 
     @cuda.jit
-    def dx_kernel(dx, turned, lengths, places, values, PH, PW, F, KH, top, left):
-        passing = cuda.local.array(touched, np.float32)  # dx of the columns that the windows of this cell touch
-        even = cuda.local.array(BATCH, np.float32)  # the gradients whose windows begin at the cell's first column
-        odd = cuda.local.array(BATCH, np.float32)  # and at its second
-        taps = cuda.local.array(BATCH, np.int64)  # where their weights begin
-        N, H, W, C = dx.shape
-        down = (H + 3) // 4
-        n, y = divided(cuda.blockIdx.x, down)
-        y = y * 4 + cuda.threadIdx.y
+    def dx_parts_kernel(sums, turned, lengths, offsets, values, shape):
+        passing = cuda.local.array((rows, KW), np.float32)  # of the pixels that the windows of this output touch
+        N, PH, PW, F, W, left = shape
+        row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y  # n, i, upper or lower
         c = cuda.blockIdx.y * WARP + cuda.threadIdx.x
-        if y < H and c < C:
-            for tap in range(touched):
-                passing[tap] = float32(0)
-            first = max(0, (y + top - KH + 1) // 2)  # the rows of cells whose windows reach row y
-            last = min(PH, (y + top) // 2 + 1)
-            j = 0
-            while 2 * j - left < W:
-                i = first
-                while i < last and j < PW:
-                    cell = (n * PH + i) * PW + j
-                    entry = cell * F
-                    stop = entry + int(lengths[cell])
-                    while entry < stop:
-                        for q in range(BATCH):  # several at a time, so that their loads are under way together
-                            at = min(entry + q, stop - 1)
-                            place = int(places[index(at)])
-                            value = values[index(at)]
-                            k = y + top - 2 * i - (place >> 1 & 1)
-                            there = (entry + q < stop) & (k >= 0) & (k < KH)
-                            even[q] = value if there & (place & 1 == 0) else float32(0)
-                            odd[q] = value if there & (place & 1 == 1) else float32(0)
-                            taps[q] = (((place >> 2) * KH + (k if there else 0)) * KW) * C + c
-                        for l in range(KW):
-                            for q in range(BATCH):
-                                weight = turned[index(taps[q] + l * C)]
-                                passing[l] += even[q] * weight
-                                passing[l + 1] += odd[q] * weight
-                        entry += BATCH
-                    i += 1
-                for side in range(2):
-                    column = 2 * j + side - left
-                    if 0 <= column < W:
-                        dx[n, y, column, c] = passing[side]
-                for tap in range(KW - 1):
-                    passing[tap] = passing[tap + 2]
-                for tap in range(KW - 1, touched):
-                    passing[tap] = float32(0)
-                j += 1
+        k0 = cuda.blockIdx.z * rows
+        if row < 2 * N * PH and c < C:
+            for r in range(rows):
+                for l in range(KW):
+                    passing[r, l] = float32(0)
+            first = (row >> 1) * PW * 4 + (row & 1) * 2
+            length = lengths[index(first)]
+            column = 0
+            while column < 2 * PW + KW - 1:
+                if column < 2 * PW:
+                    entry = (first + (column >> 1) * 4 + (column & 1)) * F
+                    end = entry + length
+                    after = min(column + 1, 2 * PW - 1)  # its length is under way while this list is read
+                    length = lengths[index(first + (after >> 1) * 4 + (after & 1))]
+                    while entry < end:
+                        value = values[index(entry)]
+                        at = offsets[index(entry)] + c
+                        for r in range(rows):
+                            k = min(k0 + r, KH - 1)  # a row beyond the last one is computed, but not stored
+                            for l in range(KW):
+                                passing[r, l] += value * turned[index(at + (k * KW + l) * C)]
+                        entry += 1
+                if 0 <= column - left < W:
+                    for r in range(rows):
+                        if k0 + r < KH:
+                            sums[index(((row * KH + k0 + r) * W + column - left) * C + c)] = passing[r, 0]
+                for r in range(rows):
+                    for l in range(KW - 1):
+                        passing[r, l] = passing[r, l + 1]
+                    passing[r, KW - 1] = float32(0)
+                column += 1
 
-    return dx_kernel
+    return dx_parts_kernel
+
+
+@cache
+def _add_dx(KH):
+    """dx: a thread adds, for one pixel and channel, the parts of the rows of outputs whose windows reach the pixel."""
+
+    @cuda.jit
+    def add_dx_kernel(dx, sums, PH, PW, KW, top, left):
+        N, H, W, C = dx.shape
+        n, y = divided(cuda.blockIdx.x, H)
+        at = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+        if at < W * C:
+            reached = at < (2 * PW + KW - 1 - left) * C
+            total = float32(0)
+            for k in range(KH):
+                row = y + top - k
+                there = (row >= 0) & (row < 2 * PH) & reached
+                value = sums[index(((n * 2 * PH + row) * KH + k) * W * C + at if there else 0)]
+                total += value if there else float32(0)
+            x, c = divided(at, C)
+            dx[n, y, x, c] = total
+
+    return add_dx_kernel
