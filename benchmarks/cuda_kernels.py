@@ -134,13 +134,17 @@ class Launch:
 
 
 def _made_for(function: Any) -> str:
-    """The numbers for which a function made this kernel, if one did."""
+    """The numbers for which a function made this kernel, if one did; of functions, the first tells one from another."""
     maker, made, _ = function.__qualname__.partition(".<locals>")
     if not made:
         return ""
     arguments = inspect.signature(getattr(sys.modules[function.__module__], maker)).parameters
     used = inspect.getclosurevars(function).nonlocals
-    return ", ".join(f"{name}={used[name]}" for name in arguments if isinstance(used.get(name), int))
+    found = {name: used[name] for name in arguments if isinstance(used.get(name), int)}
+    functions = [used[name] for name in arguments if callable(used.get(name))]
+    if functions:
+        found = {"of": getattr(functions[0], "py_func", functions[0]).__name__} | found
+    return ", ".join(f"{name}={value}" for name, value in found.items())
 
 
 def launches() -> list[Launch]:
@@ -215,8 +219,8 @@ def measure(launch: Launch, target: str, folder: str | None = None) -> dict[str,
 
 
 def _number(pattern: str, text: str) -> int:
-    found = re.search(pattern, text)
-    return int(found.group(1)) if found else 0
+    """The largest such number: of the report's two parts, the first leaves out what only the second has placed."""
+    return max(map(int, re.findall(pattern, text)), default=0)
 
 
 def versions() -> dict[str, str]:
