@@ -1,8 +1,8 @@
 """Every CPU kernel, held to its reference.
 
-The reference runs in float64, the kernel in float32: serial, in parallel on one thread, and in parallel on two. The
-three must agree to the last bit. Its outputs lie between canaries, so that a write outside of them does not go unseen.
-Convolutions and dense layers have files of their own.
+The reference runs in float64, the kernel in float32: in as many tasks as it wants, and cut into many small ones, on
+one thread and on two. The three must agree to the last bit. Its outputs lie between canaries, so that a write outside
+of them does not go unseen. Convolutions and dense layers have files of their own.
 """
 
 import inspect
@@ -22,7 +22,7 @@ from tinyconv.kernels.cpu.runtime.jit import jit
 from tinyconv.kernels.reference.dropout import keep_mask
 
 CANARY = np.uint8(0xA5)
-sizes = st.one_of(st.integers(1, 80), st.integers(4000, 12400))  # less than a vector, and more than a few blocks
+sizes = st.one_of(st.integers(1, 80), st.integers(4000, 12400))  # less than a vector, and of many tasks
 rows_and_columns = st.tuples(st.integers(1, 40), st.integers(1, 40))
 SPECIAL = [0, -0.0, np.nan, np.inf, -np.inf, 1e-8, -1e-8, 88.8, -88.8, 1000, -1000, 1e-39]
 
@@ -54,16 +54,16 @@ def run(function, outputs, inputs, alias=None):
 
 
 def every_way(function, outputs, inputs, alias=None):
-    """Run a kernel serially, and in parallel on one and on two threads: the same bits each time."""
-    before, threads = cutting.SERIAL, numba.get_num_threads()
+    """Run a kernel in as many tasks as it wants, and in many on one and on two threads: the same bits each time."""
+    before, threads = cutting.PIECE, numba.get_num_threads()
     results = []
     try:
-        for serial, count in ((2**62, 1), (-1, 1), (-1, threads)):
-            cutting.SERIAL = serial
+        for piece, count in ((before, 1), (50, 1), (50, threads)):
+            cutting.PIECE = piece
             numba.set_num_threads(count)
             results.append(run(function, outputs, inputs, alias))
     finally:
-        cutting.SERIAL = before
+        cutting.PIECE = before
         numba.set_num_threads(threads)
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):

@@ -35,7 +35,7 @@ from tinyconv.kernels.cpu import activation; from tinyconv.kernels.cpu.runtime i
 x = np.array([-1, 0, 2], np.float32)
 with jit.compile_watch(lambda: print("compiling")) as watch:
     activation.relu_forward(x, x)
-    activation.softmax_forward(np.zeros((1, 3), np.float32), x.reshape(1, 3))  # works in tasks
+    activation.softmax_forward(np.zeros((1, 3), np.float32), x.reshape(1, 3))
 assert x.tolist() == [0, 0, 2], x
 print(watch.functions, "in", watch.seconds)
 """
@@ -45,7 +45,7 @@ MANY_KERNELS = """
 import numpy as np
 from tinyconv.kernels import cpu, reference
 from tinyconv.kernels.cpu.runtime import cutting; from tinyconv.kernels.cpu.registers import host
-cutting.SERIAL = -1
+cutting.PIECE = 100
 rng = np.random.default_rng(0)
 def f32(*shape): return rng.standard_normal(shape).astype(np.float32)
 def same(name, outputs, *inputs):
@@ -102,7 +102,7 @@ def test_a_kernel_is_compiled_once_per_machine(copy):
     first = run(ONE_KERNEL, copy)
     assert first.startswith("compiling")
     assert first.count("compiling") == 1
-    assert "'relu_forward'" in first
+    assert "_softmax'" in first
     assert run(ONE_KERNEL, copy) == "[] in 0.0"
     assert cache_folders(copy) == {copy / "tinyconv" / "kernels" / "cpu" / "__pycache__"}
 
@@ -450,10 +450,10 @@ def test_settings_that_numba_cannot_work_with_are_named_at_the_first_use(variabl
 
 @pytest.mark.skipif(not X86, reason="names processors of another kind")
 def test_narrower_processors_compute_the_same():
-    """Serially, which compiles faster: how wide the vectors are has nothing to do with threads. Both at once."""
+    """Both at once, as they spend their time in the compiler."""
 
     def vectors(name, features):
-        settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "TINYCONV_PARALLEL": "0"}
+        settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
         return run(MANY_KERNELS, **settings)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -468,22 +468,21 @@ def test_vectors_of_this_processor():
 
 
 def test_kernels_stay_within_bounds():
-    """Bounds are checked in the plain, not the parallel loops: in those, an error would be swallowed."""
-    assert run(MANY_KERNELS, NUMBA_BOUNDSCHECK="1", TINYCONV_PARALLEL="0") == f"{host.LANES} {host.REGISTERS}"
+    assert run(MANY_KERNELS, NUMBA_BOUNDSCHECK="1") == f"{host.LANES} {host.REGISTERS}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(file.name for file in HERE.glob("test_cpu_*.py") if file != Path(__file__)))
 def test_all_kernels_stay_within_bounds(name):
     """The kernels' own tests again, with bounds checks."""
-    settings = os.environ | {"NUMBA_BOUNDSCHECK": "1", "TINYCONV_PARALLEL": "0"}
+    settings = os.environ | {"NUMBA_BOUNDSCHECK": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / name)]
     done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=1800)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("parallel", ["0", "1"])
-def test_bounds_checks_find_a_label_out_of_range(parallel):
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_bounds_checks_find_a_label_out_of_range(threads):
     program = """
         import numpy as np
         from tinyconv.kernels import cpu
@@ -492,7 +491,7 @@ def test_bounds_checks_find_a_label_out_of_range(parallel):
         except IndexError as error:
             print(error)
     """
-    found = run(program, NUMBA_BOUNDSCHECK="1", TINYCONV_PARALLEL=parallel)
+    found = run(program, NUMBA_BOUNDSCHECK="1", NUMBA_NUM_THREADS=threads)
     assert found == "An index was out of bounds in the kernel _gather_one_hot."
 
 
@@ -500,8 +499,7 @@ def test_bounds_checks_find_a_label_out_of_range(parallel):
 TWO_THREADS = """
 import threading
 import numpy as np
-from tinyconv.kernels.cpu import activation; from tinyconv.kernels.cpu.runtime import cutting, threads
-cutting.SERIAL = -1
+from tinyconv.kernels.cpu import activation; from tinyconv.kernels.cpu.runtime import threads
 wrong = []
 def work(value):
     x, out = np.full(100000, value, np.float32), np.zeros(100000, np.float32)
@@ -510,7 +508,7 @@ def work(value):
         activation.relu_forward(out, x)
         if (out != value).any():
             wrong.append(value)
-        activation.softmax_forward(out.reshape(-1, 10), x.reshape(-1, 10))  # in tasks
+        activation.softmax_forward(out.reshape(-1, 10), x.reshape(-1, 10))
         if (abs(out - 0.1) > 1e-6).any():
             wrong.append(value)
 workers = [threading.Thread(target=work, args=(value,)) for value in (1, 2)]
@@ -555,8 +553,7 @@ def test_a_forked_child_may_call_kernels():
     program = """
         import os
         import numpy as np
-        from tinyconv.kernels.cpu import activation; from tinyconv.kernels.cpu.runtime import cutting
-        cutting.SERIAL = -1
+        from tinyconv.kernels.cpu import activation
         x = np.ones(100000, np.float32)
         out = np.zeros_like(x)
         rows = x.reshape(-1, 10), out.reshape(-1, 10)
@@ -568,7 +565,7 @@ def test_a_forked_child_may_call_kernels():
             activation.relu_forward(out, x)
             right = out.all()
             out[:] = 0
-            activation.softmax_forward(*rows[::-1])  # this one works in tasks
+            activation.softmax_forward(*rows[::-1])
             os._exit(7 if right and (abs(out - 0.1) < 1e-6).all() else 1)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         activation.relu_forward(out, x)
@@ -617,13 +614,15 @@ def test_results_do_not_depend_on_the_number_of_threads_of_a_process():
     assert len({run(program, NUMBA_NUM_THREADS=count) for count in ("1", "2", "5")}) == 1
 
 
-def test_blocks_cover_every_element_once():
-    for size in (0, 1, cutting.BLOCK - 1, cutting.BLOCK, cutting.BLOCK + 1, 5 * cutting.BLOCK + 7):
-        covered = np.zeros(size, int)
-        for block in range(cutting.blocks(size)):
-            start, stop = cutting.span(np.uint64(block), size)
-            covered[start:stop] += 1
-        assert (covered == 1).all()
+def test_shares_cover_every_element_once():
+    for size in (0, 1, 15, 16, 17, cutting.PIECE - 1, cutting.PIECE, cutting.PIECE + 1, 5 * cutting.PIECE + 7):
+        for tasks in {1, 3, cutting.pieces(size), cutting.pieces(size, 4)}:
+            for share in (cutting.share, cutting.share_in_lines):
+                covered = np.zeros(size, int)
+                for task in range(tasks):
+                    start, stop = share(task, tasks, size)
+                    covered[start:stop] += 1
+                assert (covered == 1).all()
 
 
 def test_the_set_has_the_memory_functions():

@@ -1,6 +1,7 @@
-"""Kernels in tasks: written down or at once, on one worker or several, alone or beside others, they do the same."""
+"""Kernels do the same written down or at once, on one worker or several, alone or beside others."""
 
 import threading
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -9,40 +10,37 @@ import pytest
 import tinyconv
 from tinyconv import layers
 from tinyconv.kernels import cpu
-from tinyconv.kernels.cpu.runtime import tasks
-from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, record, run
-from tinyconv.kernels.cpu.runtime.views import same_memory
+from tinyconv.kernels.cpu.runtime import tasks, workers
+from tinyconv.kernels.cpu.runtime.tasks import floats, in_tasks, kernel, record, run
 from tinyconv.training.data import Data
 
-FLAT = np.zeros(0, np.int64)
-
 
 @kernel
-def _add(task, a, b, c, work, numbers):
+def _add(task, a, b, amount):
     """A number for each task: what the line before left, and more."""
-    a[task] += b[task] + np.float32(numbers[0])
+    a[task] += b[task] + np.float32(amount)
 
 
 @kernel
-def _rotate(task, a, b, _, __, numbers):
+def _rotate(task, a, b):
     """Each task reads what another task of the line before has written."""
     a[task] = b[(task + 1) % b.size] + np.float32(1)
 
 
 @kernel
-def _fail(task, a, _, __, ___, numbers):
+def _fail(task):
     if task == 3:
         raise IndexError
 
 
 @in_tasks
 def add(a, b, amount):
-    run(_add, a.size, a, b, NOTHING, NOTHING, np.array([amount]))
+    run(_add, a.size, a, b, amount)
 
 
 @in_tasks
 def rotate(a, b):
-    run(_rotate, a.size, a, b, NOTHING, NOTHING, FLAT)
+    run(_rotate, a.size, a, b)
 
 
 def test_lines_run_in_order_and_each_waits_for_the_one_before():
@@ -78,35 +76,53 @@ def test_a_call_that_is_not_in_tasks_comes_in_its_turn():
     assert [type(part) is tasks.Table for part in program._parts] == [False, True, False, True]
 
 
-def test_arrays_of_any_type_are_passed_as_they_are():
-    @kernel
-    def double(task, a, b, c, work, numbers):
-        integers, floats = same_memory(a, np.int64), same_memory(work, np.float64)
-        integers[task] *= 2
-        c[task] += np.int8(integers.size)
-        floats[task] += 0.5
+class Sizes(NamedTuple):
+    width: int
+    height: int
 
-    integers, bytes_, floats = np.arange(4) << 40, np.zeros(4, np.int8), np.zeros(4)
-    run(double, 4, integers, NOTHING, bytes_, floats, FLAT)
+
+def test_arguments_of_any_type_are_passed_as_they_are():
+    @kernel
+    def double(task, integers, bytes_, grid, doubles, sizes, pair, number):
+        integers[task] *= 2
+        bytes_[task] += np.int8(integers.size)
+        grid[task // 2, task % 2, 1] = sizes.width * sizes.height + pair[1] + number
+        doubles[task] += 0.5
+
+    integers, bytes_, doubles = np.arange(4) << 40, np.zeros(4, np.int8), np.zeros(4)
+    grid = np.zeros((2, 2, 3), np.float32)
+    run(double, 4, integers, bytes_, grid, doubles, Sizes(3, 5), (7, 20), -1)
     assert integers.tolist() == [0, 2 << 40, 4 << 40, 6 << 40]
     assert bytes_.tolist() == [4] * 4
-    assert floats.tolist() == [0.5] * 4
+    assert doubles.tolist() == [0.5] * 4
+    assert grid.tolist() == [[[0, 34, 0]] * 2] * 2
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_kernel_that_fails_is_named_and_nobody_waits_for_it(workers):
-    if workers > numba.config.NUMBA_NUM_THREADS:
+def test_one_kernel_takes_arrays_of_several_types():
+    @kernel
+    def fill(task, a, value):
+        a[task] = value[0]
+
+    for dtype in (np.int8, np.int32, np.float32, np.float64):
+        a = np.zeros(3, dtype)
+        run(fill, 3, a, floats(7.0))
+        assert a.tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_kernel_that_fails_is_named_and_nobody_waits_for_it(threads):
+    if threads > numba.config.NUMBA_NUM_THREADS:
         pytest.skip("one core only")
     a, b, before = np.zeros(8, np.float32), np.zeros(8, np.float32), numba.get_num_threads()
 
     @in_tasks
-    def fail(a):
-        run(_fail, 8, a, NOTHING, NOTHING, NOTHING, FLAT)
+    def fail():
+        run(_fail, 8)
 
-    numba.set_num_threads(workers)
+    numba.set_num_threads(threads)
     try:
         with pytest.raises(IndexError, match="An index was out of bounds in the kernel _fail"):
-            record([(add, (a, b, 1)), (fail, (a,)), (add, (a, b, 2))])()
+            record([(add, (a, b, 1)), (fail, ()), (add, (a, b, 2))])()
         assert (a == 1).all()  # what comes behind it is not run
         add(a, b, 1)  # the next program is not affected
     finally:
@@ -130,8 +146,10 @@ def test_what_an_address_cannot_say_is_refused():
     a = np.zeros((4, 6), np.float32)
     with pytest.raises(TypeError, match=r"kernel _add takes addresses\. Expected C-contiguous arrays"):
         add(a[:, ::2], a, 1)
-    with pytest.raises(TypeError, match=r"and numbers of int64\. Received .*float64"):
-        run(_add, 4, a, a, NOTHING, NOTHING, np.array([1.0]))
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        run(_add, 4, a[0], a[1], 1.5)
+    with pytest.raises(TypeError, match=f"_add takes {14 + workers.MOST} words of arguments. Expected at most"):
+        run(_add, 4, a[0], a[1], (1,) * workers.MOST)
 
 
 def test_an_error_while_recording_leaves_nothing_behind():
@@ -169,17 +187,48 @@ def test_python_threads_run_programs_beside_each_other():
     assert not wrong
 
 
-def test_a_whole_training_step_is_one_table():
-    x, y = np.zeros((4, 12, 12, 1), np.float32), np.eye(4, 10, dtype=np.float32)
-    convolutions = [layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(2), layers.Conv2D(4, 3)]
-    rest = [layers.Flatten(), layers.Dropout(0.5), layers.Dense(10, activation="softmax")]
-    model = tinyconv.Sequential([tinyconv.Input((12, 12, 1)), *convolutions, *rest])
-    model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"], backend="cpu")
-    model.fit(x, y, batch_size=4, verbose=0)
+def every_step(model, x, y):
+    """The program of a model's training step, after a run."""
+    model.fit(x, y, batch_size=len(x), verbose=0)
     trainer = model._trainer
-    loop = trainer.pass_over(Data.load(trainer.state, x, y), 4, training=True)
-    program = loop.programs[4]
+    program = trainer.pass_over(Data.load(trainer.state, x, y), len(x), training=True).programs[len(x)]
+    trainer.begin(step=1)
     program()
-    assert [type(part) for part in program._parts] == [tasks.Table]
-    marked = [name for name in cpu.__all__ if hasattr(getattr(cpu, name), "in_tasks")]
-    assert {"conv2d_forward", "dense_backward", "adam_update", "gather_rows", "accumulate"} <= set(marked)
+    return program
+
+
+def image(*rest):
+    convolutions = [layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(2), layers.Conv2D(4, 3)]
+    return tinyconv.Sequential([tinyconv.Input((12, 12, 1)), *convolutions, *rest])
+
+
+def network(loss):
+    """The top of a network for that loss: between them they have all kinds of layers."""
+    if loss == "categorical_crossentropy":
+        return [layers.Dropout(0.5), layers.Flatten(), layers.Dense(10, activation="softmax")]
+    if loss == "binary_crossentropy":
+        return [layers.Flatten(), layers.Dense(10), layers.Activation("sigmoid")]
+    return [
+        layers.BatchNormalization(),
+        layers.Activation("relu"),
+        layers.MaxPooling2D(2),
+        layers.Activation("tanh"),
+        layers.AveragePooling2D(2, padding="same"),
+        layers.Activation("elu"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(10, activation="leaky_relu", kernel_regularizer="l2"),
+    ]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "binary_crossentropy", "mse"])
+def test_a_whole_training_step_is_one_table(loss, optimizer):
+    x, y = np.zeros((4, 12, 12, 1), np.float32), np.eye(4, 10, dtype=np.float32)
+    model = image(*network(loss))
+    model.compile(loss=loss, optimizer=optimizer, metrics=["accuracy"], backend="cpu")
+    assert [type(part) for part in every_step(model, x, y)._parts] == [tasks.Table]
+
+
+def test_every_kernel_works_in_tasks():
+    others = [name for name in cpu.__all__ if not hasattr(getattr(cpu, name), "in_tasks")]
+    assert others == [name for name in cpu.__all__ if name.endswith("_workspace")]

@@ -444,7 +444,7 @@ print(hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights()))
 
     def train(bounds):
         """In a process of its own; both at once, as they spend their time in the compiler, which has one thread."""
-        settings = os.environ | {"NUMBA_BOUNDSCHECK": bounds, "TINYCONV_PARALLEL": "0"}
+        settings = os.environ | {"NUMBA_BOUNDSCHECK": bounds}
         done = subprocess.run(
             [sys.executable, "-c", program], env=settings, capture_output=True, text=True, check=False
         )

@@ -1,19 +1,20 @@
-"""Activations. Each is one pass over its arrays, in blocks that the threads share.
+"""Activations: one pass over the arrays, of which each task has a stretch.
 
 ``exp`` and its relatives are written out here, instead of calling the C library once for each number: as a few
 multiplications and additions they run on whole vectors of numbers.
 """
 
-import numpy as np
-from numba import prange
+import functools
 
-from tinyconv.kernels.cpu.runtime.cutting import blocks, by_size, pieces, share, span
+import numpy as np
+
+from tinyconv.kernels.cpu.runtime.cutting import pieces, share, share_in_lines
 from tinyconv.kernels.cpu.runtime.jit import jit
-from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.literals import HALF, ONE, TWO, ZERO
+from tinyconv.kernels.cpu.runtime.tasks import floats, in_tasks, kernel, run
 
 LOG2_E = np.float32(1.44269504)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # ln 2 in two parts: the first has few bits
-ZERO, ONE, TWO, HALF = (np.float32(value) for value in (0, 1, 2, 0.5))
 
 
 @jit
@@ -54,112 +55,145 @@ def _power_of_two(k):
     return np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@by_size()
-def relu_forward(out, x):
-    for block in prange(blocks(out.size)):
-        start, stop = span(block, out.size)
-        o, v = out[start:stop], x[start:stop]
+@functools.cache
+def _forward(formula):
+    """The kernel of an activation: ``formula(x, option)`` of one element."""
+
+    @kernel
+    def activation_forward(task, tasks, out, x, options):
+        first, last = share_in_lines(task, tasks, out.size)
+        o, v, option = out[first:last], x[first:last], np.float32(options[0])
         for i in range(o.size):
-            o[i] = ZERO if v[i] < ZERO else v[i]
+            o[i] = formula(v[i], option)
+
+    return activation_forward
 
 
-@kernel
-def _relu_backward(task, dx, dout, out, _, numbers):
-    first, last = share(task, numbers[0], dx.size)
-    d, g, o = dx[first:last], dout[first:last], out[first:last]
-    for i in range(d.size):
-        d[i] = ZERO if o[i] <= ZERO else g[i]
+@functools.cache
+def _backward(formula):
+    """The kernel of its gradient: ``formula(dout, out, option)`` of one element."""
+
+    @kernel
+    def activation_backward(task, tasks, dx, dout, out, options):
+        first, last = share_in_lines(task, tasks, dx.size)
+        d, g, o, option = dx[first:last], dout[first:last], out[first:last], np.float32(options[0])
+        for i in range(d.size):
+            d[i] = formula(g[i], o[i], option)
+
+    return activation_backward
+
+
+def _run_forward(formula, out, x, option=0.0, cost=1):
+    tasks = pieces(out.size, cost)
+    run(_forward(formula), tasks, tasks, out, x, floats(option))
+
+
+def _run_backward(formula, dx, dout, out, option=0.0):
+    tasks = pieces(dx.size)
+    run(_backward(formula), tasks, tasks, dx, dout, out, floats(option))
+
+
+@jit
+def _relu(x, _):
+    return ZERO if x < ZERO else x
+
+
+@in_tasks
+def relu_forward(out, x):
+    _run_forward(_relu, out, x)
+
+
+@jit
+def _relu_gradient(dout, out, _):
+    return ZERO if out <= ZERO else dout
 
 
 @in_tasks
 def relu_backward(dx, dout, out):
-    """In tasks, unlike the other activations, since it follows most convolutions."""
-    tasks = pieces(dx.size)
-    run(_relu_backward, tasks, dx, dout, out, NOTHING, np.array([tasks]))
-
-
-@by_size()
-def leaky_relu_forward(out, x, negative_slope):
-    slope = np.float32(negative_slope)
-    for block in prange(blocks(out.size)):
-        start, stop = span(block, out.size)
-        o, v = out[start:stop], x[start:stop]
-        for i in range(o.size):
-            o[i] = slope * v[i] if v[i] < ZERO else v[i]
-
-
-@by_size()
-def leaky_relu_backward(dx, dout, out, negative_slope):
-    slope = np.float32(negative_slope)
-    for block in prange(blocks(out.size)):
-        start, stop = span(block, dx.size)
-        d, g, o = dx[start:stop], dout[start:stop], out[start:stop]
-        for i in range(o.size):
-            d[i] = g[i] if o[i] > ZERO else slope * g[i]
-
-
-@by_size()
-def elu_forward(out, x, alpha):
-    alpha = np.float32(alpha)
-    for block in prange(blocks(out.size)):
-        start, stop = span(block, out.size)
-        o, v = out[start:stop], x[start:stop]
-        for i in range(o.size):
-            o[i] = v[i] if v[i] > ZERO else alpha * expm1(v[i])
-
-
-@by_size()
-def elu_backward(dx, dout, out, alpha):
-    alpha = np.float32(alpha)
-    for block in prange(blocks(out.size)):
-        start, stop = span(block, dx.size)
-        d, g, o = dx[start:stop], dout[start:stop], out[start:stop]
-        for i in range(o.size):
-            d[i] = g[i] if o[i] > ZERO else g[i] * (o[i] + alpha)
+    _run_backward(_relu_gradient, dx, dout, out)
 
 
 @jit
-def sigmoid(x):
+def _leaky_relu(x, slope):
+    return slope * x if x < ZERO else x
+
+
+@in_tasks
+def leaky_relu_forward(out, x, negative_slope):
+    _run_forward(_leaky_relu, out, x, negative_slope)
+
+
+@jit
+def _leaky_relu_gradient(dout, out, slope):
+    return dout if out > ZERO else slope * dout
+
+
+@in_tasks
+def leaky_relu_backward(dx, dout, out, negative_slope):
+    _run_backward(_leaky_relu_gradient, dx, dout, out, negative_slope)
+
+
+@jit
+def _elu(x, alpha):
+    return x if x > ZERO else alpha * expm1(x)
+
+
+@in_tasks
+def elu_forward(out, x, alpha):
+    _run_forward(_elu, out, x, alpha, cost=4)
+
+
+@jit
+def _elu_gradient(dout, out, alpha):
+    return dout if out > ZERO else dout * (out + alpha)
+
+
+@in_tasks
+def elu_backward(dx, dout, out, alpha):
+    _run_backward(_elu_gradient, dx, dout, out, alpha)
+
+
+@jit
+def _sigmoid(x, _):
     e = exp(-abs(x))
     return (ONE if x >= ZERO else e) / (ONE + e)
 
 
-@by_size()
+@in_tasks
 def sigmoid_forward(out, x):
-    for block in prange(blocks(out.size)):
-        start, stop = span(block, out.size)
-        o, v = out[start:stop], x[start:stop]
-        for i in range(o.size):
-            o[i] = sigmoid(v[i])
+    _run_forward(_sigmoid, out, x, cost=4)
 
 
-@by_size()
+@jit
+def _sigmoid_gradient(dout, out, _):
+    return dout * out * (ONE - out)
+
+
+@in_tasks
 def sigmoid_backward(dx, dout, out):
-    for block in prange(blocks(out.size)):
-        start, stop = span(block, dx.size)
-        d, g, o = dx[start:stop], dout[start:stop], out[start:stop]
-        for i in range(o.size):
-            d[i] = g[i] * o[i] * (ONE - o[i])
+    _run_backward(_sigmoid_gradient, dx, dout, out)
 
 
-@by_size()
+@jit
+def _tanh(x, _):
+    e = expm1(-TWO * abs(x))
+    return np.copysign(-e / (e + TWO), x)
+
+
+@in_tasks
 def tanh_forward(out, x):
     """tanh |x| = (1 - e^(-2|x|)) / (1 + e^(-2|x|))."""
-    for block in prange(blocks(out.size)):
-        start, stop = span(block, out.size)
-        o, v = out[start:stop], x[start:stop]
-        for i in range(o.size):
-            e = expm1(-TWO * abs(v[i]))
-            o[i] = np.copysign(-e / (e + TWO), v[i])
+    _run_forward(_tanh, out, x, cost=4)
 
 
-@by_size()
+@jit
+def _tanh_gradient(dout, out, _):
+    return dout * (ONE - out * out)
+
+
+@in_tasks
 def tanh_backward(dx, dout, out):
-    for block in prange(blocks(out.size)):
-        start, stop = span(block, dx.size)
-        d, g, o = dx[start:stop], dout[start:stop], out[start:stop]
-        for i in range(o.size):
-            d[i] = g[i] * (ONE - o[i] * o[i])
+    _run_backward(_tanh_gradient, dx, dout, out)
 
 
 @jit
@@ -180,27 +214,33 @@ def softmax_row(out, x):
 
 
 @kernel
-def _softmax(task, out, x, _, __, numbers):
-    C = numbers[2]
-    first, last = share(task, numbers[0], numbers[1])
+def _softmax(task, tasks, out, x):
+    first, last = share(task, tasks, len(out))
     for m in range(first, last):
-        softmax_row(out[m * C : (m + 1) * C], x[m * C : (m + 1) * C])
+        softmax_row(out[m], x[m])
 
 
 @in_tasks
 def softmax_forward(out, x):
-    """The rows in parallel."""
+    """Parallel over rows."""
     tasks = pieces(x.size, cost=4)
-    run(_softmax, tasks, out, x, NOTHING, NOTHING, np.array([tasks, *x.shape]))
+    run(_softmax, tasks, tasks, out, x)
 
 
-@by_size(cost=4)
-def softmax_backward(dx, dout, out):
-    """The rows in parallel."""
-    M, C = out.shape
-    for m in prange(M):
+@kernel
+def _softmax_gradient(task, tasks, dx, dout, out):
+    first, last = share(task, tasks, len(out))
+    for m in range(first, last):
+        d, g, o = dx[m], dout[m], out[m]
         dot = ZERO
-        for c in range(C):
-            dot += dout[m, c] * out[m, c]
-        for c in range(C):
-            dx[m, c] = out[m, c] * (dout[m, c] - dot)
+        for c in range(d.size):
+            dot += g[c] * o[c]
+        for c in range(d.size):
+            d[c] = o[c] * (g[c] - dot)
+
+
+@in_tasks
+def softmax_backward(dx, dout, out):
+    """Parallel over rows."""
+    tasks = pieces(out.size)
+    run(_softmax_gradient, tasks, tasks, dx, dout, out)

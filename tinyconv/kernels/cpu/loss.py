@@ -1,17 +1,16 @@
-"""Losses and metrics. The rows of a batch are independent of each other, and so run in parallel if there are many."""
+"""Losses and metrics, parallel over the rows of the batch, each of which stands for itself."""
 
 import numpy as np
-from numba import prange
 
 from tinyconv.kernels.cpu.activation import exp, softmax_row
-from tinyconv.kernels.cpu.runtime.cutting import by_size, pieces, share
+from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.jit import jit
-from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
-from tinyconv.kernels.cpu.runtime.views import same_memory
+from tinyconv.kernels.cpu.runtime.literals import HALF, ONE, TWO, ZERO
+from tinyconv.kernels.cpu.runtime.tasks import floats, in_tasks, kernel, run
 from tinyconv.kernels.reference.loss import EPSILON
 
-ZERO, ONE, TWO, HALF = (np.float32(value) for value in (0, 1, 2, 0.5))
 LOWEST, HIGHEST = np.float32(EPSILON), np.float32(1 - EPSILON)  # of a probability
+COSTLY = 4  # of an element that takes a logarithm, as a multiple of a simple one
 
 
 @jit
@@ -23,31 +22,30 @@ def _sum(row):
 
 
 @kernel
-def _softmax_cross_entropy(task, losses, probs, logits, targets, numbers):
-    C = numbers[1]
-    first, last = share(task, numbers[0], losses.size)
+def _softmax_cross_entropy(task, tasks, losses, probs, logits, targets):
+    first, last = share(task, tasks, losses.size)
     for m in range(first, last):
-        q, z, t = probs[m * C : (m + 1) * C], logits[m * C : (m + 1) * C], targets[m * C : (m + 1) * C]
-        largest, total = softmax_row(q, z)
+        z, t = logits[m], targets[m]
+        largest, total = softmax_row(probs[m], z)
         log_total = np.log(total)
         loss = ZERO
-        for c in range(C):
+        for c in range(z.size):
             loss -= t[c] * (z[c] - largest - log_total)
         losses[m] = loss
 
 
 @in_tasks
 def softmax_cross_entropy_forward(losses, probs, logits, targets):
-    tasks = pieces(logits.size, cost=4)
-    run(_softmax_cross_entropy, tasks, losses, probs, logits, targets, np.array([tasks, logits.shape[1]]))
+    tasks = pieces(logits.size, COSTLY)
+    run(_softmax_cross_entropy, tasks, tasks, losses, probs, logits, targets)
 
 
 @kernel
-def _softmax_cross_entropy_backward(task, dlogits, probs, targets, _, numbers):
-    M, C = numbers[1], numbers[2]
-    first, last = share(task, numbers[0], M)
+def _softmax_cross_entropy_gradient(task, tasks, dlogits, probs, targets):
+    M, C = probs.shape
+    first, last = share(task, tasks, M)
     for m in range(first, last):
-        d, q, t = dlogits[m * C : (m + 1) * C], probs[m * C : (m + 1) * C], targets[m * C : (m + 1) * C]
+        d, q, t = dlogits[m], probs[m], targets[m]
         total = _sum(t)
         for c in range(C):
             d[c] = (q[c] * total - t[c]) / np.float32(M)
@@ -56,7 +54,7 @@ def _softmax_cross_entropy_backward(task, dlogits, probs, targets, _, numbers):
 @in_tasks
 def softmax_cross_entropy_backward(dlogits, probs, targets):
     tasks = pieces(probs.size)
-    run(_softmax_cross_entropy_backward, tasks, dlogits, probs, targets, NOTHING, np.array([tasks, *probs.shape]))
+    run(_softmax_cross_entropy_gradient, tasks, tasks, dlogits, probs, targets)
 
 
 @jit
@@ -65,15 +63,22 @@ def _clip(probability):
     return LOWEST if probability < LOWEST else HIGHEST if probability > HIGHEST else probability
 
 
-@by_size(1, cost=4)
-def cross_entropy_forward(losses, probs, targets):
-    M, C = probs.shape
-    for m in prange(M):
-        total = _sum(probs[m])
+@kernel
+def _cross_entropy(task, tasks, losses, probs, targets):
+    first, last = share(task, tasks, losses.size)
+    for m in range(first, last):
+        q, t = probs[m], targets[m]
+        total = _sum(q)
         loss = ZERO
-        for c in range(C):
-            loss -= targets[m, c] * np.log(_clip(probs[m, c] / total))
+        for c in range(q.size):
+            loss -= t[c] * np.log(_clip(q[c] / total))
         losses[m] = loss
+
+
+@in_tasks
+def cross_entropy_forward(losses, probs, targets):
+    tasks = pieces(probs.size, COSTLY)
+    run(_cross_entropy, tasks, tasks, losses, probs, targets)
 
 
 @jit
@@ -82,44 +87,67 @@ def _derivative(q, target):
     return ZERO if (q < LOWEST) | (q > HIGHEST) else -target / q
 
 
-@by_size()
-def cross_entropy_backward(dprobs, probs, targets):
+@kernel
+def _cross_entropy_gradient(task, tasks, dprobs, probs, targets):
     M, C = probs.shape
-    for m in prange(M):
-        total = _sum(probs[m])
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
+        d, q, t = dprobs[m], probs[m], targets[m]
+        total = _sum(q)
         dot = ZERO
         for c in range(C):
-            q = probs[m, c] / total
-            dot += _derivative(q, targets[m, c]) * q
+            dot += _derivative(q[c] / total, t[c]) * (q[c] / total)
         for c in range(C):
-            dprobs[m, c] = (_derivative(probs[m, c] / total, targets[m, c]) - dot) / total / np.float32(M)
+            d[c] = (_derivative(q[c] / total, t[c]) - dot) / total / np.float32(M)
 
 
-@by_size(1, cost=4)
-def sigmoid_cross_entropy_forward(losses, probs, logits, targets):
-    M, C = logits.shape
-    for m in prange(M):
+@in_tasks
+def cross_entropy_backward(dprobs, probs, targets):
+    tasks = pieces(probs.size)
+    run(_cross_entropy_gradient, tasks, tasks, dprobs, probs, targets)
+
+
+@kernel
+def _sigmoid_cross_entropy(task, tasks, losses, probs, logits, targets):
+    C = logits.shape[1]
+    first, last = share(task, tasks, losses.size)
+    for m in range(first, last):
+        q, t, row = probs[m], targets[m], logits[m]
         loss = ZERO
         for c in range(C):
-            z = logits[m, c]
+            z = row[c]
             e = exp(-abs(z))
-            probs[m, c] = (ONE if z >= ZERO else e) / (ONE + e)
-            loss += (ZERO if z < ZERO else z) - z * targets[m, c] + np.log1p(e)
+            q[c] = (ONE if z >= ZERO else e) / (ONE + e)
+            loss += (ZERO if z < ZERO else z) - z * t[c] + np.log1p(e)
         losses[m] = loss / np.float32(C)
 
 
-@by_size()
-def sigmoid_cross_entropy_backward(dlogits, probs, targets):
+@in_tasks
+def sigmoid_cross_entropy_forward(losses, probs, logits, targets):
+    tasks = pieces(logits.size, COSTLY)
+    run(_sigmoid_cross_entropy, tasks, tasks, losses, probs, logits, targets)
+
+
+@kernel
+def _sigmoid_cross_entropy_gradient(task, tasks, dlogits, probs, targets):
     M, C = probs.shape
-    for m in prange(M):
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
         for c in range(C):
             dlogits[m, c] = (probs[m, c] - targets[m, c]) / np.float32(M * C)
 
 
-@by_size(1, cost=4)
-def binary_cross_entropy_forward(losses, probs, targets):
+@in_tasks
+def sigmoid_cross_entropy_backward(dlogits, probs, targets):
+    tasks = pieces(probs.size)
+    run(_sigmoid_cross_entropy_gradient, tasks, tasks, dlogits, probs, targets)
+
+
+@kernel
+def _binary_cross_entropy(task, tasks, losses, probs, targets):
     M, C = probs.shape
-    for m in prange(M):
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
         loss = ZERO
         for c in range(C):
             q = _clip(probs[m, c])
@@ -127,32 +155,59 @@ def binary_cross_entropy_forward(losses, probs, targets):
         losses[m] = loss / np.float32(C)
 
 
-@by_size()
-def binary_cross_entropy_backward(dprobs, probs, targets):
+@in_tasks
+def binary_cross_entropy_forward(losses, probs, targets):
+    tasks = pieces(probs.size, COSTLY)
+    run(_binary_cross_entropy, tasks, tasks, losses, probs, targets)
+
+
+@kernel
+def _binary_cross_entropy_gradient(task, tasks, dprobs, probs, targets):
     M, C = probs.shape
-    for m in prange(M):
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
         for c in range(C):
             q = probs[m, c]
             slope = (q - targets[m, c]) / (q * (ONE - q)) / np.float32(M * C)
             dprobs[m, c] = ZERO if (q < LOWEST) | (q > HIGHEST) else slope
 
 
-@by_size(1)
-def mean_squared_error_forward(losses, predictions, targets):
+@in_tasks
+def binary_cross_entropy_backward(dprobs, probs, targets):
+    tasks = pieces(probs.size)
+    run(_binary_cross_entropy_gradient, tasks, tasks, dprobs, probs, targets)
+
+
+@kernel
+def _mean_squared_error(task, tasks, losses, predictions, targets):
     M, C = predictions.shape
-    for m in prange(M):
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
         total = ZERO
         for c in range(C):
             total += (predictions[m, c] - targets[m, c]) ** 2
         losses[m] = total / np.float32(C)
 
 
-@by_size()
-def mean_squared_error_backward(dpredictions, predictions, targets):
+@in_tasks
+def mean_squared_error_forward(losses, predictions, targets):
+    tasks = pieces(predictions.size)
+    run(_mean_squared_error, tasks, tasks, losses, predictions, targets)
+
+
+@kernel
+def _mean_squared_error_gradient(task, tasks, dpredictions, predictions, targets):
     M, C = predictions.shape
-    for m in prange(M):
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
         for c in range(C):
             dpredictions[m, c] = TWO * (predictions[m, c] - targets[m, c]) / np.float32(M * C)
+
+
+@in_tasks
+def mean_squared_error_backward(dpredictions, predictions, targets):
+    tasks = pieces(predictions.size)
+    run(_mean_squared_error_gradient, tasks, tasks, dpredictions, predictions, targets)
 
 
 @jit
@@ -166,34 +221,40 @@ def _first_largest(row):
 
 
 @kernel
-def _count_correct(task, correct, predictions, targets, _, numbers):
-    C = numbers[1]
-    first, last = share(task, numbers[0], correct.size)
+def _count_correct(task, tasks, correct, predictions, targets):
+    first, last = share(task, tasks, correct.size)
     for m in range(first, last):
-        found, truth = predictions[m * C : (m + 1) * C], targets[m * C : (m + 1) * C]
-        correct[m] = ONE if _first_largest(found) == _first_largest(truth) else ZERO
+        correct[m] = ONE if _first_largest(predictions[m]) == _first_largest(targets[m]) else ZERO
 
 
 @in_tasks
 def count_correct(correct, predictions, targets):
     tasks = pieces(predictions.size)
-    run(_count_correct, tasks, correct, predictions, targets, NOTHING, np.array([tasks, predictions.shape[1]]))
+    run(_count_correct, tasks, tasks, correct, predictions, targets)
 
 
-@by_size(1)
-def count_binary_correct(correct, predictions, targets):
+@kernel
+def _count_binary_correct(task, tasks, correct, predictions, targets):
     M, C = predictions.shape
-    for m in prange(M):
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
         right = 0
         for c in range(C):
             right += (ONE if predictions[m, c] > HALF else ZERO) == targets[m, c]
         correct[m] = np.float32(right) / np.float32(C)
 
 
-@by_size(1)
-def count_top_k(correct, predictions, targets, k):
+@in_tasks
+def count_binary_correct(correct, predictions, targets):
+    tasks = pieces(predictions.size)
+    run(_count_binary_correct, tasks, tasks, correct, predictions, targets)
+
+
+@kernel
+def _count_top_k(task, tasks, correct, predictions, targets, k):
     M, C = predictions.shape
-    for m in prange(M):
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
         truth = predictions[m, _first_largest(targets[m])]
         larger = 0
         for c in range(C):
@@ -201,15 +262,21 @@ def count_top_k(correct, predictions, targets, k):
         correct[m] = ONE if larger < k and np.isfinite(truth) else ZERO
 
 
+@in_tasks
+def count_top_k(correct, predictions, targets, k):
+    tasks = pieces(predictions.size)
+    run(_count_top_k, tasks, tasks, correct, predictions, targets, k)
+
+
 @kernel
-def _accumulate(task, totals, values, _, __, numbers):
+def _accumulate(task, totals, values, slot, weight):
     total = 0.0
     for m in range(values.size):
         total += values[m]
-    same_memory(totals, np.float64)[numbers[0]] += same_memory(numbers, np.float64)[1] * total
+    totals[slot] += weight[0] * total
 
 
 @in_tasks
 def accumulate(totals, values, slot, weight):
     """Serial: one number per sample."""
-    run(_accumulate, 1, totals, values, NOTHING, NOTHING, np.array([slot, np.float64(weight).view(np.int64)]))
+    run(_accumulate, 1, totals, values, slot, floats(weight))

@@ -1,86 +1,100 @@
-"""Optimisers. All parameters lie in one flat array, so that an update is one parallel pass over it, in blocks."""
+"""Optimisers. All parameters lie in one flat array, so that an update is one pass over it, of which each task has a
+stretch."""
 
 import numpy as np
-from numba import prange
 
-from tinyconv.kernels.cpu.runtime.cutting import blocks, by_size, pieces, share, span
-from tinyconv.kernels.cpu.runtime.jit import jit
-from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
-from tinyconv.kernels.cpu.runtime.views import same_memory
+from tinyconv.kernels.cpu.runtime.cutting import pieces, share_in_lines
+from tinyconv.kernels.cpu.runtime.literals import TWO
+from tinyconv.kernels.cpu.runtime.tasks import floats, in_tasks, kernel, run
 from tinyconv.kernels.reference.dropout import STEP
 
-TWO = np.float32(2)
-
-
-RATE, STEP_SIZE, BETA_1, BETA_2, EPSILON, DECAY, PIECES = range(7)  # Adam's numbers, as float64
+PART = 4096  # at least so many parameters make a part of the penalty,
+PARTS = 16  # of which there are at most so many
 
 
 @kernel
-def _adam_step(task, learning_rate, counters, _, __, numbers):
+def _adam_rates(task, rates, learning_rate, counters, betas):
     """The two numbers that change from step to step, computed once for all parameters."""
-    values, t = same_memory(numbers, np.float64), np.float64(same_memory(counters, np.int64)[STEP] + 1)
-    rate, correction = learning_rate[0], (1 - values[BETA_2] ** t) ** 0.5 / (1 - values[BETA_1] ** t)
-    values[RATE], values[STEP_SIZE] = rate, rate * np.float32(correction)
+    t = np.float64(counters[STEP] + 1)
+    correction = (1 - betas[1] ** t) ** 0.5 / (1 - betas[0] ** t)
+    rates[0], rates[1] = learning_rate[0], learning_rate[0] * np.float32(correction)
 
 
 @kernel
-def _adam(task, params, m, v, grads, numbers):
-    values = same_memory(numbers, np.float64)
-    rate, step_size, epsilon = np.float32(values[RATE]), np.float32(values[STEP_SIZE]), np.float32(values[EPSILON])
-    rest_1, rest_2, decay = np.float32(1 - values[BETA_1]), np.float32(1 - values[BETA_2]), np.float32(values[DECAY])
-    first_block, last_block = share(task, int(values[PIECES]), blocks(params.size))
-    for block in range(first_block, last_block):
-        start, stop = span(block, params.size)
-        theta, first, second, gradient = params[start:stop], m[start:stop], v[start:stop], grads[start:stop]
-        for i in range(theta.size):
-            g = gradient[i]
-            first[i] += (g - first[i]) * rest_1
-            second[i] += (g * g - second[i]) * rest_2
-            decayed = theta[i] - theta[i] * rate * decay
-            theta[i] = decayed - step_size * first[i] / (np.sqrt(second[i]) + epsilon)
+def _adam(task, tasks, params, m, v, grads, rates, constants):
+    rate, step_size, epsilon = rates[0], rates[1], np.float32(constants[2])
+    rest_1, rest_2, decay = np.float32(1 - constants[0]), np.float32(1 - constants[1]), np.float32(constants[3])
+    start, stop = share_in_lines(task, tasks, params.size)
+    theta, first, second, gradient = params[start:stop], m[start:stop], v[start:stop], grads[start:stop]
+    for i in range(theta.size):
+        g = gradient[i]
+        first[i] += (g - first[i]) * rest_1
+        second[i] += (g * g - second[i]) * rest_2
+        decayed = theta[i] - theta[i] * rate * decay
+        theta[i] = decayed - step_size * first[i] / (np.sqrt(second[i]) + epsilon)
 
 
 @in_tasks
 def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, epsilon, weight_decay):
-    """First the few numbers that all parameters share; then parallel over blocks."""
-    tasks = pieces(params.size)
-    numbers = np.array([0, 0, beta_1, beta_2, epsilon, weight_decay, tasks], np.float64).view(np.int64)
-    run(_adam_step, 1, learning_rate, counters, NOTHING, NOTHING, numbers)
-    run(_adam, tasks, params, m, v, grads, numbers)
+    """First the rates that all parameters share."""
+    tasks, rates = pieces(params.size), np.empty(2, np.float32)
+    run(_adam_rates, 1, rates, learning_rate, counters, floats(beta_1, beta_2))
+    run(_adam, tasks, tasks, params, m, v, grads, rates, floats(beta_1, beta_2, epsilon, weight_decay))
 
 
 @kernel
-def _sgd(task, params, velocity, grads, learning_rate, numbers):
-    rate, momentum = learning_rate[0], np.float32(same_memory(numbers, np.float64)[2])
-    first, last = share(task, numbers[0], params.size)
+def _sgd(task, tasks, params, velocity, grads, learning_rate, nesterov, constants):
+    rate, momentum = learning_rate[0], np.float32(constants[0])
+    first, last = share_in_lines(task, tasks, params.size)
     theta, speed, gradient = params[first:last], velocity[first:last], grads[first:last]
     for i in range(theta.size):
         step = rate * gradient[i]
         speed[i] = momentum * speed[i] - step
-        theta[i] += momentum * speed[i] - step if numbers[1] else speed[i]
+        theta[i] += momentum * speed[i] - step if nesterov else speed[i]
 
 
 @in_tasks
 def sgd_update(params, velocity, grads, learning_rate, momentum, nesterov):
-    """Parallel over pieces."""
     tasks = pieces(params.size)
-    numbers = np.array([tasks, bool(nesterov), np.float64(momentum).view(np.int64)])
-    run(_sgd, tasks, params, velocity, grads, learning_rate, numbers)
+    run(_sgd, tasks, tasks, params, velocity, grads, learning_rate, bool(nesterov), floats(momentum))
 
 
-@jit(reassociate=True)
-def l2_forward(penalty, params, strength):
-    """Serial: one sum, in an order that depends on its length alone."""
+@kernel(reassociate=True)
+def _l2_part(task, sums, params, strength):
+    first, last = share_in_lines(task, sums.size, params.size)
+    theta, s = params[first:last], strength[first:last]
     total = 0.0
-    for i in range(params.size):
-        total += np.float64(strength[i]) * np.float64(params[i]) * np.float64(params[i])
+    for i in range(theta.size):
+        total += np.float64(s[i]) * np.float64(theta[i]) * np.float64(theta[i])
+    sums[task] = total
+
+
+@kernel
+def _l2_sum(task, penalty, sums):
+    total = 0.0
+    for part in range(sums.size):
+        total += sums[part]
     penalty[0] = total
 
 
-@by_size()
+@in_tasks
+def l2_forward(penalty, params, strength):
+    """Parallel over parts of the sum, which are added in order."""
+    parts = max(1, min(PARTS, params.size // PART))
+    sums = np.empty(parts, np.float64)
+    run(_l2_part, parts, sums, params, strength)
+    run(_l2_sum, 1, penalty, sums)
+
+
+@kernel
+def _l2_gradient(task, tasks, grads, params, strength):
+    first, last = share_in_lines(task, tasks, grads.size)
+    g, theta, s = grads[first:last], params[first:last], strength[first:last]
+    for i in range(g.size):
+        g[i] += TWO * s[i] * theta[i]
+
+
+@in_tasks
 def l2_backward(grads, params, strength):
-    for block in prange(blocks(grads.size)):
-        start, stop = span(block, grads.size)
-        g, theta, s = grads[start:stop], params[start:stop], strength[start:stop]
-        for i in range(g.size):
-            g[i] += TWO * s[i] * theta[i]
+    tasks = pieces(grads.size)
+    run(_l2_gradient, tasks, tasks, grads, params, strength)

@@ -9,7 +9,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.vector import prefetch, vector_load, vector_load_first, vector_store
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share
-from tinyconv.kernels.cpu.runtime.tasks import NOTHING, helper, kernel, run
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, flat, helper, kernel, run
 
 
 @helper
@@ -80,7 +80,7 @@ def pack(work, w, taps, columns, columns_T):
     C, F = w.shape[-2:]
     parts = taps * -(-C // columns_T)
     tasks = min(parts, pieces(w.size, cost=4))
-    run(_pack, tasks, w, NOTHING, NOTHING, work, np.array([tasks, parts, taps, C, F, columns, columns_T]))
+    run(_pack, tasks, *flat(w, NOTHING, NOTHING, work), np.array([tasks, parts, taps, C, F, columns, columns_T]))
 
 
 @kernel

@@ -1,19 +1,13 @@
-"""Cutting an element-wise job into blocks, and not cutting a small one.
+"""Cutting a kernel's work into tasks (see ``tasks.py``).
 
-What a thread computes must not depend on how many threads there are, down to the last bit. So a job is cut into parts
-whose bounds depend on its size alone. Kernels that work in tasks (``tasks.py``) cut it into ``pieces``, of which each
-task has its ``share``; the other, simple kernels into ``blocks``, which a ``prange`` of their own deals out.
+What a task computes must not depend on how many threads there are, down to the last bit. So a job is cut into a number
+of tasks that depends on its size alone, of which each has its ``share``.
 """
-
-import functools
-
-import numpy as np
 
 from tinyconv.kernels.cpu.runtime.jit import jit
 
-BLOCK = 4096  # elements: 16 KB of each array, so that a few arrays' blocks fit the first-level cache
 PIECE = 16384  # elements of a task: microseconds of work, beside which taking a task costs nothing
-SERIAL = 16384  # elements: below this, waking other threads (2 us, 20 on a busy machine) costs more than it gains
+LINE = 16  # float32 in a cache line
 
 
 def pieces(size, cost=1):
@@ -28,39 +22,14 @@ def share(task, tasks, size):
 
 
 @jit
-def blocks(size):
-    """The number of blocks that ``size`` elements make."""
-    return (size + BLOCK - 1) // BLOCK
+def share_in_lines(task, tasks, size):
+    """The same for the elements of a flat array, in whole cache lines."""
+    first, last = share(task, tasks, (size + LINE - 1) // LINE)
+    return first * LINE, min(last * LINE, size)
 
 
 @jit
-def span(block, size):
-    """Where a block begins, and where it ends."""
-    start = np.int64(block) * BLOCK  # a prange counts in uint64, and uint64 times int64 is, in Numba, a float
-    return start, min(start + BLOCK, size)
-
-
-@jit
-def copy(target, source):
+def copy_row(target, source):
     """Copy a 1-D array. (An assignment of one slice to another allocates, in case the two overlap.)"""
     for i in range(target.size):
         target[i] = source[i]
-
-
-def by_size(position=0, cost=1):
-    """A decorator: compile a kernel twice, serial and parallel, and choose at each call.
-
-    The size of the argument at ``position`` decides, times what one element of it costs, as a multiple of a simple
-    one; so the choice, like the blocks, depends on shapes alone.
-    """
-
-    def compile_both(function):
-        one, many = jit(function), jit(parallel=True)(function)
-
-        @functools.wraps(function)
-        def kernel(*arguments):
-            (one if arguments[position].size * cost <= SERIAL else many)(*arguments)
-
-        return kernel
-
-    return compile_both

@@ -9,8 +9,7 @@ The flags, explained once:
   Never "nnan" or "ninf": a NaN must stay visible.
 * ``_nrt=False``: no Numba runtime, so that a kernel that allocated an array would not compile, and that slices of
   arrays cost nothing. With it each slice counts itself in its array's reference count, which all threads fight for.
-* ``parallel``: ``prange`` runs on several threads. Parallel loops are over outputs, in blocks whose bounds depend on
-  the shapes alone, so any number of threads gives the same bits. TINYCONV_PARALLEL=0 turns it off, to debug a kernel.
+* ``parallel``: ``prange`` runs on several threads. Only one loop is one (``workers.py``); kernels are serial.
 
 Kernels are compiled when they are first called, for the types they are called with, and kept on disk. Numba's own
 cache would do, if it noticed an edit of a function that lies in another file than the cached function that inlined it,
@@ -42,48 +41,45 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
 import tinyconv.kernels.cpu.runtime.private as private  # not "from": sources() looks for the file
-from tinyconv.kernels.cpu.runtime.threads import SETTINGS, guarded
+from tinyconv.kernels.cpu.runtime.threads import SETTINGS
 
 KERNELS = Path(__file__).parents[2]  # of all sets
 SUFFIX = ".nbc"
 
 
-def jit(function=None, *, parallel=False, reassociate=False, **options):
+def jit(function=None, *, reassociate=False, **options):
     """Compile a kernel with the flags above, when it is first called. ``options`` are further ones of numba.njit."""
     if function is None:
-        return functools.partial(jit, parallel=parallel, reassociate=reassociate, **options)
-    parallel = parallel and os.environ.get("TINYCONV_PARALLEL", "1") != "0"
+        return functools.partial(jit, reassociate=reassociate, **options)
     flags = {
         "nogil": True,
         "error_model": "numpy",
         "fastmath": {"contract", "reassoc"} if reassociate else {"contract"},
-        "parallel": parallel,
         "_nrt": False,
         **options,
     }
-    named = under_a_name_of_its_own(function, parallel)
+    named = under_a_name_of_its_own(function)
     compiled: Any = numba.njit(**flags)(named)
     if os.path.exists(function.__code__.co_filename):  # not so in a notebook
         compiled._cache = KernelCache(named, flags)
-    return guarded(compiled, jit(function, reassociate=reassociate, **options)) if parallel else compiled
+    return compiled
 
 
-def under_a_name_of_its_own(function: Callable, parallel: bool) -> Callable:
-    """The same function, called after what it was made of too, if another function made it, and after ``parallel``.
+def under_a_name_of_its_own(function: Callable) -> Callable:
+    """The same function, called after what it was made of too, if another function made it.
 
     Machine code finds the functions that it calls by their names. Numba adds a number to each, but the numbers begin
     anew in every process: two functions of one name that were compiled in two processes, and come from the cache into
     a third, would be taken for one another.
     """
-    marks = [hashlib.sha256(describe(function).encode()).hexdigest()[:12]] if function.__closure__ else []
-    marks += ["parallel"] if parallel else []
-    if not marks:
+    if not function.__closure__:
         return function
+    mark = hashlib.sha256(describe(function).encode()).hexdigest()[:12]
     code, scope = function.__code__, function.__globals__
     named = types.FunctionType(code, scope, function.__name__, function.__defaults__, function.__closure__)
     functools.update_wrapper(named, function)
     del named.__wrapped__  # type: ignore[attr-defined]
-    named.__qualname__ = "_".join([function.__qualname__, *marks])
+    named.__qualname__ = f"{function.__qualname__}_{mark}"
     return named
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyconv.kernels.cpu.runtime.tasks import run
+from tinyconv.kernels.cpu.runtime.tasks import flat, run
 
 TASKS = 16  # into how many tasks a kernel is cut where the shapes allow: enough for some cores, few enough to be cheap
 
@@ -22,7 +22,7 @@ class Job(NamedTuple):
 
     def run(self, first, second, third, work):
         """Do it, on three arrays and ``work``."""
-        run(self.kernel, self.tasks, first, second, third, work, self.numbers)
+        run(self.kernel, self.tasks, *flat(first, second, third, work), self.numbers)
 
     def after(self, other):
         """The job whose filters lie behind the other's."""

@@ -1,7 +1,7 @@
-"""Kernels that work in tasks.
+"""All kernels work in tasks.
 
-Such a kernel is a serial function of the number of its task, and ``run(kernel, tasks, ...)`` calls it for each of them,
-on all threads. Why is there no parallel loop in each kernel?
+A kernel is a serial function of the number of its task, and ``run(kernel, tasks, ...)`` calls it for each of them, on
+all threads. Why is there no parallel loop in each kernel?
 
 * Numba compiles whatever the body of a ``prange`` calls four times over, once for each wrapper around it; for a large
   kernel that is seconds. Here the loop is compiled once, and calls kernels by their address (``workers.py``).
@@ -11,28 +11,32 @@ on all threads. Why is there no parallel loop in each kernel?
 * Dealt out in advance, half of the tasks for each of two threads, work ends when the thread ends whose processor
   something else needed meanwhile. Here each worker takes one task at a time, and helps the others with theirs.
 
-Every kernel takes the same arguments: ``(task, a, b, c, work, numbers)``, four arrays of float32 (the third may be
-int8), all flat, and an int64 array of whatever else it must know. An array of another type can be passed as one of the
-first, second or fourth; a kernel sees it as what it is by ``same_memory``.
+Behind the task's number a kernel takes what it likes, each argument with its own type: arrays of any shape and dtype,
+contiguous; integers; and tuples of integers, named ones too. A float comes in an array (see :func:`floats`).
 """
 
 import functools
+import operator
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 from numba.core.compiler_lock import global_compiler_lock
+from numba.np.numpy_support import from_dtype
 
 from tinyconv.kernels.cpu.runtime.threads import start
 from tinyconv.kernels.cpu.runtime.workers import (
+    ADDRESS,
+    ARGUMENTS,
     GIVE_WAY,
+    MOST,
+    TASK_COUNT,
     WORDS,
     counters_of,
     helper,
     run_table,
-    signature_of,
-    write_line,
 )
 
 NOTHING = np.zeros(0, np.float32)  # for an argument that a kernel does not use
@@ -41,18 +45,35 @@ kernel = helper
 
 _recorder = threading.local()  # .lines: where this thread's ``run`` writes instead of running
 
-Line = tuple[Any, int, tuple[Any, ...]]  # a kernel, its number of tasks, and its five arrays
 Calls = Sequence[tuple[Callable[..., None], tuple[Any, ...]]]
 
 
-def run(function, tasks: int, a, b, c, work, numbers) -> None:
-    """Call ``function(task, a, b, c, work, numbers)``, a kernel, for each task in 0 .. tasks - 1, in parallel."""
-    line = function, tasks, (a, b, c, work, numbers)
+class Line(NamedTuple):
+    """A kernel, its number of tasks, and what it takes beside the task's number."""
+
+    kernel: Any
+    tasks: int
+    arguments: tuple[Any, ...]
+
+
+def run(function, tasks: int, *arguments) -> None:
+    """Call ``function(task, *arguments)``, a kernel, for each task in 0 .. tasks - 1, in parallel."""
+    line = Line(function, tasks, arguments)
     lines = getattr(_recorder, "lines", None)
     if lines is None:
         Table([line])()
     else:
         lines.append(line)
+
+
+def floats(*values: float) -> np.ndarray:
+    """Numbers as an argument of a kernel."""
+    return np.array(values, np.float64)
+
+
+def flat(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Arrays for a kernel that sees them as plain memory, and computes where in it things are."""
+    return [array.reshape(-1) for array in arrays]
 
 
 def in_tasks(function: Callable[..., None]) -> Callable[..., None]:
@@ -68,7 +89,7 @@ def record(calls: Calls) -> Callable[[], None]:
 
 
 class Program:
-    """A list of kernel calls. Neighbours that work in tasks become a table, when the program is first run."""
+    """A list of calls. Neighbours that are kernels become a table, when the program is first run."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = tuple(calls)
@@ -100,38 +121,69 @@ class Table:
     """Lines that run one after the other, the tasks of each in parallel."""
 
     def __init__(self, lines: Sequence[Line]) -> None:
-        self._lines = np.empty((len(lines), WORDS), np.int64)
+        self._memory = np.zeros((len(lines), WORDS), np.int64)
         self._progress = np.empty(counters_of(len(lines)), np.int64)
-        self._names = [function.__name__ for function, _, _ in lines]
-        self._arrays = []  # kept alive
-        for number, (function, tasks, (a, b, c, work, numbers)) in enumerate(lines):
-            if not all(array.flags.c_contiguous for array in (a, b, c, work, numbers)) or numbers.dtype != np.int64:
-                received = ", ".join(f"{array.dtype} {array.strides}" for array in (a, b, c, work, numbers))
-                raise TypeError(
-                    f"The kernel {function.__name__} takes addresses. Expected C-contiguous arrays, and numbers of "
-                    f"int64. Received (dtype, strides): {received}."
-                )
-            int8 = c.dtype == np.int8
-            arrays = _flat(a), _flat(b), c.reshape(-1) if int8 else _flat(c), _flat(work), numbers
-            write_line(self._lines, number, _address(function, int8), tasks, *arrays)
-            self._arrays.append(arrays)
+        self._lines = tuple(lines)  # keeps the arrays alive
+        for row, line in zip(self._memory, lines, strict=True):
+            words = _words(line.arguments)
+            _check(line, len(words))
+            row[ADDRESS] = _address(line.kernel, tuple(map(_kind, line.arguments)))
+            row[TASK_COUNT] = line.tasks
+            row[ARGUMENTS : ARGUMENTS + len(words)] = words
 
     def __call__(self) -> None:
-        failed = run_table(self._lines, self._progress, GIVE_WAY)
+        failed = run_table(self._memory, self._progress, GIVE_WAY)
         if failed:
-            raise IndexError(f"An index was out of bounds in the kernel {self._names[failed - 1]}.")
+            name = self._lines[failed - 1].kernel.__name__
+            raise IndexError(f"An index was out of bounds in the kernel {name}.")
 
 
-def _flat(array: np.ndarray) -> np.ndarray:
-    """An array's memory as flat float32."""
-    flat = array.reshape(-1)
-    return flat if flat.dtype == np.float32 else flat.view(np.float32)
+def _check(line: Line, words: int) -> None:
+    if words > MOST:
+        raise TypeError(f"The kernel {line.kernel.__name__} takes {words} words of arguments. Expected at most {MOST}.")
+    arrays = [argument for argument in line.arguments if isinstance(argument, np.ndarray)]
+    if not all(array.flags.c_contiguous for array in arrays):
+        received = ", ".join(f"{array.dtype} {array.strides}" for array in arrays)
+        raise TypeError(
+            f"The kernel {line.kernel.__name__} takes addresses. Expected C-contiguous arrays. "
+            f"Received (dtype, strides): {received}."
+        )
+
+
+def _words(arguments: Iterable[Any]) -> list[int]:
+    """Arguments as machine code takes them, in words: of an array, what Numba's arrays consist of."""
+    words: list[int] = []
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            address = argument.__array_interface__["data"][0]
+            words += 0, 0, argument.size, argument.itemsize, address, *argument.shape, *argument.strides
+        elif isinstance(argument, tuple):
+            words += map(operator.index, argument)
+        else:
+            words.append(operator.index(argument))
+    return words
+
+
+def _kind(argument: Any) -> Any:
+    """What of an argument decides which machine code it needs."""
+    if isinstance(argument, np.ndarray):
+        return argument.dtype, argument.ndim
+    return (type(argument), len(argument)) if isinstance(argument, tuple) else int
+
+
+def _type(kind: Any) -> types.Type:
+    if kind is int:
+        return types.int64
+    first, count = kind
+    if isinstance(first, np.dtype):
+        return types.Array(from_dtype(first), count, "C")
+    return types.UniTuple(types.int64, count) if first is tuple else types.NamedUniTuple(types.int64, count, first)
 
 
 @functools.cache
-def _address(function, int8: bool) -> int:
-    """Where a kernel's machine code is; compiles it, or finds it in the cache."""
-    signature = signature_of(int8)
+def _address(function, kinds: tuple[Any, ...]) -> int:
+    """Where a kernel's machine code for such arguments is; compiles it, or finds it in the cache."""
+    signature = types.void(types.int64, *map(_type, kinds))
     with global_compiler_lock:  # which a fork waits for
         start()  # a kernel may ask for the number of threads
         function.compile(signature)

@@ -149,20 +149,19 @@ _survives = True  # whether a child that is forked now may use several threads
 _one_thread = False  # whether this is a child that may not
 
 
-def guarded(parallel: Callable[..., None], serial: Callable[..., None]) -> Callable[..., None]:
-    """A parallel kernel that several Python threads may call, and, in its serial version, forked children."""
+def guarded(loop: Callable[..., int]) -> Callable[..., int]:
+    """A parallel loop that several Python threads may call, and forked children: to these it says, by a last argument,
+    to make do with one thread."""
 
-    @functools.wraps(getattr(serial, "py_func", serial))
-    def kernel(*arguments):
+    @functools.wraps(loop.py_func)  # type: ignore[attr-defined]
+    def call(*arguments):
         with _gate:
-            if _one_thread:
-                return serial(*arguments)
-            if not _starter:
+            if not _starter and not _one_thread:
                 start()
             with _turn:
-                return parallel(*arguments)
+                return loop(*arguments, _one_thread)
 
-    return kernel
+    return call
 
 
 def start() -> None:

@@ -22,25 +22,17 @@ from numba.extending import intrinsic
 
 from tinyconv.kernels.cpu.runtime.cutting import share
 from tinyconv.kernels.cpu.runtime.jit import jit
+from tinyconv.kernels.cpu.runtime.threads import guarded
 
-WORDS = 12  # numbers in a line: the kernel's address, its tasks, and the address and length of each of five arrays
-TASKS = 1  # where in a line
+ADDRESS, TASK_COUNT, ARGUMENTS = 0, 1, 2  # where in a line they stand
+MOST = 80  # words of arguments
+WORDS = ARGUMENTS + MOST
 CACHE_LINE = 8  # counters lie so far apart that no two share one, or workers would fight for it
 PATIENCE = 2000  # looks at a counter, some tens of us, before a waiting worker offers its processor to others
 
 helper = functools.partial(jit, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # never called from Python
 
-_WORD, _FLOATS, _INTEGERS = ir.IntType(64), types.Array(types.float32, 1, "C"), types.Array(types.int64, 1, "C")
-
-
-def signature_of(int8: bool):
-    """The signature of all kernels: (task, a, b, c, work, numbers), where c is of float32 or int8.
-
-    For the machine code the two are the same: it gets an address and a length. (It also gets the size of an element,
-    always as if c were float32; an index into a contiguous array does not look at it.)
-    """
-    c = types.Array(types.int8, 1, "C") if int8 else _FLOATS
-    return types.void(types.int64, _FLOATS, _FLOATS, c, _FLOATS, _INTEGERS)
+_WORD = ir.IntType(64)
 
 
 def counters_of(lines: int) -> int:
@@ -61,27 +53,25 @@ GIVE_WAY = _give_way()
 
 @intrinsic
 def _call(typing_context, lines, line, task):
-    """Call the kernel of a line for one task; whether that failed."""
-    callee = signature_of(False).args
+    """Call the kernel of a line for one task; whether that failed.
+
+    To machine code an array is a row of words, and so is a tuple; addresses and integers are words too. So all kernels
+    are called in one way, with MOST words, whatever they are called with. One that takes fewer does not see the rest:
+    on all 64-bit systems arguments are passed from the first on, and it is the caller who clears them away.
+    """
 
     def write(context, builder, signature, arguments):
-        from numba.np.arrayobj import make_array, populate_array
-
         table = context.make_array(lines)(context, builder, arguments[0]).data
         first = builder.mul(arguments[1], _WORD(WORDS))
 
         def word(number):
             return builder.load(builder.gep(table, [builder.add(first, _WORD(number))]))
 
-        def array(kind, number):
-            found = make_array(kind)(context, builder)
-            data, width = builder.inttoptr(word(number), found.data.type), _WORD(kind.dtype.bitwidth // 8)
-            populate_array(found, data, shape=[word(number + 1)], strides=[width], itemsize=width, meminfo=None)
-            return found._getvalue()
-
-        arrays = [array(kind, 2 + 2 * number) for number, kind in enumerate(callee[1:])]
-        function = builder.inttoptr(word(0), context.call_conv.get_function_type(types.void, callee).as_pointer())
-        status, _ = context.call_conv.call_function(builder, function, types.void, callee, [arguments[2], *arrays])
+        words = [arguments[2], *(word(ARGUMENTS + number) for number in range(MOST))]
+        kinds = [types.int64] * len(words)
+        function_type = context.call_conv.get_function_type(types.void, kinds)
+        function = builder.inttoptr(word(ADDRESS), function_type.as_pointer())
+        status, _ = context.call_conv.call_function(builder, function, types.void, kinds, words)
         return status.is_error
 
     return types.boolean(lines, types.int64, types.int64), write
@@ -153,7 +143,7 @@ def _work(worker, workers, lines, progress, give_way):
     """Go through the lines: take the tasks of the own share of each, then what is left of the others' shares, and wait
     for those that others are still busy with."""
     for line in range(lines.shape[0]):
-        tasks, done, mine = lines[line, TASKS], (1 + line * (1 + workers)) * CACHE_LINE, 0
+        tasks, done, mine = lines[line, TASK_COUNT], (1 + line * (1 + workers)) * CACHE_LINE, 0
         for i in range(workers):
             whose = (worker + i) % workers
             first, last = share(whose, workers, tasks)
@@ -178,24 +168,14 @@ def _work(worker, workers, lines, progress, give_way):
             return  # some task of this line failed, and all workers know
 
 
-@jit
-def write_line(lines, line, address, tasks, a, b, c, work, numbers):
-    """Fill a line of a table."""
-    lines[line, 0], lines[line, TASKS] = address, tasks
-    lines[line, 2], lines[line, 3] = a.ctypes.data, a.size
-    lines[line, 4], lines[line, 5] = b.ctypes.data, b.size
-    lines[line, 6], lines[line, 7] = c.ctypes.data, c.size
-    lines[line, 8], lines[line, 9] = work.ctypes.data, work.size
-    lines[line, 10], lines[line, 11] = numbers.ctypes.data, numbers.size
-
-
+@guarded
 @jit(parallel=True)
-def run_table(lines, progress, give_way):
-    """Work through a table; 0, or the number of a line that failed, counted from 1."""
+def run_table(lines, progress, give_way, alone):
+    """Work through a table, on one thread if ``alone``; 0, or the number of a line that failed, counted from 1."""
     most = 1
     for line in range(lines.shape[0]):
-        most = max(most, lines[line, TASKS])
-    workers = min(most, _threads())
+        most = max(most, lines[line, TASK_COUNT])
+    workers = 1 if alone else min(most, _threads())
     for place in range((1 + lines.shape[0] * (1 + workers)) * CACHE_LINE):
         progress[place] = 0
     if workers == 1:
