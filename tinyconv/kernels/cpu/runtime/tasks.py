@@ -15,10 +15,11 @@ Behind the task's number a kernel takes what it likes, each argument with its ow
 contiguous; integers; and tuples of integers, named ones too. A float comes in an array (see :func:`floats`).
 """
 
+import ctypes
 import functools
 import operator
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,10 +126,8 @@ class Table:
         self._progress = np.empty(counters_of(len(lines)), np.int64)
         self._lines = tuple(lines)  # keeps the arrays alive
         for row, line in zip(self._memory, lines, strict=True):
-            words = _words(line.arguments)
-            _check(line, len(words))
-            row[ADDRESS] = _address(line.kernel, tuple(map(_kind, line.arguments)))
-            row[TASK_COUNT] = line.tasks
+            kinds, words = _as_words(line)
+            row[ADDRESS], row[TASK_COUNT] = _address(line.kernel, kinds), line.tasks
             row[ARGUMENTS : ARGUMENTS + len(words)] = words
 
     def __call__(self) -> None:
@@ -138,37 +137,38 @@ class Table:
             raise IndexError(f"An index was out of bounds in the kernel {name}.")
 
 
-def _check(line: Line, words: int) -> None:
-    if words > MOST:
-        raise TypeError(f"The kernel {line.kernel.__name__} takes {words} words of arguments. Expected at most {MOST}.")
-    arrays = [argument for argument in line.arguments if isinstance(argument, np.ndarray)]
-    if not all(array.flags.c_contiguous for array in arrays):
-        received = ", ".join(f"{array.dtype} {array.strides}" for array in arrays)
-        raise TypeError(
-            f"The kernel {line.kernel.__name__} takes addresses. Expected C-contiguous arrays. "
-            f"Received (dtype, strides): {received}."
-        )
-
-
-def _words(arguments: Iterable[Any]) -> list[int]:
-    """Arguments as machine code takes them, in words: of an array, what Numba's arrays consist of."""
+def _as_words(line: Line) -> tuple[tuple[Any, ...], list[int]]:
+    """Of each argument of a line, what decides which machine code it needs, and the words that machine code takes: of
+    an array, what Numba's arrays consist of."""
+    kinds: list[Any] = []
     words: list[int] = []
-    for argument in arguments:
+    for argument in line.arguments:
         if isinstance(argument, np.ndarray):
-            address = argument.__array_interface__["data"][0]
-            words += 0, 0, argument.size, argument.itemsize, address, *argument.shape, *argument.strides
+            if not argument.flags.c_contiguous:
+                raise TypeError(
+                    f"The kernel {line.kernel.__name__} takes addresses. Expected C-contiguous arrays. "
+                    f"Received {argument.dtype} with the strides {argument.strides}."
+                )
+            kinds.append((argument.dtype, argument.ndim))
+            words += 0, 0, argument.size, argument.itemsize, _start(argument), *argument.shape, *argument.strides
         elif isinstance(argument, tuple):
+            kinds.append((type(argument), len(argument)))
             words += map(operator.index, argument)
         else:
+            kinds.append(int)
             words.append(operator.index(argument))
-    return words
+    if len(words) > MOST:
+        raise TypeError(
+            f"The kernel {line.kernel.__name__} takes {len(words)} words of arguments. Expected at most {MOST}."
+        )
+    return tuple(kinds), words
 
 
-def _kind(argument: Any) -> Any:
-    """What of an argument decides which machine code it needs."""
-    if isinstance(argument, np.ndarray):
-        return argument.dtype, argument.ndim
-    return (type(argument), len(argument)) if isinstance(argument, tuple) else int
+def _start(array: np.ndarray) -> int:
+    """Where an array's memory begins; quicker than ``array.ctypes.data``, which must do for one that is read-only."""
+    if not array.size:
+        return 0
+    return ctypes.addressof(ctypes.c_char.from_buffer(array)) if array.flags.writeable else array.ctypes.data
 
 
 def _type(kind: Any) -> types.Type:
