@@ -393,7 +393,7 @@ def epoch_table(
     return report.table(columns, rows, right=(1, 2, 3, 4, 5)) + f"\n\nTargets on an H100 or H200: {targets}."
 
 
-def kernel_times(tinyconv: Tinyconv) -> list[tuple[str, str, float, float]]:
+def kernel_times(ours: Tinyconv) -> list[tuple[str, str, float, float]]:
     """For each step of the plan: layer, kernel, seconds on the device, and the least it could take.
 
     A step is recorded twenty times into one graph, so that no launch by Python is part of its time. Some are the faster
@@ -401,15 +401,15 @@ def kernel_times(tinyconv: Tinyconv) -> list[tuple[str, str, float, float]]:
     """
     cuda = device.cuda
     bandwidth, peak = limits()
-    trainer = tinyconv.training.trainer
+    trainer = ours.trainer
     results = []
-    for step in tinyconv.loop.plans[BATCH].all_steps():
+    for step in ours.loop.plans[BATCH].all_steps():
         if step.phase == "prepare":
             continue  # the CUDA kernels prepare nothing
         trainer.weights_changed()
         trainer.begin(0)
-        tinyconv.loop.programs[BATCH]()
-        run = tinyconv.kernels.record([step.call] * REPEATS)
+        ours.loop.programs[BATCH]()
+        run = ours.kernels.record([step.call] * REPEATS)
         times = []
         for _ in range(7):
             trainer.begin(0)
