@@ -11,8 +11,6 @@ import functools
 from typing import NamedTuple
 
 import numba
-import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.choice import choose
 from tinyconv.kernels.cpu.convolution.pooled import add_parts, bias_place, pooled_convolution, pooled_geometry
@@ -20,7 +18,7 @@ from tinyconv.kernels.cpu.registers.copies import copy
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import tile_shape
 from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job, whole_lines
-from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, floats, in_tasks, kernel
 
 
 class PooledJobs(NamedTuple):
@@ -35,7 +33,7 @@ class PooledJobs(NamedTuple):
 
 
 @functools.lru_cache(1024)
-def pooled_jobs(out_shape, x_shape, w_shape, padding, scale=1.0):
+def pooled_jobs(out_shape, x_shape, w_shape, padding):
     """The jobs of a step by the algorithms chosen for it, and where they have what in ``work``."""
     layer = pooled_convolution(out_shape, x_shape, w_shape, padding)
     chosen = choose(layer, pooled=True)
@@ -49,11 +47,11 @@ def pooled_jobs(out_shape, x_shape, w_shape, padding, scale=1.0):
     first = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
     part_size = blocks * sums.size
     places = {"single": single, "bias": bias, "scratch": scratch, "scratch_size": scratch_size, "sums": first}
-    places |= {"sum_size": sums.size, "parts": parts, "scale": np.float64(scale).view(np.int64)}
-    set_bias = Job(_set_bias, 1, np.array([bias]))
+    places |= {"sum_size": sums.size, "parts": parts}
+    set_bias = Job(_set_bias, 1, (bias,))
     dw = Job(sums.kernel, parts * blocks, pooled_geometry(layer))
     layout = sums.size, sums.filter_step, sums.number_step, sums.bias
-    adding = Job(add_parts, -(-K // LANES), np.array([K, F, sums.block, parts, first, part_size, *layout]))
+    adding = Job(add_parts, -(-K // LANES), (K, F, sums.block, parts, first, part_size, *layout))
     placed = (job.place(**places) for job in (forward, dx, dw))
     return PooledJobs(set_bias, *placed, adding, first + parts * part_size)
 
@@ -81,15 +79,15 @@ def conv2d_relu_max_pool2d_forward(out, argmax, x, w, b, work, padding):
 @kernel
 def _set_bias(task, b, _, __, work, numbers):
     """The bias to where it is filled up with zeros."""
-    (bias,) = to_fixed_tuple(numbers, 1)
+    (bias,) = numbers
     copy(work, bias, b, 0, b.size)
 
 
 @in_tasks
 def conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, padding, scale):
     """dw and db, parallel over parts of the batch and blocks of filters, then added; dx, parallel over images."""
-    found = pooled_jobs(dout.shape, x.shape, w.shape, padding, scale)
-    found.dw.run(dout, x, argmax, work)
+    found = pooled_jobs(dout.shape, x.shape, w.shape, padding)
+    found.dw.run(dout, x, argmax, work, floats(scale))
     found.add_parts.run(dw, db, NOTHING, work)
     if dx.size:
-        found.dx.run(dx, dout, argmax, work)
+        found.dx.run(dx, dout, argmax, work, floats(scale))

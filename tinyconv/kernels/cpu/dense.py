@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.registers.copies import add, copy, copy_panel, fill, pack
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
@@ -50,9 +49,6 @@ class DenseGeometry(NamedTuple):
     gradient: int = 0
     scratch: int = 0
     scratch_size: int = 0
-
-
-COUNT = len(DenseGeometry._fields)
 
 
 class DenseJobs(NamedTuple):
@@ -138,9 +134,8 @@ def make_product(R, V):
     """The kernel of forward and dx for tiles of R samples times V vectors of units."""
 
     @kernel
-    def product(task, dst, src, b, work, numbers):
+    def product(task, dst, src, b, work, g):
         """dst (N, dst_units) = src (N, src_units) times the packed weights, plus b or, if that is empty, nothing."""
-        g = DenseGeometry(*to_fixed_tuple(numbers, COUNT))
         columns = V * LANES
         panels, tiles = -(-g.dst_units // columns), -(-g.N // R)
         runs = -(-tiles // g.tiles)
@@ -166,9 +161,8 @@ def make_panels(V):
     """The kernel that copies dout in panels of V vectors, and adds up db."""
 
     @kernel
-    def panels(task, db, dout, _, work, numbers):
+    def panels(task, db, dout, _, work, g):
         """One panel of dout (N, dst_units) to ``work``, (N, columns), and of db: the sum of its rows in order."""
-        g = DenseGeometry(*to_fixed_tuple(numbers, COUNT))
         columns = V * LANES
         first = task * columns
         count = min(columns, g.dst_units - first)
@@ -185,13 +179,12 @@ def make_product_gradient(R, V):
     """The kernel of dw for tiles of R inputs times V vectors of units."""
 
     @kernel
-    def product_gradient(task, dw, x, _, work, numbers):
+    def product_gradient(task, dw, x, _, work, g):
         """A block of rows of dw (src_units, dst_units) from x (N, src_units) and dout in panels.
 
         First the block's columns of x are copied to the scratch: read where they are, rows whose length is a power of
         two would all fall on the same few lines of the L1 cache.
         """
-        g = DenseGeometry(*to_fixed_tuple(numbers, COUNT))
         columns, rows = V * LANES, g.rows
         first = task * rows
         count = min(rows, g.src_units - first)

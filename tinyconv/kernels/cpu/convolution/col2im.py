@@ -16,9 +16,8 @@ import functools
 
 import numba
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.convolution.geometry import COUNT, Geometry, dx_geometry
+from tinyconv.kernels.cpu.convolution.geometry import dx_geometry
 from tinyconv.kernels.cpu.registers.copies import copy, fill, pack
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import pixel_offsets, tile_add_products, tile_shape, tile_store, tile_zeros
@@ -87,9 +86,8 @@ def make_col2im(R, V):
                 )
 
     @kernel
-    def col2im(task, dx, dout, _, work, numbers):
+    def col2im(task, dx, dout, _, work, g):
         """dx (N, dst_H, dst_W, dst_C) of one image from dout (N, src_H, src_W, src_C)."""
-        g = Geometry(*to_fixed_tuple(numbers, COUNT))
         panels = -(-g.KH * g.KW * g.dst_C // (V * LANES))
         height, width = _canvas_size(g)
         products = g.scratch + numba.get_thread_id() * g.scratch_size

@@ -12,12 +12,9 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.geometry import (
     CACHED,
-    COUNT,
-    Geometry,
     cut_rows,
     dx_geometry,
     floats_under,
@@ -180,10 +177,9 @@ def make_direct(R, V):
     add_tiles = _make_add_tiles(R, V)
 
     @kernel
-    def direct(task, dst, src, b, work, numbers):
+    def direct(task, dst, src, b, work, g):
         """dst (N, dst_H, dst_W, dst_C) from src (N, src_H, src_W, src_C): ``rows`` rows of one image, plus b (dst_C,)
         if that is not empty."""
-        g = Geometry(*to_fixed_tuple(numbers, COUNT))
         step, step_w = (g.stride, g.stride_w) if g.transposed else (1, 1)
         bands = -(-g.dst_H // (g.rows * step))
         n, first = task // bands, task % bands * g.rows

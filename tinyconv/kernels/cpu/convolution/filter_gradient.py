@@ -10,12 +10,9 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.geometry import (
     CACHED,
-    COUNT,
-    Geometry,
     cut_rows,
     floats_under,
     forward_geometry,
@@ -235,13 +232,12 @@ def make_filter_gradient(R, V):
     add_unit = _make_add_unit(R, V)
 
     @kernel
-    def filter_gradient(task, dout, x, _, work, numbers):
+    def filter_gradient(task, dout, x, _, work, g):
         """A group of panels of one partial sum.
 
         It goes through its units, each ``images`` images or ``rows`` rows of one image: few enough that what they hold
         of x and dout stays in the cache for all of the tiles.
         """
-        g = Geometry(*to_fixed_tuple(numbers, COUNT))
         panels, units = -(-g.dst_C // (V * LANES)), -(-g.N // g.images) * -(-g.dst_H // g.rows)
         groups = -(-panels // g.group)
         part, panel = task // groups, task % groups * g.group
@@ -274,9 +270,8 @@ def make_add_parts(R, V):
                     add(result, start + first, work, place + i * V * LANES, min(V * LANES, g.dst_C - first))
 
     @kernel
-    def add_parts(task, dw, db, _, work, numbers):
+    def add_parts(task, dw, db, _, work, g):
         """One tap of dw; the last task: db."""
-        g = Geometry(*to_fixed_tuple(numbers, COUNT))
         slices, rows, sum_rows = _sum_shape(g, R)
         size = (slices * sum_rows + BIAS_ROWS) * V * LANES
         if task == g.KH * g.KW:

@@ -66,9 +66,6 @@ class Geometry(NamedTuple):
     sums: int = 0
 
 
-COUNT = len(Geometry._fields)
-
-
 def forward_geometry(layer, **cut):
     """The source is x, the destination out."""
     N, OH, OW, F, H, W, C, KH, KW, strides, padding, dilation = layer

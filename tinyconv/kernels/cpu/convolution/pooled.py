@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.geometry import Convolution, read_pixels
 from tinyconv.kernels.cpu.registers.copies import fill
@@ -45,10 +44,6 @@ class PooledGeometry(NamedTuple):
     scratch_size: int = 0
     sums: int = 0  # the partial sums of dw: for each part, for each block of filters
     sum_size: int = 0
-    scale: int = 0  # backward: a factor of all gradients, as the bits of a float64
-
-
-COUNT = len(PooledGeometry._fields)
 
 
 def pooled_geometry(layer, bands=0):
@@ -83,12 +78,6 @@ class Sums(NamedTuple):
 
 
 @helper
-def scale_of(g):
-    """The factor of all gradients."""
-    return np.float32(np.int64(g.scale).view(np.float64))
-
-
-@helper
 def read_windows(g, x, n, images, top, height, work, at):
     """Where the pixels lie that ``height`` rows of pooling windows need, from row ``top`` of image n on, and of the
     images behind it: see ``read_pixels``."""
@@ -98,7 +87,7 @@ def read_windows(g, x, n, images, top, height, work, at):
 @kernel
 def add_parts(task, dw, db, _, work, numbers):
     """Add the partial sums in order: LANES numbers of each filter, and in the first task the biases. See ``Sums``."""
-    K, F, width, parts, sums, part_size, sum_size, filter_step, number_step, bias = to_fixed_tuple(numbers, 10)
+    K, F, width, parts, sums, part_size, sum_size, filter_step, number_step, bias = numbers
     first = task * LANES
     count = min(LANES, K - first)
     total = stack_array(LANES, np.float32)

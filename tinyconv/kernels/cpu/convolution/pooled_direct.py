@@ -8,11 +8,8 @@ import functools
 
 import numba
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.pooled import (
-    COUNT,
-    PooledGeometry,
     bias_place,
     floats_seen,
     pooled_geometry,
@@ -39,14 +36,14 @@ def _preparation(w_shape):
     KH, KW, C, F = w_shape
     columns = tile_shape(F)[1] * LANES
     single = -(-F // columns) * columns * KH * KW * C
-    return Job(_prepare, -(-F // columns), np.array([KH * KW * C, F, columns, single, bias_place(single, w_shape)]))
+    return Job(_prepare, -(-F // columns), (KH * KW * C, F, columns, single, bias_place(single, w_shape)))
 
 
 @kernel
 def _prepare(task, w, _, __, work, numbers):
     """A panel of filters (K, F) to [panel][k][columns of f], with zeros behind the last, and one by one to
     ``work[single:]``, (F, K); and zeros to where the panel's bias will be."""
-    K, F, columns, single, bias = to_fixed_tuple(numbers, 5)
+    K, F, columns, single, bias = numbers
     first = task * columns
     copy_panel(work, first * K, w, 0, F, K, first, columns)
     fill(work, bias + first, columns, np.float32(0))
@@ -71,9 +68,8 @@ def make_direct_pooled(windows, V):
     R = 4 * windows
 
     @kernel
-    def direct_pooled(task, out, x, argmax, work, numbers):
+    def direct_pooled(task, out, x, argmax, work, g):
         """out and argmax (N, PH, PW, F) from x (N, H, W, C): a band of pooled rows of one image."""
-        g = PooledGeometry(*to_fixed_tuple(numbers, COUNT))
         columns = V * LANES
         n, band = task // g.bands, task % g.bands
         first, last = band * g.PH // g.bands, (band + 1) * g.PH // g.bands

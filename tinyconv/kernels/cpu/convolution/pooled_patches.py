@@ -6,9 +6,8 @@ that its winner saw. Summed in parts of the batch as in ``pooled_winners.py``.
 
 import numba
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.convolution.pooled import COUNT, PooledGeometry, Sums, floats_seen, read_windows, scale_of
+from tinyconv.kernels.cpu.convolution.pooled import Sums, floats_seen, read_windows
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.pooled_stores import patch_load, tile_add_chosen
 from tinyconv.kernels.cpu.registers.tile import tile_store, tile_zeros
@@ -23,14 +22,13 @@ def dw(layer):
 
 
 @kernel
-def patches_to_filters(task, dout, x, argmax, work, numbers):
+def patches_to_filters(task, dout, x, argmax, work, g, scales):
     """A partial sum of dw and db, for 3 x 3 filters of one channel: one part of the batch, one block of LANES filters,
     whose gradients stay in registers."""
-    g = PooledGeometry(*to_fixed_tuple(numbers, COUNT))
     blocks = g.F // LANES
     part, block = task // blocks, task % blocks
     copy = g.scratch + numba.get_thread_id() * g.scratch_size
-    zero, scale, nobody = vector_fill(np.float32(0)), vector_fill(scale_of(g)), vector_fill(np.int32(-1))
+    zero, scale, nobody = vector_fill(np.float32(0)), vector_fill(np.float32(scales[0])), vector_fill(np.int32(-1))
     tile, bias = tile_zeros(9, 1), zero
     for n in range(part * g.N // g.parts, (part + 1) * g.N // g.parts):
         copied, origin, row_size, _ = read_windows(g, x, n, 1, -g.top, 2 * g.PH + 2, work, copy)

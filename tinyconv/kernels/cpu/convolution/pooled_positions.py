@@ -8,9 +8,8 @@ import functools
 
 import numba
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from tinyconv.kernels.cpu.convolution.pooled import COUNT, PooledGeometry, Sums, floats_seen, read_windows, scale_of
+from tinyconv.kernels.cpu.convolution.pooled import Sums, floats_seen, read_windows
 from tinyconv.kernels.cpu.registers.copies import fill
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.pooled_stores import tile_multiply_add_vector
@@ -31,11 +30,11 @@ def dw(layer):
 
 
 @helper
-def _stage(work, at, dout, argmax, g, n, f, bias):
+def _stage(work, at, dout, argmax, g, n, f, bias, scale):
     """Image n's gradient of LANES filters from f on, scaled and 0 where nothing won, to ``work[at:]``, (windows,
     LANES), and behind it the winners, as integers. The gradients are also added to ``work[bias:]``."""
     integers = same_memory(work, np.int32)
-    windows, count, scale = g.PH * g.PW, min(LANES, g.F - f), scale_of(g)
+    windows, count = g.PH * g.PW, min(LANES, g.F - f)
     place, winners = n * windows * g.F + f, at + windows * LANES
     for _ in range(windows):
         for lane in range(LANES):
@@ -52,20 +51,19 @@ def make_positions_to_filters(R):
     """The kernel of dw for any filters, R numbers of a window in registers."""
 
     @kernel
-    def positions_to_filters(task, dout, x, argmax, work, numbers):
+    def positions_to_filters(task, dout, x, argmax, work, g, scales):
         """A partial sum of dw and db: one part of the batch, one block of LANES filters."""
-        g = PooledGeometry(*to_fixed_tuple(numbers, COUNT))
         blocks, windows, run = -(-g.F // LANES), g.PH * g.PW, g.KW * g.C
         part, block, K = task // blocks, task % blocks, g.KH * run
         total = g.sums + task * g.sum_size
         fill(work, total, g.sum_size, np.float32(0))
-        integers, zero = same_memory(work, np.int32), vector_fill(np.float32(0))
+        scale, integers, zero = np.float32(scales[0]), same_memory(work, np.int32), vector_fill(np.float32(0))
         at = g.scratch + numba.get_thread_id() * g.scratch_size
         for n in range(part * g.N // g.parts, (part + 1) * g.N // g.parts):
             copy = at + 2 * windows * LANES
             copied, origin, row_size, _ = read_windows(g, x, n, 1, -g.top, 2 * g.PH + g.KH - 1, work, copy)
             source = work if copied else x
-            _stage(work, at, dout, argmax, g, n, block * LANES, total + g.sum_size - LANES)
+            _stage(work, at, dout, argmax, g, n, block * LANES, total + g.sum_size - LANES, scale)
             for row in range(0, K, R):
                 reads = pixel_offsets(row, K - 1, run, row_size, 1, R)
                 tile = tile_load(work, total + row * LANES, LANES, R, 1)

@@ -18,16 +18,12 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution.pooled import (
-    COUNT,
-    PooledGeometry,
     Sums,
     floats_seen,
     pooled_geometry,
     read_windows,
-    scale_of,
 )
 from tinyconv.kernels.cpu.registers.copies import add, fill
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
@@ -192,10 +188,9 @@ def make_winners_to_pixels(R, V, whole):
     add_filters = _make_add_filters(R, V, whole)
 
     @kernel
-    def winners_to_pixels(task, dx, dout, argmax, work, numbers):
+    def winners_to_pixels(task, dx, dout, argmax, work, g, scales):
         """dx (N, H, W, C) of one image."""
-        g = PooledGeometry(*to_fixed_tuple(numbers, COUNT))
-        n, run, scale = task, g.KW * g.C, scale_of(g)
+        n, run, scale = task, g.KW * g.C, np.float32(scales[0])
         height, width = 2 * g.PH + g.KH - 1, 2 * g.PW + g.KW - 1
         padded = g.top > 0 or g.left > 0 or height > g.H or width > g.W
         canvas, origin, row_size = dx, n * g.H * g.W * g.C, g.W * g.C
@@ -234,14 +229,14 @@ def _take_inside(dx, g, n, work, canvas, height, width):
 
 
 @helper
-def _list_winners(work, at, dout, argmax, g, first, images, f, row_size, image_size):
-    """The winners of up to BITS filters, from f on, in ``images`` images, from ``first`` on: for each filter a list of
-    the first pixels that they saw, relative to the first image, and a list of their gradients.
+def _list_winners(work, at, dout, argmax, g, some, f, sizes, scale):
+    """The winners of up to BITS filters, from f on, in ``some`` images (the first, and how many): for each filter a
+    list of the first pixels that they saw, relative to the first image, and a list of their gradients.
 
     At ``at`` are the lengths of the lists, then the sums of their gradients, then all pixels, and ``gap`` behind each
     pixel its gradient. Returns where the first list of pixels begins, how far apart lists are, and the gap.
     """
-    integers, scale = same_memory(work, np.int32), scale_of(g)
+    integers, (first, images), (row_size, image_size) = same_memory(work, np.int32), some, sizes
     windows, count = g.PH * g.PW, min(BITS, g.F - f)
     sums, lists, room = at + BITS, at + 2 * BITS, images * windows
     fill(work, at, 2 * BITS, np.float32(0))  # the bits of the float 0 are those of the integer 0
@@ -282,22 +277,21 @@ def make_winners_to_filters(R, V):
                 tile_store(tile, work, total + k * run + i, run)
 
     @kernel
-    def winners_to_filters(task, dout, x, argmax, work, numbers):
+    def winners_to_filters(task, dout, x, argmax, work, g, scales):
         """A partial sum of dw and db: one part of the batch, one block of BITS filters."""
-        g = PooledGeometry(*to_fixed_tuple(numbers, COUNT))
         blocks, windows, run, height = -(-g.F // BITS), g.PH * g.PW, g.KW * g.C, 2 * g.PH + g.KH - 1
         part, f = task // blocks, task % blocks * BITS
         total = g.sums + task * g.sum_size
         fill(work, total, g.sum_size, np.float32(0))
-        integers = same_memory(work, np.int32)
+        integers, scale = same_memory(work, np.int32), np.float32(scales[0])
         own = g.scratch + numba.get_thread_id() * g.scratch_size
         together, bias = images_listed(g.N, windows), total + g.KH * run * BITS
         copy, last = own + list_size(together * windows), (part + 1) * g.N // g.parts
         for n in range(part * g.N // g.parts, last, together):
             images = min(together, last - n)
             copied, origin, row_size, image_size = read_windows(g, x, n, images, -g.top, height, work, copy)
-            source = work if copied else x
-            lists, room, gap = _list_winners(work, own, dout, argmax, g, n, images, f, row_size, image_size)
+            source, sizes = work if copied else x, (row_size, image_size)
+            lists, room, gap = _list_winners(work, own, dout, argmax, g, (n, images), f, sizes, scale)
             add(work, bias, work, own + BITS, BITS)
             for lane in range(BITS):
                 count, first = np.int64(integers[own + lane]), lists + lane * room

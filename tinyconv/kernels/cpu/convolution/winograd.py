@@ -42,7 +42,6 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.convolution import winograd_filters
 from tinyconv.kernels.cpu.convolution.geometry import CACHED
@@ -116,9 +115,6 @@ class Tiling(NamedTuple):
     bias: int = 0
     scratch: int = 0  # one for each thread
     scratch_size: int = 0
-
-
-COUNT = len(Tiling._fields)
 
 
 def forward(layer, relu):
@@ -280,7 +276,7 @@ def make_winograd(R, V, finish):
             tile_store(tile, work, products + t * columns, columns)
 
     @kernel
-    def winograd(task, dst, src, extra, work, numbers):
+    def winograd(task, dst, src, extra, work, g):
         """dst (N, dst_H, dst_W, dst_C), or what pooling leaves of it, from src (N, src_H, src_W, src_C) and the
         transformed filters: a block of tiles, all panels of filters or, where tiles are few, some. ``extra``: the
         bias, or argmax.
@@ -288,7 +284,6 @@ def make_winograd(R, V, finish):
         Transform the pixels, then for each panel 16 matrix products, and transform back. What the next block will read
         of src below the rows that this one has read is prefetched, a piece with each product.
         """
-        g = Tiling(*to_fixed_tuple(numbers, COUNT))
         first, share = task // g.shares * g.block, task % g.shares
         columns, tiles = V * LANES, min(g.block, g.count - first)
         panels, size, product_size = g.dst_C // columns, g.block * g.src_C + SKEW, g.block * columns + SKEW

@@ -4,7 +4,6 @@ import functools
 
 import numba
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import tile_shape
@@ -25,7 +24,7 @@ def _preparation(w_shape):
     """The job that prepares filters of such a shape."""
     _, _, C, F = w_shape
     columns, columns_T = (tile_shape(size)[1] * LANES for size in (F, C))
-    return Job(_prepare, F // columns * (C // LANES), np.array([C, F, columns, columns_T]))
+    return Job(_prepare, F // columns * (C // LANES), (C, F, columns, columns_T))
 
 
 @helper(forceinline=True)
@@ -92,7 +91,7 @@ def _prepare(task, w, _, __, work, numbers):
 
     The scratch behind both holds LANES x LANES transposed filters; read from the last tap to the first they are turned.
     """
-    C, F, columns, columns_T = to_fixed_tuple(numbers, 4)
+    C, F, columns, columns_T = numbers
     blocks, block_size, tap = C // LANES, LANES * LANES, C * F
     panel, c = task // blocks, task % blocks * LANES
     turned = 32 * C * F + numba.get_thread_id() * 9 * block_size

@@ -2,9 +2,6 @@
 
 import functools
 
-import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
-
 from tinyconv.kernels.cpu.convolution.winograd import job_of, outputs, tiling_of
 from tinyconv.kernels.cpu.convolution.winograd_filters import transform_filters, transpose
 from tinyconv.kernels.cpu.registers.host import LANES
@@ -25,7 +22,7 @@ def _preparation(w_shape):
     """The job that prepares filters of such a shape."""
     _, _, C, F = w_shape
     columns = tile_shape(F)[1] * LANES
-    return Job(_prepare, F // columns * (C // LANES), np.array([C, F, columns, 16 * C * F]))
+    return Job(_prepare, F // columns * (C // LANES), (C, F, columns, 16 * C * F))
 
 
 def forward(layer):
@@ -37,7 +34,7 @@ def forward(layer):
 def _prepare(task, w, _, __, work, numbers):
     """LANES channels of a panel of the filters (3, 3, C, F) to [panel][16][C][columns of F], and, one by one, to
     ``work[single:]``, (F, 9 * C)."""
-    C, F, columns, single = to_fixed_tuple(numbers, 4)
+    C, F, columns, single = numbers
     blocks = C // LANES
     panel, c = task // blocks, task % blocks * LANES
     for f in range(0, columns, LANES):

@@ -4,7 +4,6 @@ Loops run over slices: then the compiler knows that no index is negative, and mo
 """
 
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.vector import prefetch, vector_load, vector_load_first, vector_store
@@ -80,13 +79,13 @@ def pack(work, w, taps, columns, columns_T):
     C, F = w.shape[-2:]
     parts = taps * -(-C // columns_T)
     tasks = min(parts, pieces(w.size, cost=4))
-    run(_pack, tasks, *flat(w, NOTHING, NOTHING, work), np.array([tasks, parts, taps, C, F, columns, columns_T]))
+    run(_pack, tasks, *flat(w, NOTHING, NOTHING, work), (tasks, parts, taps, C, F, columns, columns_T))
 
 
 @kernel
 def _pack(task, w, _, __, work, numbers):
     """A task's share of the blocks."""
-    tasks, parts, taps, C, F, columns, columns_T = to_fixed_tuple(numbers, 7)
+    tasks, parts, taps, C, F, columns, columns_T = numbers
     first, last = share(task, tasks, parts)
     for part in range(first, last):
         _pack_block(work, w, part % taps, part // taps, taps, C, F, columns, columns_T)

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from tinyconv.kernels.cpu.runtime.tasks import flat, run
 
 TASKS = 16  # into how many tasks a kernel is cut where the shapes allow: enough for some cores, few enough to be cheap
@@ -15,23 +13,23 @@ class Job(NamedTuple):
 
     kernel: Callable
     tasks: int
-    numbers: Any  # a NamedTuple, until its places in ``work`` are known: then an array
+    numbers: Any  # a tuple of integers
     filters: int = 0  # floats of packed or transformed filters
     scratch: int = 0  # floats that a thread needs
     sums: int = 0  # floats of partial sums
 
-    def run(self, first, second, third, work):
-        """Do it, on three arrays and ``work``."""
-        run(self.kernel, self.tasks, *flat(first, second, third, work), self.numbers)
+    def run(self, first, second, third, work, *more):
+        """Do it, on three arrays and ``work``; ``more`` is what the kernel takes behind its numbers."""
+        run(self.kernel, self.tasks, *flat(first, second, third, work), self.numbers, *more)
 
     def after(self, other):
         """The job whose filters lie behind the other's."""
         return self._replace(numbers=self.numbers._replace(filters=other.filters))
 
     def place(self, **places):
-        """The job with what it must know, and where things are, as an array."""
+        """The job that knows too where things are."""
         known = {name: place for name, place in places.items() if name in self.numbers._fields}
-        return self._replace(numbers=np.array(self.numbers._replace(**known), np.int64))
+        return self._replace(numbers=self.numbers._replace(**known))
 
 
 def whole_lines(size):
