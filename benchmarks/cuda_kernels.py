@@ -91,7 +91,10 @@ def calls():
     yield "batch_norm_inference_backward", rows, rows, channels, channels, 1e-3
     yield "batch_norm_fold", rows, channels, rows, *(channels,) * 5, 1e-3
     yield "adam_update", row, row, row, row, counters, one, 0.9, 0.999, 1e-7, 0.0
-    yield "sgd_update", row, row, row, one, 0.9, True
+    yield "clip_values", row, 1.0
+    yield "clip_norms", row, zeros(8, dtype=np.float64), zeros(8, 3, dtype=np.int64), 1.0
+    yield "rmsprop_update", row, row, row, row, row, one, 0.9, 0.9, 1e-7, 0.0
+    yield "sgd_update", row, row, row, one, 0.9, True, 0.0
     yield "l2_forward", one, row, row
     yield "l2_backward", row, row, row
     yield from convolutions()

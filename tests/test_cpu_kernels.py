@@ -289,14 +289,47 @@ def test_adam(size, weight_decay, step, seed):
 
 
 @examples(20)
-@given(sizes, st.sampled_from([0, 0.0, 0.9]), st.booleans(), seeds)
-def test_sgd_and_l2(size, momentum, nesterov, seed):
+@given(sizes, st.sampled_from([0, 0.0, 0.9]), st.booleans(), st.sampled_from([0.0, 0.01]), seeds)
+def test_sgd_and_l2(size, momentum, nesterov, decay, seed):
     rng = np.random.default_rng(seed)
     rate = np.array([0.01], np.float32)
-    check("sgd_update", [f32(rng, size), f32(rng, size)], f32(rng, size), rate, momentum, nesterov)
+    velocity = f32(rng, size if momentum else 0)
+    check("sgd_update", [f32(rng, size), velocity], f32(rng, size), rate, momentum, nesterov, decay)
     params, strength = f32(rng, size), rng.random(size, dtype=np.float32)
     check("l2_forward", [unset(1)], params, strength)
     check("l2_backward", [f32(rng, size)], params, strength)
+
+
+@examples(20)
+@given(sizes, st.sampled_from([0.0, 0.9]), st.booleans(), st.sampled_from([0.0, 0.01]), seeds)
+def test_rmsprop(size, momentum, centered, decay, seed):
+    rng = np.random.default_rng(seed)
+    rate = np.array([0.01], np.float32)
+    velocity, means = f32(rng, size if momentum else 0), f32(rng, size if centered else 0) * np.float32(0.1)
+    state = [f32(rng, size), 0.1 + f32(rng, size) ** 2, velocity, means]
+    check("rmsprop_update", state, f32(rng, size), rate, 0.9, momentum, 1e-7, decay, rtol=1e-4)
+
+
+@examples(20)
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=5), st.booleans(), st.sampled_from([0.1, 10, 1e3]), seeds)
+def test_clipping(sizes, together, limit, seed):
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(sizes)
+    norms = np.zeros(len(sizes)) if together else rng.integers(0, len(sizes), len(sizes))
+    parts = np.stack([ends - sizes, ends, norms], axis=1).astype(np.int64)
+    grads = f32(rng, ends[-1])
+    check("clip_norms", [grads, np.zeros(len(sizes))], parts, limit)
+    check("clip_values", [grads], limit)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_norm_that_is_not_finite_is_seen(value):
+    """In the gradients that it is the norm of, and in no others."""
+    parts = np.array([(0, 2, 0), (2, 4, 1)])
+    for kernels, dtype in ((cpu, np.float32), (reference, np.float64)):
+        grads = np.array([value, 1, 3, 4], dtype)
+        kernels.clip_norms(grads, np.empty(2), parts, 1.0)
+        np.testing.assert_allclose(grads, [np.nan, np.nan, 0.6, 0.8])
 
 
 @examples(40)

@@ -227,18 +227,29 @@ def test_batch_norm_folds_into_the_product_before_it(window, seed):
 
 EXACT = {"beta_1": 0.875, "beta_2": 1 - 2.0**-10, "epsilon": 2.0**-23}  # what float32, through which Keras passes
 RATE, MOMENTUM, DECAY = 2.0**-7, 0.875, 2.0**-6  # every setting, has without rounding
+RHO, EMPTY = 0.875, np.empty(0)
 
 
 def adam(weight_decay):
     def update(params, moments, grads, counters, rate):
-        k.adam_update(params, *moments, grads, counters, rate, *EXACT.values(), weight_decay)
+        k.adam_update(params, *moments[:2], grads, counters, rate, *EXACT.values(), weight_decay)
 
     return update
 
 
-def sgd(momentum, nesterov):
+def rmsprop(momentum, centered, weight_decay):
     def update(params, moments, grads, counters, rate):
-        k.sgd_update(params, moments[0], grads, rate, momentum, nesterov)
+        velocity, means = moments[1] if momentum else EMPTY, moments[2] if centered else EMPTY
+        epsilon = EXACT["epsilon"]
+        k.rmsprop_update(params, moments[0], velocity, means, grads, rate, RHO, momentum, epsilon, weight_decay)
+
+    return update
+
+
+def sgd(momentum, nesterov, weight_decay=0.0):
+    def update(params, moments, grads, counters, rate):
+        velocity = moments[0] if momentum else EMPTY
+        k.sgd_update(params, velocity, grads, rate, momentum, nesterov, weight_decay)
 
     return update
 
@@ -246,9 +257,15 @@ def sgd(momentum, nesterov):
 OPTIMIZERS = {
     "adam": (adam(0.0), lambda: keras.optimizers.Adam(RATE, **EXACT)),
     "adamw": (adam(DECAY), lambda: keras.optimizers.AdamW(RATE, weight_decay=DECAY, **EXACT)),
+    "rmsprop": (rmsprop(0.0, False, 0.0), lambda: keras.optimizers.RMSprop(RATE, RHO, epsilon=EXACT["epsilon"])),
+    "rmsprop, all of it": (
+        rmsprop(MOMENTUM, True, DECAY),
+        lambda: keras.optimizers.RMSprop(RATE, RHO, MOMENTUM, EXACT["epsilon"], True, weight_decay=DECAY),
+    ),
     "sgd": (sgd(0.0, False), lambda: keras.optimizers.SGD(RATE)),
     "momentum": (sgd(MOMENTUM, False), lambda: keras.optimizers.SGD(RATE, momentum=MOMENTUM)),
     "nesterov": (sgd(MOMENTUM, True), lambda: keras.optimizers.SGD(RATE, momentum=MOMENTUM, nesterov=True)),
+    "decay": (sgd(0.0, False, DECAY), lambda: keras.optimizers.SGD(RATE, weight_decay=DECAY)),
 }
 
 
@@ -258,7 +275,7 @@ def test_optimizer_trajectory(name, dtype, tolerance):
     """Twenty steps with the same gradients; among them zeros, tiny and huge ones."""
     rng = np.random.default_rng(3)
     params = normal(rng, 50, dtype=dtype)
-    moments = np.zeros((2, 50), dtype)
+    moments = np.zeros((3, 50), dtype)
     rate = np.array([RATE], dtype)
     update, make = OPTIMIZERS[name]
     optimizer, variable = make(), keras.Variable(params, dtype=dtype)
@@ -268,3 +285,19 @@ def test_optimizer_trajectory(name, dtype, tolerance):
         update(params, moments, grads, np.array([step, 0, 0]), rate)
         optimizer.apply([tf.constant(grads)], [variable])
         np.testing.assert_allclose(params, variable.numpy(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("clip", ["clipnorm", "clipvalue", "global_clipnorm"])
+@pytest.mark.parametrize("limit", [0.5, 5.0, 50.0])
+def test_clipping(clip, limit):
+    """Two weights' gradients, clipped by value, each by its own norm, and together."""
+    rng = np.random.default_rng(0)
+    grads, sizes = normal(rng, 60), (25, 35)
+    optimizer = keras.optimizers.SGD(1.0, **{clip: limit})
+    expected = np.concatenate(optimizer._clip_gradients([tf.constant(g) for g in np.split(grads, sizes[:1])]))
+    if clip == "clipvalue":
+        k.clip_values(grads, limit)
+    else:
+        parts = np.array([(0, 10, 0), (10, 25, 0), (25, 60, clip == "clipnorm")])
+        k.clip_norms(grads, np.empty(3), parts, limit)
+    np.testing.assert_allclose(grads, expected, rtol=1e-12)

@@ -102,7 +102,13 @@ OPTIMIZERS = {
     "adam": lambda optimizers: "adam",
     "adam 0.01": lambda optimizers: optimizers.Adam(learning_rate=0.01, beta_1=0.8, beta_2=0.99, epsilon=1e-4),
     "adamw": lambda optimizers: optimizers.AdamW(learning_rate=0.01, weight_decay=0.1),
+    "adam, clipped": lambda optimizers: optimizers.Adam(0.01, weight_decay=0.1, clipnorm=0.05),
+    "rmsprop": lambda optimizers: "rmsprop",
+    "rmsprop, all of it": lambda optimizers: optimizers.RMSprop(
+        0.01, rho=0.8, momentum=0.5, epsilon=1e-4, centered=True, weight_decay=0.1, global_clipnorm=0.5
+    ),
     "sgd": lambda optimizers: "sgd",
+    "sgd, clipped": lambda optimizers: optimizers.SGD(0.05, momentum=0.9, weight_decay=0.1, clipvalue=0.01),
     "momentum": lambda optimizers: optimizers.SGD(learning_rate=0.05, momentum=0.9),
     "nesterov": lambda optimizers: optimizers.SGD(learning_rate=0.05, momentum=0.9, nesterov=True),
     "decay": lambda optimizers: optimizers.SGD(optimizers.schedules.ExponentialDecay(0.1, 5, 0.5)),
@@ -492,6 +498,15 @@ SCHEDULES = {
         {"initial_learning_rate": 0.1, "decay_steps": 20, "alpha": 0.2},
         {"initial_learning_rate": 0.0, "decay_steps": 20, "alpha": 0.1, "warmup_target": 0.3, "warmup_steps": 10},
     ],
+    "InverseTimeDecay": [
+        {"initial_learning_rate": 0.1, "decay_steps": 7, "decay_rate": 0.5},
+        {"initial_learning_rate": 0.1, "decay_steps": 7, "decay_rate": 0.5, "staircase": True},
+    ],
+    "PolynomialDecay": [
+        {"initial_learning_rate": 0.1, "decay_steps": 12},
+        {"initial_learning_rate": 0.1, "decay_steps": 12, "end_learning_rate": 0.02, "power": 0.5},
+        {"initial_learning_rate": 0.1, "decay_steps": 12, "power": 2.0, "cycle": True},
+    ],
     "PiecewiseConstantDecay": [{"boundaries": [5, 12], "values": [0.3, 0.2, 0.1]}],
 }
 
@@ -510,3 +525,25 @@ def test_to_categorical():
         ours, theirs = (package.utils.to_categorical(labels, classes) for package in (tinyconv, keras))
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
+
+
+def test_optimizers_and_schedules_as_dictionaries():
+    """The same as Keras', and back; a schedule within an optimiser too."""
+    settings = {"name": "mine", "learning_rate": 0.02, "rho": 0.8, "momentum": 0.5, "centered": True, "clipvalue": 0.5}
+    cosine = {"initial_learning_rate": 0.1, "decay_steps": 20}
+    for rate in (0.02, "schedule"):
+        made = []
+        for package in (tinyconv, keras):
+            optimizers = package.optimizers
+            given = optimizers.schedules.CosineDecay(**cosine) if rate == "schedule" else rate
+            made.append(optimizers.RMSprop(**settings | {"learning_rate": given}))
+        ours, theirs = tinyconv.optimizers.serialize(made[0]), keras.optimizers.serialize(made[1])
+        rates = [each["config"].pop("learning_rate") for each in (ours, theirs)]
+        assert rates[0] == (rates[1] if rate == "schedule" else pytest.approx(rates[1]))
+        assert ours == theirs | {"config": {name: theirs["config"][name] for name in ours["config"]}}
+        ours["config"]["learning_rate"], theirs["config"]["learning_rate"] = rates
+        again = tinyconv.optimizers.deserialize(ours)
+        assert tinyconv.optimizers.serialize(again) == ours
+        assert keras.optimizers.deserialize(ours).get_config()["rho"] == 0.8
+    with pytest.raises(ValueError, match=r"RMSprop can clip in one way only\. Expected one of clipnorm, clipvalue, "):
+        tinyconv.optimizers.RMSprop(clipnorm=1, clipvalue=1)

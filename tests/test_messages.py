@@ -335,7 +335,7 @@ NAMES = {
     "optimizer": (
         lambda: network(optimizer="adan"),
         ValueError,
-        ["Unknown optimizer: 'adan'", "Did you mean 'adam'?", "Expected one of 'adam', 'adamw', 'sgd'"],
+        ["Unknown optimizer: 'adan'", "Did you mean 'adam'?", "Expected one of 'adam', 'adamw', 'rmsprop', 'sgd'"],
     ),
     "optimizer class": (lambda: network(optimizer=optimizers.Adam), ValueError, ["Unknown optimizer", "Adam"]),
     "loss": (
@@ -400,7 +400,7 @@ UNSUPPORTED = {
     "Input": (lambda: tinyconv.Input((3,), batch_size=4), ValueError, ["Input(batch_size=4) is not supported"]),
     "typing error": (lambda: layers.Conv2D(4, 3, stride=2), TypeError, ["Conv2D has no argument 'stride'"]),
     "amsgrad": (lambda: optimizers.Adam(amsgrad=True), ValueError, ["Adam(amsgrad=True) is not supported"]),
-    "clipnorm": (lambda: optimizers.SGD(clipnorm=1.0), ValueError, ["SGD(clipnorm=1.0) is not supported"]),
+    "use_ema": (lambda: optimizers.SGD(use_ema=True), ValueError, ["SGD(use_ema=True) is not supported"]),
     "optimizer's typing error": (lambda: optimizers.SGD(lr=0.1), TypeError, ["SGD has no argument 'lr'"]),
     "class_weight": (
         lambda: fit(network(), class_weight={0: 1.0}),

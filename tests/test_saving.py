@@ -56,7 +56,7 @@ def digest(model):
     found = hashlib.sha256()
     for array in model.get_weights():
         found.update(array.tobytes())
-    for slot in keras_weights.keras_slots(model.optimizer):
+    for slot in model.optimizer.slots:
         for array in model.optimizer_state()[slot].values():
             found.update(array.tobytes())
     return found.hexdigest()
@@ -436,8 +436,8 @@ def entry(config, number):
         (lambda c: entry(c, 7).update(module="os", class_name="system"), "'system' of 'os' is not supported"),
         (lambda c: entry(c, 7).update(registered_name="My>Dense"), "'Dense' of 'keras.layers' is not supported"),
         (lambda c: c.update(class_name="Functional"), "models of the class 'Functional' are not supported"),
-        (lambda c: c["compile_config"]["optimizer"].update(class_name="RMSprop"), "optimizer: 'RMSprop' of"),
-        (lambda c: c["compile_config"]["optimizer"]["config"].update(clipnorm=1.0), r"Adam\(clipnorm=1.0\) is not"),
+        (lambda c: c["compile_config"]["optimizer"].update(class_name="Lion"), "optimizer: 'Lion' of"),
+        (lambda c: c["compile_config"]["optimizer"]["config"].update(use_ema=True), r"Adam\(use_ema=True\) is not"),
         (lambda c: c["compile_config"].update(loss="hinge"), "Unknown loss: 'hinge'"),
         (lambda c: c["compile_config"]["loss"]["config"].update(label_smoothing=0.1), r"label_smoothing=0.1\) is not"),
         (lambda c: c["compile_config"].update(loss_weights=[2]), r"compile\(loss_weights=...\) is not supported"),

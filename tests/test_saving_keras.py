@@ -11,7 +11,7 @@ import tinyconv
 from tinyconv.saving import load_model
 
 KINDS = ["plain", "everything"]
-OPTIMIZERS = ["adam", "adamw", "sgd", "momentum", "scheduled"]
+OPTIMIZERS = ["adam", "adamw", "sgd", "momentum", "scheduled", "rmsprop", "centered"]
 SEED = 3
 
 
@@ -52,6 +52,10 @@ def build(library, kind, optimizer="adam"):
         "adamw": lambda: made.AdamW(0.01, weight_decay=0.1),
         "sgd": lambda: made.SGD(0.1),
         "momentum": lambda: made.SGD(0.1, momentum=0.9, nesterov=True),
+        "rmsprop": lambda: made.RMSprop(0.01, clipnorm=1.0),
+        "centered": lambda: made.RMSprop(
+            made.schedules.PolynomialDecay(0.01, 20), momentum=0.5, centered=True, weight_decay=0.1, global_clipnorm=2.0
+        ),
         "scheduled": lambda: made.Adam(
             made.schedules.CosineDecay(0.02, 20, warmup_target=0.03, warmup_steps=2), epsilon=1e-6
         ),
@@ -205,7 +209,7 @@ def test_a_model_keras_trained_with_what_tinyconv_has_not_is_refused_by_name(tmp
     refused([layers.Dense(4, kernel_constraint="non_neg")], "kernel_constraint.*is not supported")
     refused([layers.Dense(4, dtype="float16")], r"Dense\(dtype='float16'\) is not supported")
     refused([keras.Sequential([layers.Dense(2)])], "'Sequential' of 'keras' is not supported by tinyconv")
-    refused([layers.Dense(4)], "optimizer: 'RMSprop' of 'keras.optimizers' is not supported", "rmsprop")
+    refused([layers.Dense(4)], "optimizer: 'Lion' of 'keras.optimizers' is not supported", "lion")
 
 
 @pytest.mark.parametrize("name", sorted(tinyconv.initializers.NAMES))

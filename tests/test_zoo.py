@@ -167,13 +167,20 @@ RULES = {
     "beta_2": real(0, below=1),
     "boundaries": None,
     "center": flag,
+    "centered": flag,
+    "clipnorm": optional(positive),
+    "clipvalue": optional(positive),
+    "config": never,
     "cooldown": natural,
+    "custom_objects": None,  # depends on what is deserialised
+    "cycle": flag,
     "decay_rate": rate,
     "decay_steps": positive,
     "delete_checkpoint": flag,
     "dilation_rate": pair,
     "distribution": never,
     "div_factor": positive,
+    "end_learning_rate": rate,
     "epsilon": positive,
     "filename": None,
     "filepath": None,
@@ -181,6 +188,7 @@ RULES = {
     "final_div_factor": positive,
     "from_logits": flag,
     "fuse": flag,
+    "global_clipnorm": optional(positive),
     "identifier": never,
     "initial_learning_rate": rate,
     "input_shape": optional(shape),
@@ -190,6 +198,7 @@ RULES = {
     "l2": rate,
     "layers": None,
     "learning_rate": rate,
+    "learning_rate_schedule": never,
     "max_learning_rate": rate,
     "maxval": real(-0.05),
     "mean": real(),
@@ -200,10 +209,13 @@ RULES = {
     "negative_slope": rate,
     "nesterov": flag,
     "num_classes": optional(whole(2, 10**8)),
+    "optimizer": never,
     "padding": never,
     "pool_size": pair,
+    "power": rate,
     "rate": real(0, below=1),
     "restore_best_weights": flag,
+    "rho": real(0, 1),
     "save_best_only": flag,
     "save_weights_only": flag,
     "scale": positive,
@@ -236,6 +248,7 @@ RULES = {
     "optimizers.AdamW, weight_decay": rate,
     "optimizers.Adam, epsilon": rate,
     "optimizers.AdamW, epsilon": rate,
+    "optimizers.RMSprop, epsilon": rate,
     "layers.WeightSpec, name": lambda v: name(v) and v is not None,
     "layers.WeightSpec, shape": shape,
     "layers.WeightSpec, initializer": never,
@@ -268,7 +281,7 @@ def rule_of(function, argument):
         return RULES[f"{function}, {argument}"]
     if argument in layers.core.KERAS_INPUT and "Input" in function:
         return neutral(layers.core.KERAS_INPUT[argument])
-    if argument in NEUTRAL.get(family, {}) and not ("Adam" in function and argument == "weight_decay"):
+    if argument in NEUTRAL.get(family, {}):
         return neutral(NEUTRAL[family][argument])
     return RULES.get(argument)
 

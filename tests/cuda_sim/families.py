@@ -159,7 +159,22 @@ def test_adam(step):
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd(nesterov):
     arrays = floats(random, 4), floats(random, 4), floats(random, 4), np.array([0.1], np.float32)
-    compare("sgd_update", *arrays, 0.9, nesterov)
+    compare("sgd_update", *arrays, 0.9, nesterov, 0.1)
+    compare("sgd_update", arrays[0], nothing(0), *arrays[2:], 0.0, nesterov, 0.0)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_rmsprop(full):
+    state = floats(random, 4), 1 + floats(random, 4) ** 2, *(floats(random, 4 * full) * 0.1 for _ in range(2))
+    rate = np.array([0.1], np.float32)
+    compare("rmsprop_update", *state, floats(random, 4), rate, 0.9, 0.9 * full, 1e-7, 0.1 * full)
+
+
+def test_clipping():
+    grads, parts = floats(random, 500), np.array([(0, 300, 0), (300, 310, 1), (310, 500, 0)])
+    for limit in (0.5, 1e3):
+        compare("clip_norms", grads, nothing(3).astype(np.float64), parts, limit)
+        compare("clip_values", grads, limit)
 
 
 def test_l2():

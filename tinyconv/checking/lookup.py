@@ -35,5 +35,5 @@ def saved(value: Any) -> Any:
     module = getattr(type(value), "keras_module", None)
     if module is None:
         return value
-    name = type(value).__name__
-    return {"module": module, "class_name": name, "config": value.get_config(), "registered_name": None}
+    config = {name: saved(argument) for name, argument in value.get_config().items()}
+    return {"module": module, "class_name": type(value).__name__, "config": config, "registered_name": None}

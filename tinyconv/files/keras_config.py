@@ -24,14 +24,12 @@ def _table(module: str, classes: Any) -> dict[tuple[str, str], type]:
     return {(module, kind.__name__): kind for kind in classes}
 
 
-SCHEDULES = (schedules.CosineDecay, schedules.ExponentialDecay, schedules.PiecewiseConstantDecay)
 CLASSES: dict[tuple[str, str], type] = {
     **_table("keras.layers", {getattr(layers, name) for name in layers.__all__} - {layers.Input, layers.WeightSpec}),
     **_table("keras.initializers", initializers.NAMES.values()),
     **_table("keras.regularizers", [regularizers.L2]),
     **_table("keras.optimizers", optimizers.NAMES.values()),
-    **_table("keras.optimizers.schedules", SCHEDULES),
-    **_table("tinyconv.schedules", [schedules.OneCycle]),  # Keras does not have it, and says so when it loads one
+    **{(kind.keras_module, name): kind for name, kind in schedules.NAMES.items()},  # Keras refuses our OneCycle
     **_table("keras.losses", losses.NAMES.values()),
     **_table("keras.metrics", metrics.NAMES.values()),
 }

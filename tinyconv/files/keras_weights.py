@@ -1,11 +1,11 @@
 """A model's weights and its optimiser's state under the paths that Keras gives them in an HDF5 file.
 
 ``layers/<class in snake case>[_<n>]/vars/<i>`` is the i-th weight of the n-th layer of its class. ``optimizer/vars/0``
-counts the steps; ``1`` is the learning rate, unless a schedule gives it; after that come the moments, parameter by
-parameter: Adam's m and v, or SGD's velocity if it has momentum.
+counts the steps; ``1`` is the learning rate, unless a schedule gives it; after that come the moments: Adam's m and v
+weight by weight, RMSprop's one after the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from tinyconv.files import hdf5
 from tinyconv.layers import Layer
 from tinyconv.layers.base import default_name
 from tinyconv.network import Network
-from tinyconv.optimizers import SGD, Optimizer
+from tinyconv.optimizers import Optimizer
 
 OPTIMIZER = "optimizer/vars"
-KERAS_OPTIMIZER_NAMES = {"adam": "adam", "adamw": "adam_w", "sgd": "sgd"}
+KERAS_OPTIMIZER_NAMES = {"adam": "adam", "adamw": "adam_w", "rmsprop": "rm_sprop", "sgd": "sgd"}
 
 
 def layer_paths(layers: list[Layer]) -> list[tuple[Layer, str]]:
@@ -95,9 +95,11 @@ def _take(groups: hdf5.Groups, path: str, shapes: list[tuple[int, ...]], what: s
 # The optimiser
 
 
-def keras_slots(optimizer: Optimizer) -> tuple[str, ...]:
-    """The moments that Keras keeps: none for SGD without momentum."""
-    return () if isinstance(optimizer, SGD) and not optimizer.momentum else optimizer.slots
+def keras_order(optimizer: Optimizer, names: Iterable[str]) -> list[tuple[str, str]]:
+    """The slots and the names of the weights of all moments, in Keras' order."""
+    if optimizer.saves_by_slot:
+        return [(slot, name) for slot in optimizer.slots for name in names]
+    return [(slot, name) for name in names for slot in optimizer.slots]
 
 
 def optimizer_arrays(optimizer: Optimizer, moments: Mapping[str, Mapping[str, np.ndarray]]) -> list[np.ndarray]:
@@ -105,8 +107,7 @@ def optimizer_arrays(optimizer: Optimizer, moments: Mapping[str, Mapping[str, np
     arrays = [np.array(optimizer.iterations, np.int64)]
     if optimizer.schedule is None:
         arrays.append(np.array(optimizer.learning_rate, np.float32))
-    slots = keras_slots(optimizer)
-    return arrays + [moments[slot][name] for name in next(iter(moments.values()), {}) for slot in slots]
+    return arrays + [moments[slot][name] for slot, name in keras_order(optimizer, next(iter(moments.values()), {}))]
 
 
 def load_optimizer(model: Network, groups: hdf5.Groups, where: str, same: bool = False) -> None:
@@ -120,13 +121,13 @@ def load_optimizer(model: Network, groups: hdf5.Groups, where: str, same: bool =
     if optimizer is None or not found:
         return
     first = 1 if optimizer.schedule is not None else 2  # the first of the moments
-    slots, moments = keras_slots(optimizer), model.optimizer_state()
-    names = list(next(iter(moments.values()), {}))
+    moments = model.optimizer_state()
+    order = keras_order(optimizer, next(iter(moments.values()), {}))
     numbers = [found[str(i)] for i in range(len(found)) if str(i) in found]
     ready = same or optimizer.built
     if len(numbers) == first and not ready:
         return  # neither has made a step
-    wanted = [moments[slot][name].shape for name in names for slot in slots] if ready else []
+    wanted = [moments[slot][name].shape for slot, name in order] if ready else []
     if not (ready and _fits(numbers, first, [wanted, []] if same else [wanted])):
         ours, theirs = first + len(wanted), len(found)
         reason = f"it has {ours} variables whereas the saved optimizer has {theirs} variables"
@@ -144,9 +145,9 @@ def load_optimizer(model: Network, groups: hdf5.Groups, where: str, same: bool =
         optimizer.learning_rate = float(numbers[1])
     if len(numbers) == first and (wanted or not numbers[0]):
         return
-    state = {slot: {name: np.zeros_like(moments[slot][name]) for name in names} for slot in optimizer.slots}
-    for i, array in enumerate(numbers[first:]):
-        state[slots[i % len(slots)]][names[i // len(slots)]][...] = array
+    state: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in optimizer.slots}
+    for (slot, name), array in zip(order, numbers[first:], strict=True):
+        state[slot][name] = array
     model.set_optimizer_state(state)
 
 

@@ -72,9 +72,13 @@ RULES = {
     "max_pool2d_backward": f"dx: N H W C; dout: N OH OW C; argmax: int32 N OH OW C; {_POOL}",
     "average_pool2d_forward": f"out: N OH OW C; x: N H W C; {_POOL}",
     "average_pool2d_backward": f"dx: N H W C; dout: N OH OW C; {_POOL}",
+    "clip_values": "grads: P; limit",
+    "clip_norms": "grads: P; sums: float64 S; parts: int64 S 3; limit",
     "adam_update": "params: P; m: P; v: P; grads: P; counters: int64 3; learning_rate: 1; beta_1; beta_2; epsilon; "
     "weight_decay",
-    "sgd_update": "params: P; velocity: P; grads: P; learning_rate: 1; momentum; nesterov",
+    "rmsprop_update": "params: P; mean_squares: P; velocity?: P; means?: P; grads: P; learning_rate: 1; rho; momentum; "
+    "epsilon; weight_decay",
+    "sgd_update": "params: P; velocity?: P; grads: P; learning_rate: 1; momentum; nesterov; weight_decay",
     "l2_forward": "penalty: 1; params: P; strength: P",
     "l2_backward": "grads: P; params: P; strength: P",
 }
@@ -128,9 +132,10 @@ PARAMETERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "k": ("an integer >= 1", _integer(1)),
     "seed": ("an integer of 64 bits, >= 0", _integer(0, 2**64)),
     "rate": ("a number with 0 <= rate < 1", lambda value: _number(0)(value) and value < 1),
-    **dict.fromkeys(("epsilon", "weight_decay"), ("a finite number >= 0", _number(0))),
+    **dict.fromkeys(("epsilon", "weight_decay", "limit"), ("a finite number >= 0", _number(0))),
     **dict.fromkeys(
-        ("alpha", "beta_1", "beta_2", "momentum", "negative_slope", "scale", "weight"), ("a finite number", _number())
+        ("alpha", "beta_1", "beta_2", "momentum", "negative_slope", "rho", "scale", "weight"),
+        ("a finite number", _number()),
     ),
 }
 

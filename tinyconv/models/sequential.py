@@ -245,7 +245,7 @@ class Sequential(Stack):
     @explained
     def compile(
         self,
-        optimizer: OptimizerLike = "adam",
+        optimizer: OptimizerLike = "rmsprop",
         loss: LossLike | None = None,
         loss_weights: None = None,
         metrics: Sequence[MetricLike] | MetricLike | None = None,
@@ -261,8 +261,8 @@ class Sequential(Stack):
         """Say how to train. Arguments that are not described here are Keras', and must have their defaults.
 
         Args:
-            optimizer: a name ("adam", "adamw", "sgd") or an object of :mod:`tinyconv.optimizers`. An object that has
-                trained this model goes on where it is; one that has trained another model is refused.
+            optimizer: a name ("adam", "adamw", "rmsprop", "sgd") or an object of :mod:`tinyconv.optimizers`. An object
+                that has trained this model goes on where it is; one that has trained another model is refused.
             loss: a name such as "categorical_crossentropy" or an object of :mod:`tinyconv.losses`.
             metrics: names such as "accuracy", or objects of :mod:`tinyconv.metrics`.
             backend: which kernels compute: "cpu", "cuda" or "reference"; "auto" takes CUDA where a GPU is usable, else

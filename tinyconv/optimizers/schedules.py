@@ -1,12 +1,13 @@
 """Learning-rate schedules: a learning rate for every step, as in ``keras.optimizers.schedules``."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinyconv.checking import boolean, integer, number, optional_name, several
 from tinyconv.checking.configuration import Configured
-from tinyconv.checking.messages import received
+from tinyconv.checking.lookup import look_up, saved
+from tinyconv.checking.messages import received, refuse
 
 
 class LearningRateSchedule(Configured):
@@ -22,7 +23,25 @@ class LearningRateSchedule(Configured):
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
 
-class ExponentialDecay(LearningRateSchedule):
+class _Decay(LearningRateSchedule):
+    """What the decays by a rate share: their arguments."""
+
+    def __init__(
+        self, initial_learning_rate: float, decay_steps: int, decay_rate: float, staircase: bool, name: str | None
+    ) -> None:
+        who = type(self).__name__
+        self.initial_learning_rate = number(who, "initial_learning_rate", initial_learning_rate, at_least=0.0)
+        self.decay_steps = number(who, "decay_steps", decay_steps, above=0.0)
+        self.decay_rate = number(who, "decay_rate", decay_rate, at_least=0.0)
+        self.staircase = boolean(who, "staircase", staircase)
+        self.name = optional_name(who, name)
+
+    def periods(self, step: int) -> float:
+        """How many times decay_steps have passed; in whole numbers if ``staircase``."""
+        return step // self.decay_steps if self.staircase else step / self.decay_steps
+
+
+class ExponentialDecay(_Decay):
     """initial_learning_rate * decay_rate ** (step / decay_steps); in whole powers only if ``staircase``."""
 
     def __init__(
@@ -33,16 +52,56 @@ class ExponentialDecay(LearningRateSchedule):
         staircase: bool = False,
         name: str = "ExponentialDecay",
     ) -> None:
+        super().__init__(initial_learning_rate, decay_steps, decay_rate, staircase, name)
+
+    def __call__(self, step: int) -> float:
+        return self.initial_learning_rate * self.decay_rate ** self.periods(step)
+
+
+class InverseTimeDecay(_Decay):
+    """initial_learning_rate / (1 + decay_rate * step / decay_steps); in whole steps of decay_steps if ``staircase``."""
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str = "InverseTimeDecay",
+    ) -> None:
+        super().__init__(initial_learning_rate, decay_steps, decay_rate, staircase, name)
+
+    def __call__(self, step: int) -> float:
+        return self.initial_learning_rate / (1 + self.decay_rate * self.periods(step))
+
+
+class PolynomialDecay(LearningRateSchedule):
+    """From the initial learning rate to the end's, along (1 - step / decay_steps) ** power; with ``cycle`` decay_steps
+    is stretched to the next multiple of it, again and again, instead of staying at the end."""
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        end_learning_rate: float = 0.0001,
+        power: float = 1.0,
+        cycle: bool = False,
+        name: str = "PolynomialDecay",
+    ) -> None:
         who = type(self).__name__
         self.initial_learning_rate = number(who, "initial_learning_rate", initial_learning_rate, at_least=0.0)
         self.decay_steps = number(who, "decay_steps", decay_steps, above=0.0)
-        self.decay_rate = number(who, "decay_rate", decay_rate, at_least=0.0)
-        self.staircase = boolean(who, "staircase", staircase)
+        self.end_learning_rate = number(who, "end_learning_rate", end_learning_rate, at_least=0.0)
+        self.power = number(who, "power", power, at_least=0.0)
+        self.cycle = boolean(who, "cycle", cycle)
         self.name = optional_name(who, name)
 
     def __call__(self, step: int) -> float:
-        power = step // self.decay_steps if self.staircase else step / self.decay_steps
-        return self.initial_learning_rate * self.decay_rate**power
+        end = self.decay_steps * (max(math.ceil(step / self.decay_steps), 1) if self.cycle else 1)
+        share = min(step / end, 1.0)
+        return (self.initial_learning_rate - self.end_learning_rate) * (
+            1 - share
+        ) ** self.power + self.end_learning_rate
 
 
 class PiecewiseConstantDecay(LearningRateSchedule):
@@ -144,10 +203,21 @@ def checked_rate(schedule: LearningRateSchedule, step: int) -> float:
     return number(where, "learning rate", rate, at_least=0.0)
 
 
-__all__ = [
-    "CosineDecay",
-    "ExponentialDecay",
-    "LearningRateSchedule",
-    "OneCycle",
-    "PiecewiseConstantDecay",
-]
+NAMES: dict[str, type[LearningRateSchedule]] = {
+    kind.__name__: kind
+    for kind in (CosineDecay, ExponentialDecay, InverseTimeDecay, OneCycle, PiecewiseConstantDecay, PolynomialDecay)
+}
+
+
+def serialize(learning_rate_schedule: LearningRateSchedule) -> dict[str, Any]:
+    """A schedule as a dictionary, in Keras' notation."""
+    return saved(look_up("learning_rate_schedule", learning_rate_schedule, LearningRateSchedule, {}))
+
+
+def deserialize(config: Mapping[str, Any], custom_objects: None = None) -> LearningRateSchedule:
+    """The schedule that :func:`serialize` made a dictionary of."""
+    refuse("deserialize()", {"custom_objects": custom_objects}, {"custom_objects": (None,)})
+    return look_up("config", config, LearningRateSchedule, NAMES)
+
+
+__all__ = [*NAMES, "LearningRateSchedule", "deserialize", "serialize"]

@@ -1,5 +1,7 @@
 """Everything in a model that training changes, in the memory of one kernel set."""
 
+import itertools
+import math
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -8,6 +10,8 @@ import numpy as np
 
 from tinyconv.kernels import memory
 from tinyconv.plan.arena import Arena
+
+PART = 16384  # elements of a part of the gradients: a task on the CPU, a block on a GPU
 
 
 class State:
@@ -52,6 +56,22 @@ class State:
         flat = self.kernels.allocate(host.flat.shape, self.dtype)
         self.kernels.upload(flat, host.flat)
         return flat
+
+    def slot(self, name: str) -> Any:
+        """A moment of the optimiser; of size zero if it has none of that name."""
+        return self.slots.get(name, self.kernels.allocate((0,), self.dtype))
+
+    def parts(self, together: bool) -> Any:
+        """The gradients in parts of at most PART elements, none of two weights: rows (begin, end, norm), for
+        ``clip_norms``. A norm is that of one weight's gradient, or, ``together``, of all."""
+        rows = []
+        for number, (name, shape) in enumerate(self.grads.shapes.items()):
+            begin, size = self.grads.offsets[name], math.prod(shape)
+            cuts = [*range(begin, begin + size, PART), begin + size]
+            rows += [(first, last, 0 if together else number) for first, last in itertools.pairwise(cuts)]
+        parts = self.kernels.allocate((len(rows), 3), np.int64)
+        self.kernels.upload(parts, np.array(rows, np.int64))
+        return parts
 
     def push(self) -> None:
         """Send the model's weights to where the kernels work."""

@@ -62,7 +62,15 @@ from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.runtime.jit import cache_folder, compile_watch  # noqa: F401  (so that compiling can be announced)
 from tinyconv.kernels.cpu.runtime.tasks import record  # noqa: F401
 from tinyconv.kernels.cpu.runtime.threads import get_threads, threading_layer
-from tinyconv.kernels.cpu.update import adam_update, l2_backward, l2_forward, sgd_update
+from tinyconv.kernels.cpu.update import (
+    adam_update,
+    clip_norms,
+    clip_values,
+    l2_backward,
+    l2_forward,
+    rmsprop_update,
+    sgd_update,
+)
 from tinyconv.kernels.memory import allocate, download, synchronize, upload  # noqa: F401  (the set's memory)
 
 
@@ -85,6 +93,8 @@ __all__ = [
     "batch_norm_inference_backward",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
+    "clip_norms",
+    "clip_values",
     "conv2d_backward",
     "conv2d_forward",
     "conv2d_prepare",
@@ -119,6 +129,7 @@ __all__ = [
     "mean_squared_error_forward",
     "relu_backward",
     "relu_forward",
+    "rmsprop_update",
     "scatter_rows",
     "sgd_update",
     "sigmoid_backward",

@@ -4,12 +4,56 @@ stretch."""
 import numpy as np
 
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share_in_lines
-from tinyconv.kernels.cpu.runtime.literals import TWO
+from tinyconv.kernels.cpu.runtime.literals import TWO, ZERO
 from tinyconv.kernels.cpu.runtime.tasks import floats, in_tasks, kernel, run
 from tinyconv.kernels.reference.dropout import STEP
 
 PART = 4096  # at least so many parameters make a part of the penalty,
 PARTS = 16  # of which there are at most so many
+
+
+@kernel
+def _clip_values(task, tasks, grads, limits):
+    limit = np.float32(limits[0])
+    first, last = share_in_lines(task, tasks, grads.size)
+    g = grads[first:last]
+    for i in range(g.size):
+        g[i] = -limit if g[i] < -limit else limit if g[i] > limit else g[i]
+
+
+@in_tasks
+def clip_values(grads, limit):
+    tasks = pieces(grads.size)
+    run(_clip_values, tasks, tasks, grads, floats(limit))
+
+
+@kernel(reassociate=True)
+def _sum_squares(part, sums, grads, parts):
+    g = grads[parts[part, 0] : parts[part, 1]]
+    total = 0.0
+    for i in range(g.size):
+        total += np.float64(g[i]) * np.float64(g[i])
+    sums[part] = total
+
+
+@kernel
+def _scale(part, grads, sums, parts, limits):
+    total, limit = 0.0, limits[0]
+    for other in range(sums.size):
+        if parts[other, 2] == parts[part, 2]:
+            total += sums[other]
+    norm = np.sqrt(total)
+    scale = np.float32(limit / max(norm, limit) + (norm - norm))  # inf - inf, as NaN - NaN, is NaN
+    g = grads[parts[part, 0] : parts[part, 1]]
+    for i in range(g.size):
+        g[i] *= scale
+
+
+@in_tasks
+def clip_norms(grads, sums, parts, limit):
+    """A task for each part: first all sums, then the scaling, for which each task adds up its own norm."""
+    run(_sum_squares, len(parts), sums, grads, parts)
+    run(_scale, len(parts), grads, sums, parts, floats(limit))
 
 
 @kernel
@@ -43,20 +87,49 @@ def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, ep
 
 
 @kernel
-def _sgd(task, tasks, params, velocity, grads, learning_rate, nesterov, constants):
-    rate, momentum = learning_rate[0], np.float32(constants[0])
+def _rmsprop(task, tasks, params, mean_squares, velocity, means, grads, learning_rate, constants):
+    rate, rho, rest = learning_rate[0], np.float32(constants[0]), np.float32(1 - constants[0])
+    momentum, epsilon, decay = np.float32(constants[1]), np.float32(constants[2]), np.float32(constants[3])
     first, last = share_in_lines(task, tasks, params.size)
-    theta, speed, gradient = params[first:last], velocity[first:last], grads[first:last]
+    theta, square, gradient = params[first:last], mean_squares[first:last], grads[first:last]
+    speed, mean = velocity[first:last], means[first:last]
     for i in range(theta.size):
-        step = rate * gradient[i]
-        speed[i] = momentum * speed[i] - step
-        theta[i] += momentum * speed[i] - step if nesterov else speed[i]
+        g = gradient[i]
+        variance = rho * square[i] + rest * g * g
+        square[i] = variance
+        if mean.size:
+            mean[i] = rho * mean[i] + rest * g
+            variance -= mean[i] * mean[i]
+            variance = ZERO if variance < ZERO else variance
+        step = rate * g / np.sqrt(variance + epsilon)
+        if speed.size:
+            speed[i] = step = momentum * speed[i] + step
+        theta[i] = theta[i] - theta[i] * rate * decay - step
 
 
 @in_tasks
-def sgd_update(params, velocity, grads, learning_rate, momentum, nesterov):
-    tasks = pieces(params.size)
-    run(_sgd, tasks, tasks, params, velocity, grads, learning_rate, bool(nesterov), floats(momentum))
+def rmsprop_update(params, mean_squares, velocity, means, grads, learning_rate, rho, momentum, epsilon, weight_decay):
+    tasks, constants = pieces(params.size), floats(rho, momentum, epsilon, weight_decay)
+    run(_rmsprop, tasks, tasks, params, mean_squares, velocity, means, grads, learning_rate, constants)
+
+
+@kernel
+def _sgd(task, tasks, params, velocity, grads, learning_rate, nesterov, constants):
+    rate, momentum, decay = learning_rate[0], np.float32(constants[0]), np.float32(constants[1])
+    first, last = share_in_lines(task, tasks, params.size)
+    theta, speed, gradient = params[first:last], velocity[first:last], grads[first:last]
+    for i in range(theta.size):
+        step = -rate * gradient[i]
+        if speed.size:
+            speed[i] = momentum * speed[i] + step
+            step = momentum * speed[i] + step if nesterov else speed[i]
+        theta[i] = theta[i] - theta[i] * rate * decay + step
+
+
+@in_tasks
+def sgd_update(params, velocity, grads, learning_rate, momentum, nesterov, weight_decay):
+    tasks, constants = pieces(params.size), floats(momentum, weight_decay)
+    run(_sgd, tasks, tasks, params, velocity, grads, learning_rate, bool(nesterov), constants)
 
 
 @kernel(reassociate=True)

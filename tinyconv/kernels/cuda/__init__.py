@@ -76,7 +76,15 @@ from tinyconv.kernels.cuda.runtime.memory import (
     synchronize,
     upload,
 )
-from tinyconv.kernels.cuda.update import adam_update, l2_backward, l2_forward, sgd_update
+from tinyconv.kernels.cuda.update import (
+    adam_update,
+    clip_norms,
+    clip_values,
+    l2_backward,
+    l2_forward,
+    rmsprop_update,
+    sgd_update,
+)
 
 
 def describe() -> str:
@@ -100,6 +108,8 @@ __all__ = [
     "batch_norm_inference_backward",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
+    "clip_norms",
+    "clip_values",
     "compile_watch",
     "conv2d_backward",
     "conv2d_forward",
@@ -139,6 +149,7 @@ __all__ = [
     "relu_backward",
     "relu_forward",
     "require",
+    "rmsprop_update",
     "scatter_rows",
     "sgd_update",
     "sigmoid_backward",

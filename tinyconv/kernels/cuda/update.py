@@ -10,6 +10,17 @@ from tinyconv.kernels.reference.dropout import STEP
 _MANY = 512  # threads of the one block that adds up a penalty
 
 
+def clip_values(grads, limit):
+    """See reference. One thread a gradient."""
+    launch(_clip_values, blocks_for(grads.size), THREADS, grads, float32(limit))
+
+
+def clip_norms(grads, sums, parts, limit):
+    """See reference. One block a part, twice: first all sums, then the scaling, each thread with its own norm."""
+    launch(_sum_squares, len(parts), THREADS, sums, grads, parts)
+    launch(_scale, len(parts), THREADS, grads, sums, parts, np.float64(limit))
+
+
 def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, epsilon, weight_decay):
     """See reference. One thread a parameter.
 
@@ -26,9 +37,20 @@ def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, ep
     )
 
 
-def sgd_update(params, velocity, grads, learning_rate, momentum, nesterov):
+def rmsprop_update(params, mean_squares, velocity, means, grads, learning_rate, rho, momentum, epsilon, weight_decay):
     """See reference. One thread a parameter."""
-    arguments = params, velocity, grads, learning_rate, float32(momentum), bool(nesterov)
+    launch(
+        _rmsprop_update,
+        blocks_for(params.size),
+        THREADS,
+        *(params, mean_squares, velocity, means, grads, learning_rate),
+        *map(float32, (rho, 1 - rho, momentum, epsilon, weight_decay)),
+    )
+
+
+def sgd_update(params, velocity, grads, learning_rate, momentum, nesterov, weight_decay):
+    """See reference. One thread a parameter."""
+    arguments = params, velocity, grads, learning_rate, float32(momentum), bool(nesterov), float32(weight_decay)
     launch(_sgd_update, blocks_for(params.size), THREADS, *arguments)
 
 
@@ -44,6 +66,45 @@ def l2_backward(grads, params, strength):
 
 def _log(beta):
     return float32(math.log(beta) if beta > 0 else -math.inf)
+
+
+@cuda.jit
+def _clip_values(grads, limit):
+    i = cuda.grid(1)
+    if i < grads.size:
+        g = grads[i]
+        grads[i] = -limit if g < -limit else limit if g > limit else g
+
+
+@cuda.jit
+def _sum_squares(sums, grads, parts):
+    shared = cuda.shared.array(THREADS, np.float64)
+    t, s = cuda.threadIdx.x, cuda.blockIdx.x
+    total = np.float64(0)
+    for i in range(parts[s, 0] + t, parts[s, 1], THREADS):
+        total += np.float64(grads[i]) * np.float64(grads[i])
+    shared[t] = total
+    half = THREADS // 2
+    while half > 0:
+        cuda.syncthreads()
+        if t < half:
+            shared[t] += shared[t + half]
+        half //= 2
+    if t == 0:
+        sums[s] = shared[0]
+
+
+@cuda.jit
+def _scale(grads, sums, parts, limit):
+    t, s = cuda.threadIdx.x, cuda.blockIdx.x
+    total = np.float64(0)
+    for other in range(sums.size):
+        if parts[other, 2] == parts[s, 2]:
+            total += sums[other]
+    norm = math.sqrt(total)
+    scale = float32(limit / max(norm, limit) + (norm - norm))  # inf - inf, as NaN - NaN, is NaN
+    for i in range(parts[s, 0] + t, parts[s, 1], THREADS):
+        grads[i] *= scale
 
 
 @cuda.jit
@@ -64,13 +125,38 @@ def _adam_update(params, m, v, grads, counters, learning_rate, rest_1, rest_2, l
 
 
 @cuda.jit
-def _sgd_update(params, velocity, grads, learning_rate, momentum, nesterov):
+def _rmsprop_update(
+    params, mean_squares, velocity, means, grads, learning_rate, rho, rest, momentum, epsilon, weight_decay
+):
     i = cuda.grid(1)
     if i < params.size:
-        step = learning_rate[0] * grads[i]
-        u = momentum * velocity[i] - step
-        velocity[i] = u
-        params[i] += momentum * u - step if nesterov else u
+        rate = learning_rate[0]
+        g = grads[i]
+        variance = rho * mean_squares[i] + rest * g * g
+        mean_squares[i] = variance
+        if means.size > 0:
+            mean = rho * means[i] + rest * g
+            means[i] = mean
+            variance -= mean * mean
+            variance = float32(0) if variance < float32(0) else variance
+        step = rate * g / math.sqrt(variance + epsilon)
+        if velocity.size > 0:
+            step += momentum * velocity[i]
+            velocity[i] = step
+        params[i] = params[i] - params[i] * rate * weight_decay - step
+
+
+@cuda.jit
+def _sgd_update(params, velocity, grads, learning_rate, momentum, nesterov, weight_decay):
+    i = cuda.grid(1)
+    if i < params.size:
+        rate = learning_rate[0]
+        step = -rate * grads[i]
+        if velocity.size > 0:
+            u = momentum * velocity[i] + step
+            velocity[i] = u
+            step = momentum * u + step if nesterov else u
+        params[i] = params[i] - params[i] * rate * weight_decay + step
 
 
 @cuda.jit

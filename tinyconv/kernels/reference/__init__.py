@@ -127,7 +127,15 @@ from tinyconv.kernels.reference.pool import (
     max_pool2d_backward,
     max_pool2d_forward,
 )
-from tinyconv.kernels.reference.update import adam_update, l2_backward, l2_forward, sgd_update
+from tinyconv.kernels.reference.update import (
+    adam_update,
+    clip_norms,
+    clip_values,
+    l2_backward,
+    l2_forward,
+    rmsprop_update,
+    sgd_update,
+)
 
 
 def describe() -> str:
@@ -148,6 +156,8 @@ __all__ = [
     "batch_norm_inference_backward",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
+    "clip_norms",
+    "clip_values",
     "conv2d_backward",
     "conv2d_forward",
     "conv2d_prepare",
@@ -182,6 +192,7 @@ __all__ = [
     "mean_squared_error_forward",
     "relu_backward",
     "relu_forward",
+    "rmsprop_update",
     "scatter_rows",
     "sgd_update",
     "sigmoid_backward",
