@@ -136,6 +136,42 @@ def test_a_nan_in_a_row_spoils_that_row_alone():
     assert np.isnan(losses).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("name", ["add", "multiply", "maximum"])
+@examples(12)
+@given(sizes, seeds)
+def test_merges(name, size, seed):
+    """Also where both are equal or one is a NaN, and where only one gradient is wanted."""
+    rng = np.random.default_rng(seed)
+    a, b, dout = rng.integers(-3, 4, (3, size)).astype(np.float32)
+    a[:1], b[-1:] = np.nan, np.nan
+    given = () if name == "add" else (a, b)
+    check(f"{name}_forward", [unset(size)], a, b)
+    both = check(f"{name}_backward", [unset(size), unset(size)], dout, *given)
+    for place in range(2):
+        wanted = [unset(size) if place == each else unset(0) for each in range(2)]
+        (only,) = (each for each in check(f"{name}_backward", wanted, dout, *given) if each.size)
+        assert only.tobytes() == both[place].tobytes()
+    check("add_to", [dout], b)
+
+
+@examples(12)
+@given(sizes, st.floats(-3, 3), st.floats(-3, 3), seeds)
+def test_rescale(size, scale, shift, seed):
+    x = f32(np.random.default_rng(seed), size)
+    check("rescale_forward", [unset(size)], x, scale, shift)
+    check("rescale_backward", [unset(size)], x, scale)
+
+
+@examples(12)
+@given(st.integers(1, 300), st.integers(1, 70), st.integers(0, 9), st.integers(0, 9), seeds)
+def test_concatenation(rows, columns, before, behind, seed):
+    """Only its columns are written."""
+    rng = np.random.default_rng(seed)
+    out, x = f32(rng, rows, before + columns + behind), f32(rng, rows, columns)
+    (joined,) = check("concatenate_forward", [out], x, before)
+    check("concatenate_backward", [unset(rows, columns)], joined, before)
+
+
 def probabilities(rng, shape, binary):
     """Some of them exactly 0 and 1, where logarithms are clipped."""
     probs = rng.random(shape, dtype=np.float32)

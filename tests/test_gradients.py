@@ -202,6 +202,81 @@ def test_relu_is_flat_at_zero():
     np.testing.assert_array_equal(dx, 0)
 
 
+@pytest.mark.parametrize("name", ["add", "multiply", "maximum"])
+@pytest.mark.parametrize("wanted", ["ab", "a", "b"])
+def test_merge(name, wanted):
+    rng = np.random.default_rng(3)
+    a, b = distinct(rng, 2, 40)  # so that no step of the difference changes which is larger
+    out, dout = np.empty(40), normal(rng, 40)
+    forward = {"add": k.add_forward, "multiply": k.multiply_forward, "maximum": k.maximum_forward}[name]
+    backward = {"add": k.add_backward, "multiply": k.multiply_backward, "maximum": k.maximum_backward}[name]
+
+    def loss():
+        forward(out, a, b)
+        return (out * dout).sum()
+
+    da, db = (np.full(40, np.nan) if each in wanted else np.empty(0) for each in "ab")
+    backward(da, db, dout, *(() if name == "add" else (a, b)))
+    check(loss, *((x, dx) for x, dx in ((a, da), (b, db)) if dx.size))
+
+
+def test_a_value_with_two_readers_gets_the_sum_of_their_gradients():
+    """y = x * x, read once by a product and once by a sum: L = sum(w * (x * y + y))."""
+    rng = np.random.default_rng(4)
+    x, w = normal(rng, 2, 10)
+    y, product, out = np.empty((3, 10))
+
+    def loss():
+        k.multiply_forward(y, x, x)
+        k.multiply_forward(product, x, y)
+        k.add_forward(out, product, y)
+        return (out * w).sum()
+
+    loss()
+    dproduct, dy, more, dx, other = np.full((5, 10), np.nan)
+    k.add_backward(dproduct, dy, w)
+    k.multiply_backward(dx, more, dproduct, x, y)
+    k.add_to(dy, more)
+    for half in range(2):  # x is both factors of y
+        k.multiply_backward(*((other, np.empty(0)) if half else (np.empty(0), other)), dy, x, x)
+        k.add_to(dx, other)
+    check(loss, (x, dx))
+
+
+@examples(20)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(1, 4), seeds)
+def test_concatenate(widths, rows, seed):
+    rng = np.random.default_rng(seed)
+    parts, out = [normal(rng, rows, width) for width in widths], np.full((rows, sum(widths)), np.nan)
+    dout = normal(rng, *out.shape)
+    offsets = [sum(widths[:number]) for number in range(len(widths))]
+
+    def loss():
+        for x, offset in zip(parts, offsets, strict=True):
+            k.concatenate_forward(out, x, offset)
+        return (out * dout).sum()
+
+    loss()
+    np.testing.assert_array_equal(out, np.concatenate(parts, axis=1))
+    for x, offset in zip(parts, offsets, strict=True):
+        dx = np.full_like(x, np.nan)
+        k.concatenate_backward(dx, dout, offset)
+        check(loss, (x, dx))
+
+
+def test_rescale():
+    rng = np.random.default_rng(5)
+    x, dout = normal(rng, 2, 10)
+    out, dx = np.empty((2, 10))
+
+    def loss():
+        k.rescale_forward(out, x, 1 / 127.5, -1.0)
+        return (out * dout).sum()
+
+    k.rescale_backward(dx, dout, 1 / 127.5)
+    check(loss, (x, dx))
+
+
 @examples(25)
 @given(rows_and_columns, seeds)
 def test_softmax(shape, seed):

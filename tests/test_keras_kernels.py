@@ -108,6 +108,20 @@ def test_activation(name, arguments):
         agree(mine, peer)
 
 
+@pytest.mark.parametrize("name", ["add", "multiply", "maximum"])
+def test_merge(name):
+    """Also where both are equal, and where one is a NaN."""
+    rng = np.random.default_rng(0)
+    a, b, dout = rng.integers(-2, 3, (3, 60)).astype(np.float64)
+    a[3] = b[4] = np.nan
+    out, da, db = nans(a, a, b)
+    getattr(k, f"{name}_forward")(out, a, b)
+    getattr(k, f"{name}_backward")(da, db, dout, *(() if name == "add" else (a, b)))
+    peers = gradients(lambda a, b: getattr(keras.layers, name.capitalize())(dtype="float64")([a, b]), a, b, dout=dout)
+    for mine, peer in zip((out, da, db), peers, strict=True):
+        np.testing.assert_array_equal(mine, peer)
+
+
 LOSSES = {
     "softmax_cross_entropy": lambda t, z: keras.losses.categorical_crossentropy(t, z, from_logits=True),
     "sigmoid_cross_entropy": lambda t, z: keras.losses.binary_crossentropy(t, z, from_logits=True),

@@ -24,7 +24,7 @@ WORKSPACES = {name for name in kernels.contract() if name.endswith("_workspace")
 SIZES = {"N": 2, "H": 5, "W": 5, "C": 3, "KH": 2, "KW": 2, "F": 4, "OH": 4, "OW": 4, "PH": 2, "PW": 2}
 SIZES |= {"K": 6, "U": 7, "D": 8, "L": 12, "S": 6, "M": 4, "T": 3, "P": 9}
 PARAMETERS = {"strides": (1, 1), "dilation": (1, 1), "pool_size": (2, 2), "padding": (0, 0), "relu": True, "slot": 1}
-PARAMETERS |= {"nesterov": False, "layer": 0, "steps": 1, "samples": 2, "k": 2, "seed": 5, "rate": 0.5}
+PARAMETERS |= {"nesterov": False, "layer": 0, "steps": 1, "samples": 2, "k": 2, "seed": 5, "rate": 0.5, "offset": 0}
 
 
 def fitting(kernel):
@@ -50,6 +50,8 @@ def wrong_values(kernel, argument, value):
         yield from ("a", float("nan"), -1e400, np.zeros(3), (0.5, 1), (-1, 1), (1,))
         if argument.name == "slot":
             yield SIZES["T"]
+        if argument.name == "offset":
+            yield SIZES["D"] - SIZES["C"] + 1
         return
     if argument.name.endswith("_shape"):
         yield from (value[:-1], (*value, 1), (0, *value[1:]), (*value[:-1], value[-1] + 1), list(value))

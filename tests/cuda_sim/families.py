@@ -49,6 +49,24 @@ def test_softmax():
     compare("softmax_backward", nothing(3, 5), floats(random, 3, 5), out)
 
 
+@pytest.mark.parametrize("name", ["add", "multiply", "maximum"])
+def test_merges(name):
+    a, b, dout = floats(random, 9), floats(random, 9), floats(random, 9)
+    a[2], a[3], b[4] = b[2], np.nan, np.nan
+    given = () if name == "add" else (a, b)
+    compare(f"{name}_forward", nothing(9), a, b)
+    for sizes in ((9, 9), (9, 0), (0, 9)):
+        compare(f"{name}_backward", *(nothing(size) for size in sizes), dout, *given)
+    compare("add_to", a, b)
+    compare("rescale_forward", nothing(9), a, 0.3, 2.0)
+    compare("rescale_backward", nothing(9), a, 0.3)
+
+
+def test_concatenation():
+    compare("concatenate_forward", floats(random, 5, 9), floats(random, 5, 3), 4)
+    compare("concatenate_backward", nothing(5, 3), floats(random, 5, 9), 4)
+
+
 def one_hot(M, C):
     return np.eye(C, dtype=np.float32)[random.integers(0, C, M)]
 

@@ -68,6 +68,14 @@ RULES = {
     "batch_norm_inference_backward": "dx: M C; dout: M C; gamma: C; moving_variance: C; epsilon",
     "batch_norm_fold": "w_folded: K F; b_folded: F; w: K F; b: F; gamma: F; beta: F; moving_mean: F; "
     "moving_variance: F; epsilon",
+    "add_to": "out: M; x: M",
+    **{f"{kind}_forward": "out: M; a: M; b: M" for kind in ("add", "multiply", "maximum")},
+    "add_backward": "da?: M; db?: M; dout: M",
+    **{f"{kind}_backward": "da?: M; db?: M; dout: M; a: M; b: M" for kind in ("multiply", "maximum")},
+    "concatenate_forward": "out: M D; x: M C; offset",
+    "concatenate_backward": "dx: M C; dout: M D; offset",
+    "rescale_forward": "out: M; x: M; scale; shift",
+    "rescale_backward": "dx: M; dout: M; scale",
     "max_pool2d_forward": f"out: N OH OW C; argmax?: int32 N OH OW C; x: N H W C; {_POOL}",
     "max_pool2d_backward": f"dx: N H W C; dout: N OH OW C; argmax: int32 N OH OW C; {_POOL}",
     "average_pool2d_forward": f"out: N OH OW C; x: N H W C; {_POOL}",
@@ -128,13 +136,13 @@ PARAMETERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("strides", "dilation", "pool_size"), ("a pair of integers >= 1", _pair(1))),
     "padding": ("a pair of integers >= 0", _pair(0)),
     **dict.fromkeys(("relu", "nesterov"), ("a bool", lambda value: isinstance(value, bool))),
-    **dict.fromkeys(("slot", "layer", "steps", "samples"), ("an integer >= 0", _integer(0))),
+    **dict.fromkeys(("slot", "layer", "steps", "samples", "offset"), ("an integer >= 0", _integer(0))),
     "k": ("an integer >= 1", _integer(1)),
     "seed": ("an integer of 64 bits, >= 0", _integer(0, 2**64)),
     "rate": ("a number with 0 <= rate < 1", lambda value: _number(0)(value) and value < 1),
     **dict.fromkeys(("epsilon", "weight_decay", "limit"), ("a finite number >= 0", _number(0))),
     **dict.fromkeys(
-        ("alpha", "beta_1", "beta_2", "momentum", "negative_slope", "rho", "scale", "weight"),
+        ("alpha", "beta_1", "beta_2", "momentum", "negative_slope", "rho", "scale", "shift", "weight"),
         ("a finite number", _number()),
     ),
 }
@@ -210,6 +218,9 @@ def _check_relation(kernel: str, arguments: Mapping[str, Any], sizes: Mapping[st
     """What the letters of a rule cannot say."""
     if kernel == "accumulate" and arguments["slot"] >= sizes["T"]:
         raise _wrong(kernel, "slot", f"less than the {sizes['T']} totals", repr(arguments["slot"]))
+    if kernel.startswith("concatenate") and arguments["offset"] + sizes["C"] > sizes["D"]:
+        most = f"at most {sizes['D'] - sizes['C']}, for {sizes['C']} of {sizes['D']} columns"
+        raise _wrong(kernel, "offset", most, repr(arguments["offset"]))
     if kernel in ("gather_rows", "scatter_rows") and sizes["N"] > sizes["S"]:
         batch = "out" if kernel == "gather_rows" else "x"
         raise _wrong(kernel, batch, f"at most the {sizes['S']} rows of the data set", f"{sizes['N']} rows")

@@ -48,7 +48,8 @@ The check is to move w a little and look at the loss, L(w) = (2 w - 1 - 4)^2. Th
 4.0
 
 A step of training is then w - rate * dw, and the modules tell the rest: ``dense``, ``activation``, ``loss``, ``conv``,
-``pool``, ``conv_pool``, ``normalization``, ``dropout``, and ``update`` for better steps than this one.
+``pool``, ``conv_pool``, ``normalization``, ``dropout``, ``merge`` where paths meet, and ``update`` for better steps
+than this one.
 
 The contract
 ------------
@@ -114,6 +115,19 @@ from tinyconv.kernels.reference.loss import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
 )
+from tinyconv.kernels.reference.merge import (
+    add_backward,
+    add_forward,
+    add_to,
+    concatenate_backward,
+    concatenate_forward,
+    maximum_backward,
+    maximum_forward,
+    multiply_backward,
+    multiply_forward,
+    rescale_backward,
+    rescale_forward,
+)
 from tinyconv.kernels.reference.normalization import (
     batch_norm_backward,
     batch_norm_fold,
@@ -146,6 +160,9 @@ def describe() -> str:
 __all__ = [
     "accumulate",
     "adam_update",
+    "add_backward",
+    "add_forward",
+    "add_to",
     "advance",
     "average_pool2d_backward",
     "average_pool2d_forward",
@@ -158,6 +175,8 @@ __all__ = [
     "binary_cross_entropy_forward",
     "clip_norms",
     "clip_values",
+    "concatenate_backward",
+    "concatenate_forward",
     "conv2d_backward",
     "conv2d_forward",
     "conv2d_prepare",
@@ -188,10 +207,16 @@ __all__ = [
     "leaky_relu_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
+    "maximum_backward",
+    "maximum_forward",
     "mean_squared_error_backward",
     "mean_squared_error_forward",
+    "multiply_backward",
+    "multiply_forward",
     "relu_backward",
     "relu_forward",
+    "rescale_backward",
+    "rescale_forward",
     "rmsprop_update",
     "scatter_rows",
     "sgd_update",
