@@ -318,6 +318,7 @@ INITIALIZERS = {
     "he_normal": {},
     "lecun_uniform": {},
     "lecun_normal": {},
+    "orthogonal": {"gain": 2.0},
 }
 
 
@@ -333,9 +334,32 @@ def test_initial_weights(name, shape):
     sampling = 6 * spread / np.sqrt(theirs.size) + 1e-7
     assert abs(ours.mean() - theirs.mean()) < 2 * sampling
     assert abs(ours.std() - spread) < 2 * sampling
-    if "normal" not in name or "random" not in name:  # the others end somewhere
+    if name != "orthogonal" and ("normal" not in name or "random" not in name):  # the others end somewhere
         assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=0.01)
     np.testing.assert_allclose(np.quantile(ours, [0.25, 0.75]), np.quantile(theirs, [0.25, 0.75]), atol=4 * sampling)
+
+
+def test_orthogonal_weights_are_orthogonal():
+    """Columns where the matrix is tall, rows where it is wide; both signs occur."""
+    for shape in ((3, 3, 4, 6), (5, 20), (7, 7)):
+        matrix = initializers.Orthogonal(gain=3.0)(shape, np.random.default_rng(1)).reshape(-1, shape[-1])
+        product = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+        np.testing.assert_allclose(product, 9 * np.eye(len(product)), atol=1e-12)
+        assert (matrix > 0).any()
+        assert (matrix < 0).any()
+    with pytest.raises(ValueError, match=r"Orthogonal needs .* two axes.*Received: \(3,\)"):
+        initializers.Orthogonal()((3,), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", dir(keras.initializers))
+def test_every_name_of_an_initialiser_means_what_it_means_in_keras(name):
+    """As an attribute and as a text; but for Identity and STFT."""
+    theirs = getattr(keras.initializers, name)
+    if name.startswith("_") or not isinstance(theirs, type) or theirs.__name__ in ("Identity", "STFT"):
+        return
+    assert getattr(initializers, name).__name__ == theirs.__name__
+    if theirs is not keras.initializers.Initializer:
+        assert type(initializers.get(name)).__name__ == theirs.__name__
 
 
 def test_a_layers_initial_weights():

@@ -208,6 +208,30 @@ class LecunNormal(_NamedScaling):
     settings = (1.0, "fan_in", "truncated_normal")
 
 
+class Orthogonal(Initializer):
+    """Orthonormal columns times ``gain`` (rows, where there are more columns), so that signals keep their length.
+
+    The weights are seen as a matrix, whose rows are all axes but the last. The Q of a random normal matrix's QR
+    decomposition, with a positive diagonal of R, is uniform among such matrices.
+
+    Source: Saxe et al. (2014), Mezzadri (2007).
+    """
+
+    def __init__(self, gain: float = 1.0, seed: int | None = None) -> None:
+        super().__init__(seed)
+        self.gain = number(type(self).__name__, "gain", gain)
+
+    def draw(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+        if len(shape) < 2:
+            raise ValueError(
+                f"Orthogonal needs weights of at least two axes. Expected (..., in, out). Received: {shape}."
+            )
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+        q *= np.sign(np.diag(r))
+        return self.gain * (q if rows >= columns else q.T).reshape(shape)
+
+
 def drawn(where: str, initializer: Initializer, shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """The values of an initialiser for weights of that shape, checked, as float32. ``where``: "'dense/kernel'"."""
     affordable(where, "array of weights", shape)
@@ -221,6 +245,13 @@ def drawn(where: str, initializer: Initializer, shape: Shape, rng: np.random.Gen
         raise ValueError(f"{who} gave a NaN or an infinity. Expected finite float32 numbers.")
     return values
 
+
+# Keras' other names for the same classes
+zeros, ones, constant = Zeros, Ones, Constant
+random_uniform, random_normal, truncated_normal = RandomUniform, RandomNormal, TruncatedNormal
+glorot_uniform, glorot_normal, variance_scaling = GlorotUniform, GlorotNormal, VarianceScaling
+he_uniform, he_normal, lecun_uniform, lecun_normal = HeUniform, HeNormal, LecunUniform, LecunNormal
+orthogonal = OrthogonalInitializer = Orthogonal
 
 NAMES: dict[str, type[Initializer]] = {
     "zeros": Zeros,
@@ -236,6 +267,12 @@ NAMES: dict[str, type[Initializer]] = {
     "he_normal": HeNormal,
     "lecun_uniform": LecunUniform,
     "lecun_normal": LecunNormal,
+    "orthogonal": Orthogonal,
+    "OrthogonalInitializer": Orthogonal,
+    "zero": Zeros,
+    "one": Ones,
+    "uniform": RandomUniform,
+    "normal": RandomNormal,
 }
 InitializerName = Literal[
     "zeros",
@@ -264,6 +301,13 @@ InitializerName = Literal[
     "LecunUniform",
     "lecun_normal",
     "LecunNormal",
+    "orthogonal",
+    "Orthogonal",
+    "OrthogonalInitializer",
+    "zero",
+    "one",
+    "uniform",
+    "normal",
 ]
 InitializerLike = InitializerName | Initializer | type[Initializer] | dict[str, Any]
 
@@ -283,10 +327,26 @@ __all__ = [
     "LecunNormal",
     "LecunUniform",
     "Ones",
+    "Orthogonal",
+    "OrthogonalInitializer",
     "RandomNormal",
     "RandomUniform",
     "TruncatedNormal",
     "VarianceScaling",
     "Zeros",
+    "constant",
     "get",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "ones",
+    "orthogonal",
+    "random_normal",
+    "random_uniform",
+    "truncated_normal",
+    "variance_scaling",
+    "zeros",
 ]
