@@ -38,6 +38,11 @@ LAYERS = {
     "dropout": [layers.Dropout(0.5)],
     "flatten twice": [layers.Flatten(), layers.Flatten()],
     "linear": [layers.Activation("linear")],
+    "global max pooling": [layers.GlobalMaxPooling2D()],
+    "global max pooling, kept": [layers.GlobalMaxPooling2D(keepdims=True), layers.Conv2D(2, 1)],
+    "reshape": [layers.Conv2D(3, 2), layers.Reshape((-1, 3, 2)), layers.Conv2D(2, 2), layers.Reshape((-1, 4))],
+    "rescaling": [layers.Conv2D(3, 2), layers.Rescaling(0.5, -1)],
+    "softmax": [layers.Softmax(), layers.Conv2D(2, 1)],
 }
 
 

@@ -20,6 +20,7 @@ KINKED = ("relu", "leaky_relu")  # not differentiable everywhere: see draw_array
 activations = st.sampled_from(ACTIVATIONS)
 
 batches = st.integers(1, 4)
+factors = st.sampled_from([1 / 255, -1.0, 0.5, 2])
 images = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 6))
 samples = st.one_of(st.integers(1, 12).map(lambda n: (n,)), st.tuples(st.integers(1, 5), st.integers(1, 9)), images)
 
@@ -71,6 +72,16 @@ def batch_normalization(draw):
     return [("BatchNormalization", arguments)], (draw(st.integers(6, 12)), *draw(samples))
 
 
+@st.composite
+def reshape(draw):
+    """Any order of the sample's factors, one of which may be left out."""
+    sample = draw(samples)
+    target = draw(st.permutations(sample))
+    if draw(st.booleans()):
+        target[draw(st.integers(0, len(target) - 1))] = -1
+    return [("Reshape", {"target_shape": tuple(target)})], (draw(batches), *sample)
+
+
 def simple(name, arguments, shapes=samples):
     """A layer with arguments, and a batch of the samples' shapes."""
     return st.tuples(
@@ -117,7 +128,7 @@ def sensible(configuration):
     """Not a softmax of one column: it is 1, its gradient 0, and that is all one could compare."""
     [(name, arguments), *_], shape = configuration
     columns = {"Conv2D": arguments.get("filters"), "Dense": arguments.get("units")}.get(name, shape[-1])
-    return arguments.get("activation") != "softmax" or columns > 1
+    return "softmax" not in (arguments.get("activation"), name.lower()) or columns > 1
 
 
 KINDS = {
@@ -125,6 +136,13 @@ KINDS = {
     "MaxPooling2D": (pooling("MaxPooling2D"), 60),
     "AveragePooling2D": (pooling("AveragePooling2D"), 60),
     "GlobalAveragePooling2D": (simple("GlobalAveragePooling2D", st.just({}), images), 15),
+    "GlobalMaxPooling2D": (
+        simple("GlobalMaxPooling2D", st.fixed_dictionaries({"keepdims": st.booleans()}), images),
+        15,
+    ),
+    "Reshape": (reshape(), 15),
+    "Rescaling": (simple("Rescaling", st.fixed_dictionaries({"scale": factors, "offset": factors})), 15),
+    "Softmax": (simple("Softmax", st.just({})), 15),
     "Flatten": (simple("Flatten", st.just({})), 10),
     "Dense": (dense(), 60),
     "Activation": (simple("Activation", st.fixed_dictionaries({"activation": activations})), 50),
@@ -156,8 +174,10 @@ def draw_weights(rng, layer, exact):
 
 
 def is_exact(stack):
+    """Not of a global maximum: where several are equal, TensorFlow shares the gradient among them."""
     return any(
-        "Max" in name or name == "LeakyReLU" or arguments.get("activation") in KINKED for name, arguments in stack
+        name.startswith("Max") or name == "LeakyReLU" or arguments.get("activation") in KINKED
+        for name, arguments in stack
     )
 
 

@@ -155,22 +155,35 @@ def _dense(graph: Graph, op: ops.Dense, x: Flow, weights: Weights) -> Flow:
 
 
 def _max_pool2d(graph: Graph, op: ops.MaxPool2D, x: Flow, weights: Weights) -> Flow:
-    x = graph.channels_first(x)
-    window: dict[str, Any] = {"kernel_shape": op.pool_size, "strides": op.strides, "pads": _pads(op, op.pool_size)}
-    return Flow(graph.add("MaxPool", [x.name], op.name, **window), op.out_shape, True)
+    return _pool2d(graph, op, x, "Max")
 
 
 def _average_pool2d(graph: Graph, op: ops.AveragePool2D, x: Flow, weights: Weights) -> Flow:
+    return _pool2d(graph, op, x, "Average", count_include_pad=0)
+
+
+def _pool2d(graph: Graph, op: Any, x: Flow, kind: str, **options: Any) -> Flow:
     x = graph.channels_first(x)
     if op.pool_size == op.x_shape[:2] and op.padding == (0, 0):
-        out = Flow(graph.add("GlobalAveragePool", [x.name], op.name), (1, 1, op.x_shape[-1]), True)
-        return out if len(op.out_shape) == 3 else _flatten(graph, op, out, weights)
+        out = Flow(graph.add(f"Global{kind}Pool", [x.name], op.name), (1, 1, op.x_shape[-1]), True)
+        return out if len(op.out_shape) == 3 else _reshape(graph, op, out, {})
     window: dict[str, Any] = {"kernel_shape": op.pool_size, "strides": op.strides, "pads": _pads(op, op.pool_size)}
-    return Flow(graph.add("AveragePool", [x.name], op.name, count_include_pad=0, **window), op.out_shape, True)
+    return Flow(graph.add(f"{kind}Pool", [x.name], op.name, **window, **options), op.out_shape, True)
 
 
-def _flatten(graph: Graph, op: ops.Op, x: Flow, weights: Weights) -> Flow:
-    return Flow(graph.add("Flatten", [graph.channels_last(x).name], op.name), op.out_shape, False)
+def _reshape(graph: Graph, op: ops.Op, x: Flow, weights: Weights) -> Flow:
+    x = graph.channels_last(x)
+    if len(op.out_shape) == 1:
+        return Flow(graph.add("Flatten", [x.name], op.name), op.out_shape, False)
+    shape = graph.weight(f"{op.name}/shape", np.array([0, *op.out_shape]))  # 0: as it is
+    return Flow(graph.add("Reshape", [x.name, shape], op.name), op.out_shape, False)
+
+
+def _rescale(graph: Graph, op: ops.Rescale, x: Flow, weights: Weights) -> Flow:
+    scale = graph.weight(f"{op.name}/scale", np.array(op.scale, np.float32))
+    shift = graph.weight(f"{op.name}/shift", np.array(op.shift, np.float32))
+    out = graph.add("Add", [graph.add("Mul", [x.name, scale], op.name), shift], op.name)
+    return Flow(out, x.shape, x.channels_first)
 
 
 def _dropout(graph: Graph, op: ops.Dropout, x: Flow, weights: Weights) -> Flow:
@@ -205,6 +218,7 @@ WRITERS: dict[type[ops.Op], Callable[[Graph, Any, Flow, Weights], Flow]] = {
     ops.Dense: _dense,
     ops.Dropout: _dropout,
     ops.MaxPool2D: _max_pool2d,
-    ops.Reshape: _flatten,
+    ops.Rescale: _rescale,
+    ops.Reshape: _reshape,
     ops.Softmax: _softmax,
 }

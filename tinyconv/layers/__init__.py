@@ -4,16 +4,18 @@ A layer's docstring names the reference kernel in which its mathematics is writt
 are Keras'; an argument of Keras that tinyconv does not have is named in the error, never ignored.
 """
 
-from tinyconv.layers.activation import ELU, Activation, LeakyReLU
+from tinyconv.layers.activation import ELU, Activation, LeakyReLU, Softmax
 from tinyconv.layers.affine import Conv2D, Dense
 from tinyconv.layers.base import Layer, WeightSpec
-from tinyconv.layers.core import Dropout, Flatten, Input, InputLayer
+from tinyconv.layers.core import Dropout, Flatten, Input, InputLayer, Rescaling, Reshape
 from tinyconv.layers.normalization import BatchNormalization
 from tinyconv.layers.pooling import (
     AveragePooling2D,
     AvgPool2D,
     GlobalAveragePooling2D,
     GlobalAvgPool2D,
+    GlobalMaxPool2D,
+    GlobalMaxPooling2D,
     MaxPool2D,
     MaxPooling2D,
 )
@@ -30,11 +32,16 @@ __all__ = [
     "Flatten",
     "GlobalAveragePooling2D",
     "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
+    "GlobalMaxPooling2D",
     "Input",
     "InputLayer",
     "Layer",
     "LeakyReLU",
     "MaxPool2D",
     "MaxPooling2D",
+    "Rescaling",
+    "Reshape",
+    "Softmax",
     "WeightSpec",
 ]

@@ -2,9 +2,9 @@
 
 from typing import Any, Literal, Unpack
 
-from tinyconv.checking import number, unknown
+from tinyconv.checking import LARGEST, integer, number, unknown
 from tinyconv.checking.arguments import Shape
-from tinyconv.layers.arguments import LayerOptions, Named, who
+from tinyconv.layers.arguments import LayerOptions, Named, last_axis, who
 from tinyconv.layers.base import Layer
 from tinyconv.plan import ops
 
@@ -53,6 +53,27 @@ class Activation(Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "activation": self.activation}
+
+
+class Softmax(Layer):
+    """Each row of scores as probabilities. The mathematics: ``kernels.reference.softmax_forward``.
+
+    Args:
+        axis: must be the last.
+    """
+
+    def __init__(self, axis: int = -1, **options: Unpack[LayerOptions]) -> None:
+        super().__init__(**options)
+        self.axis = integer(who(self), "axis", axis, at_least=-LARGEST)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return last_axis(self, self.axis, input_shape)
+
+    def ops(self, input_shape: Shape) -> list[ops.Op]:
+        return activation_ops(self.name, "softmax", self.output_shape(input_shape))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "axis": self.axis}
 
 
 class LeakyReLU(Layer):

@@ -10,7 +10,7 @@ from tinyconv.checking.lookup import saved
 from tinyconv.checking.messages import refuse
 from tinyconv.initializers import InitializerLike
 from tinyconv.layers.activation import ActivationName, activation_name, activation_ops
-from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, pair, who, windows
+from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, last_axis, pair, who, windows
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.plan import ops
 from tinyconv.regularizers import RegularizerLike
@@ -170,11 +170,7 @@ class Dense(_Affine):
         self.units = integer(who(self), "units", units)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        if not input_shape:
-            raise ValueError(
-                f"Layer {self.name!r}: the input has too few axes. Expected a batch of samples with at least one axis "
-                "each. Received: samples of shape ()."
-            )
+        last_axis(self, -1, input_shape)
         affordable(who(self), "output of one sample", (*input_shape[:-1], self.units))
         return (*input_shape[:-1], self.units)
 

@@ -95,6 +95,21 @@ def windows(
     return found
 
 
+def last_axis(layer: Named, axis: int, input_shape: Shape) -> Shape:
+    """The shape of the input, of which ``axis`` is the last axis."""
+    if not input_shape:
+        raise ValueError(
+            f"Layer {layer.name!r}: the input has too few axes. Expected a batch of samples with at least one axis "
+            "each. Received: samples of shape ()."
+        )
+    if axis not in (-1, len(input_shape)):
+        raise ValueError(
+            f"Layer {layer.name!r}: axis={axis} is not supported by tinyconv. "
+            f"Expected the last axis, -1 or {len(input_shape)}, for samples of shape {input_shape}."
+        )
+    return input_shape
+
+
 def pair(layer: Named, argument: str, value: Any) -> Pair:
     """A pair of positive integers, from one or two."""
     if isinstance(value, np.ndarray) and value.ndim == 1:

@@ -1,4 +1,4 @@
-"""Input, Flatten and Dropout: layers without weights between the others."""
+"""Input, Flatten, Reshape, Rescaling and Dropout: layers without weights between the others."""
 
 import math
 from collections.abc import Sequence
@@ -101,6 +101,58 @@ class Flatten(Layer):
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         return [ops.Reshape(self.name, input_shape, self.output_shape(input_shape))]
+
+
+class Reshape(Layer):
+    """The numbers of a sample in another shape, in the same order; no number is moved.
+
+    Args:
+        target_shape: the new shape of one sample; one of its sizes may be -1: whatever is left.
+    """
+
+    def __init__(self, target_shape: Sequence[int], **options: Unpack[LayerOptions]) -> None:
+        super().__init__(**options)
+        known = (
+            [size for size in target_shape if size != -1] if isinstance(target_shape, list | tuple) else target_shape
+        )
+        shape_of(self, known, "target_shape")
+        if len(target_shape) > len(known) + 1:
+            raise checking.invalid(who(self), "target_shape", "at most one -1", target_shape)
+        self.target_shape = tuple(int(size) for size in target_shape)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        size, known = math.prod(input_shape), math.prod(size for size in self.target_shape if size != -1)
+        if size % known or (size != known and -1 not in self.target_shape):
+            raise ValueError(
+                f"Layer {self.name!r}: samples of shape {input_shape}, {size} numbers, do not fit target_shape="
+                f"{self.target_shape}. Expected a shape of as many numbers."
+            )
+        return tuple(size // known if each == -1 else each for each in self.target_shape)
+
+    def ops(self, input_shape: Shape) -> list[ops.Op]:
+        return [ops.Reshape(self.name, input_shape, self.output_shape(input_shape))]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "target_shape": self.target_shape}
+
+
+class Rescaling(Layer):
+    """Every number times ``scale``, plus ``offset``. The mathematics: ``kernels.reference.rescale_forward``.
+
+    Bytes of images become numbers from 0 to 1 by scale=1/255, and from -1 to 1 by scale=1/127.5, offset=-1. (Keras also
+    takes arrays, with a number for each channel.)
+    """
+
+    def __init__(self, scale: float, offset: float = 0.0, **options: Unpack[LayerOptions]) -> None:
+        super().__init__(**options)
+        self.scale = checking.number(who(self), "scale", scale)
+        self.offset = checking.number(who(self), "offset", offset)
+
+    def ops(self, input_shape: Shape) -> list[ops.Op]:
+        return [ops.Rescale(self.name, input_shape, input_shape, self.scale, self.offset)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale, "offset": self.offset}
 
 
 class Dropout(Layer):

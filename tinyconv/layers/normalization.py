@@ -8,7 +8,7 @@ from tinyconv.checking.arguments import Shape
 from tinyconv.checking.lookup import saved
 from tinyconv.checking.messages import refuse
 from tinyconv.initializers import InitializerLike
-from tinyconv.layers.arguments import NEUTRAL, LayerOptions, who
+from tinyconv.layers.arguments import NEUTRAL, LayerOptions, last_axis, who
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.plan import ops
 
@@ -69,17 +69,7 @@ class BatchNormalization(Layer):
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        if not input_shape:
-            raise ValueError(
-                f"Layer {self.name!r}: the input has too few axes. Expected a batch of samples with at least one axis "
-                "each. Received: samples of shape ()."
-            )
-        if self.axis not in (-1, len(input_shape)):
-            raise ValueError(
-                f"Layer {self.name!r}: axis={self.axis} is not supported by tinyconv. "
-                f"Expected the last axis, -1 or {len(input_shape)}, for samples of shape {input_shape}."
-            )
-        return input_shape
+        return last_axis(self, self.axis, input_shape)
 
     def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:
         shape = input_shape[-1:]

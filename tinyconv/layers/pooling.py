@@ -89,12 +89,10 @@ class AveragePooling2D(_Pooling2D):
         self._set(pool_size, strides, padding, data_format)
 
 
-class GlobalAveragePooling2D(Layer):
-    """The mean of each channel over the whole image: (batch, height, width, channels) becomes (batch, channels).
+class _GlobalPooling2D(Layer):
+    """What the global pooling layers share: (batch, height, width, channels) becomes (batch, channels)."""
 
-    Args:
-        keepdims: keep height and width as axes of size 1.
-    """
+    op: type[ops.MaxPool2D] | type[ops.AveragePool2D]
 
     def __init__(
         self, data_format: DataFormat | None = None, keepdims: bool = False, **options: Unpack[LayerOptions]
@@ -109,11 +107,31 @@ class GlobalAveragePooling2D(Layer):
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         image = input_shape[0], input_shape[1]
-        return [ops.AveragePool2D(self.name, input_shape, self.output_shape(input_shape), image, image, (0, 0))]
+        return [self.op(self.name, input_shape, self.output_shape(input_shape), image, image, (0, 0))]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "keepdims": self.keepdims}
 
 
+class GlobalAveragePooling2D(_GlobalPooling2D):
+    """The mean of each channel over the whole image: (batch, height, width, channels) becomes (batch, channels).
+
+    Args:
+        keepdims: keep height and width as axes of size 1.
+    """
+
+    op = ops.AveragePool2D
+
+
+class GlobalMaxPooling2D(_GlobalPooling2D):
+    """The maximum of each channel over the whole image. Arguments and shapes as :class:`GlobalAveragePooling2D`.
+
+    Of several equal maxima the first gets the gradient, as in every pooling; Keras on TensorFlow shares it among them.
+    """
+
+    op = ops.MaxPool2D
+
+
 # Keras' other names for the same layers
-MaxPool2D, AvgPool2D, GlobalAvgPool2D = MaxPooling2D, AveragePooling2D, GlobalAveragePooling2D
+MaxPool2D, AvgPool2D = MaxPooling2D, AveragePooling2D
+GlobalMaxPool2D, GlobalAvgPool2D = GlobalMaxPooling2D, GlobalAveragePooling2D

@@ -188,10 +188,11 @@ class MaxPool2D(Op):
     def emit(self, b: Builder, x: Value) -> Value:
         geometry = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
         out = b.output(self, x.wanted)
-        argmax = b.buffer(self, "argmax", out.data.shape if out.wanted else (0, 0, 0, 0), np.int32)
-        b.forward(self, "max_pool2d_forward", 0, out=out.data, argmax=argmax, x=x.data, **geometry)
+        image = pooled_image(b, out)
+        argmax = b.buffer(self, "argmax", image.data.shape if out.wanted else (0, 0, 0, 0), np.int32)
+        b.forward(self, "max_pool2d_forward", 0, out=image.data, argmax=argmax, x=x.data, **geometry)
         if x.wanted:
-            b.backward(self, "max_pool2d_backward", 0, dx=x.grad, dout=out.grad, argmax=argmax, **geometry)
+            b.backward(self, "max_pool2d_backward", 0, dx=x.grad, dout=image.grad, argmax=argmax, **geometry)
         return out
 
 
@@ -206,11 +207,32 @@ class AveragePool2D(Op):
     def emit(self, b: Builder, x: Value) -> Value:
         geometry = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
         out = b.output(self, x.wanted)
-        # Global pooling has no spatial axes in its output; its kernel sees them, with size 1.
-        image = out if len(self.out_shape) == 3 else out.reshape((b.batch_size, 1, 1, self.out_shape[-1]))
+        image = pooled_image(b, out)
         b.forward(self, "average_pool2d_forward", 0, out=image.data, x=x.data, **geometry)
         if x.wanted:
             b.backward(self, "average_pool2d_backward", 0, dx=x.grad, dout=image.grad, **geometry)
+        return out
+
+
+def pooled_image(b: Builder, out: Value) -> Value:
+    """A pooling's output as its kernel sees it: global pooling has no spatial axes, which are of size 1 there."""
+    return out if len(out.data.shape) == 4 else out.reshape((b.batch_size, 1, 1, out.data.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Rescale(Op):
+    """Every number times ``scale``, plus ``shift``."""
+
+    scale: float
+    shift: float
+
+    label = "rescale"
+
+    def emit(self, b: Builder, x: Value) -> Value:
+        out = b.output(self, x.wanted)
+        b.forward(self, "rescale_forward", 0, out=out.flat.data, x=x.flat.data, scale=self.scale, shift=self.shift)
+        if x.wanted:
+            b.backward(self, "rescale_backward", 0, dx=x.flat.grad, dout=out.flat.grad, scale=self.scale)
         return out
 
 
