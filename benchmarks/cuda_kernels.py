@@ -37,6 +37,7 @@ FAMILIES = (
     "data",
     "dropout",
     "loss",
+    "merge",
     "normalization",
     "pool",
     "update",
@@ -56,12 +57,15 @@ def calls():
     row, rows, channels = zeros(8), zeros(8, 4), zeros(4)
     image, pooled = zeros(2, 4, 4, 3), zeros(2, 2, 2, 3)
     winners, pooling = zeros(2, 2, 2, 3, dtype=np.int32), ((2, 2), (2, 2), (0, 0))
-    for name in ("relu", "sigmoid", "tanh"):
-        yield f"{name}_forward", row, row
-        yield f"{name}_backward", row, row, row
-    for name in ("leaky_relu", "elu"):
-        yield f"{name}_forward", row, row, 0.1
-        yield f"{name}_backward", row, row, row, 0.1
+    # Of the activations' kernels, which differ by a formula alone, one that takes many registers stands for all.
+    yield "activation_forward", row, row, "gelu", ()
+    yield "activation_backward", row, row, row, row, "gelu", ()
+    for name in ("add", "multiply", "maximum"):
+        yield f"{name}_forward", row, row, row
+        yield f"{name}_backward", row, row, row, *(() if name == "add" else (row, row))
+    yield "concatenate_forward", rows, rows, 0
+    yield "concatenate_backward", rows, rows, 0
+    yield "rescale_forward", row, row, 1.0, 0.0
     yield "softmax_forward", rows, rows
     yield "softmax_backward", rows, rows, rows
     for name in ("softmax_cross_entropy", "sigmoid_cross_entropy"):

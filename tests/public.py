@@ -5,9 +5,21 @@ import inspect
 import numpy as np
 
 import tinyconv
-from tinyconv import callbacks, initializers, layers, losses, metrics, optimizers, regularizers, saving, utils
+from tinyconv import (
+    activations,
+    callbacks,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    optimizers,
+    regularizers,
+    saving,
+    utils,
+)
 
 MODULES = {
+    "activations": activations,
     "layers": layers,
     "initializers": initializers,
     "regularizers": regularizers,

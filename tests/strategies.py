@@ -11,6 +11,8 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from tinyconv.kernels.reference.activation import FORMULAS
+
 HYPOTHESIS_DEFAULT = 100  # max_examples of hypothesis' default profile
 
 seeds = st.integers(0, 2**32 - 1)
@@ -118,6 +120,13 @@ def fused_pools(draw, max_size=9, max_channels=4):
     drawn = drawn._replace(strides=(1, 1), dilation=(1, 1))
     least = [k + 1 if drawn.mode == "valid" else 2 for k in drawn.window]
     return drawn._replace(size=tuple(max(n, low) for n, low in zip(drawn.size, least, strict=True)))
+
+
+def activations():
+    """Every formula of an activation, as (its name, options that it may have)."""
+    options = {"leaky_relu": [(0.3,)], "elu": [(1.7,)]}
+    options["bounded_relu"] = [(0.3, 1.5, 0.5), (0.0, 2.0, 0.0), (0.5, 6.0, 0.0)]
+    return [(kind, chosen) for kind in FORMULAS for chosen in options.get(kind, [()])]
 
 
 def normal(rng, *shape, dtype=np.float64):

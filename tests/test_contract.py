@@ -16,6 +16,7 @@ import pytest
 import tinyconv
 from tinyconv import kernels
 from tinyconv.kernels import reference
+from tinyconv.kernels.reference.activation import FORMULAS
 from tinyconv.kernels.reference.dropout import keep_mask, philox
 
 PACKAGE = Path(tinyconv.__file__).parent
@@ -59,8 +60,25 @@ def test_kernel_sets_have_equal_signatures(name):
 def test_the_contract_is_every_public_kernel_of_the_reference():
     defined = {function.name for file in KERNEL_FILES if kernel_set(file) == "reference" for function in public(file)}
     helpers = {"philox", "keep_mask", "keep_threshold"}  # the random numbers behind dropout, public to be read
+    helpers |= {formula.__name__ for formulas in FORMULAS.values() for formula in formulas}
     assert set(reference.__all__) == defined - helpers - set(kernels.MEMORY)
     assert reference.__all__ == sorted(reference.__all__)
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if name != "reference"])
+def test_every_set_has_every_activation(name):
+    """In the same order, value and gradient."""
+    file = KERNELS / name / "activation.py"
+    (table,) = (
+        node.value
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FORMULAS"
+    )
+    found = {
+        key.value: [each.id for each in value.elts[:2]] for key, value in zip(table.keys, table.values, strict=True)
+    }
+    expected = {kind: [formula.__name__ for formula in formulas] for kind, formulas in FORMULAS.items()}
+    assert list(found.items()) == list(expected.items())
 
 
 def test_an_unknown_kernel_set_is_named():
@@ -128,7 +146,7 @@ LEVELS = [
     {"checking"},
     {"kernels"},
     {"plan"},
-    {"random", "initializers", "regularizers"},
+    {"random", "activations", "initializers", "regularizers"},
     {"layers"},
     {"losses", "metrics", "optimizers"},
     {"network"},

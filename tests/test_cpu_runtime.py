@@ -34,7 +34,7 @@ import numpy as np
 from tinyconv.kernels.cpu import activation; from tinyconv.kernels.cpu.runtime import jit
 x = np.array([-1, 0, 2], np.float32)
 with jit.compile_watch(lambda: print("compiling")) as watch:
-    activation.relu_forward(x, x)
+    activation.activation_forward(x, x, "relu", ())
     activation.softmax_forward(np.zeros((1, 3), np.float32), x.reshape(1, 3))
 assert x.tolist() == [0, 0, 2], x
 print(watch.functions, "in", watch.seconds)
@@ -56,8 +56,8 @@ def same(name, outputs, *inputs):
         np.testing.assert_allclose(output, truth, rtol=1e-4, atol=1e-5)
     return outputs
 x, images, half = f32(5000), f32(2, 9, 8, 19), f32(2, 4, 4, 19)
-same("tanh_forward", [f32(5000)], x)
-same("elu_forward", [f32(5000)], x, 1.0)
+same("activation_forward", [f32(5000)], x, "tanh", ())
+same("activation_forward", [f32(5000)], x, "elu", (1.0,))
 _, argmax = same("max_pool2d_forward", [half, np.zeros(half.shape, np.int32)], images, (2, 2), (2, 2), (0, 0))
 same("max_pool2d_backward", [f32(*images.shape)], half, argmax, (2, 2), (2, 2), (0, 0))
 same("dropout_forward", [f32(7, 301)], f32(7, 301), np.array([3, 0, 9]), 2**63 + 5, 1, 0.3)
@@ -505,7 +505,7 @@ def work(value):
     x, out = np.full(100000, value, np.float32), np.zeros(100000, np.float32)
     for _ in range(30):
         out[:] = 0
-        activation.relu_forward(out, x)
+        activation.activation_forward(out, x, "relu", ())
         if (out != value).any():
             wrong.append(value)
         activation.softmax_forward(out.reshape(-1, 10), x.reshape(-1, 10))
@@ -557,18 +557,18 @@ def test_a_forked_child_may_call_kernels():
         x = np.ones(100000, np.float32)
         out = np.zeros_like(x)
         rows = x.reshape(-1, 10), out.reshape(-1, 10)
-        activation.relu_forward(out, x)
+        activation.activation_forward(out, x, "relu", ())
         activation.softmax_forward(*rows[::-1])
         child = os.fork()
         if child == 0:
             out[:] = 0
-            activation.relu_forward(out, x)
+            activation.activation_forward(out, x, "relu", ())
             right = out.all()
             out[:] = 0
             activation.softmax_forward(*rows[::-1])
             os._exit(7 if right and (abs(out - 0.1) < 1e-6).all() else 1)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        activation.relu_forward(out, x)
+        activation.activation_forward(out, x, "relu", ())
     """
     assert run(program) == "7"
 
@@ -605,7 +605,7 @@ def test_results_do_not_depend_on_the_number_of_threads_of_a_process():
         out, mean, inv_std, a, b = (np.zeros(shape, np.float32) for shape in (x.shape, 50, 50, 50, 50))
         cpu.batch_norm_forward(out, mean, inv_std, a, b, x, a, b, 0.9, 1e-3)
         digest.update(mean), digest.update(inv_std)
-        cpu.sigmoid_forward(out.reshape(-1), x.reshape(-1))
+        cpu.activation_forward(out.reshape(-1), x.reshape(-1), "sigmoid", ())
         digest.update(out)
         cpu.softmax_forward(out, x)
         digest.update(out)
@@ -629,5 +629,5 @@ def test_the_set_has_the_memory_functions():
     array = cpu.allocate((3, 5), np.float32)
     assert array.ctypes.data % 64 == 0
     cpu.upload(array, np.ones((3, 5), np.float32))
-    cpu.record([(cpu.relu_forward, (array.reshape(-1), -array.reshape(-1)))])()
+    cpu.record([(cpu.activation_forward, (array.reshape(-1), -array.reshape(-1), "relu", ()))])()
     assert (array == 0).all()

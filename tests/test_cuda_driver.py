@@ -83,7 +83,7 @@ cuda.download(host, part)
 assert host.tolist() == [[2], [3]]
 nothing = cuda.allocate((0,), np.float32)
 assert nothing.size == 0 and nothing[:0].reshape((0, 0, 0, 0)).shape == (0, 0, 0, 0)
-cuda.relu_forward(nothing, nothing)
+cuda.activation_forward(nothing, nothing, "relu", ())
 print(cuda.as_device_array(array).shape)
 """
     printed, log, rest = on_driver(code)
@@ -170,16 +170,16 @@ import numpy as np
 from tinyconv.kernels import cuda
 
 array = cuda.allocate((4,), np.float32)
-cuda.relu_forward(array, array)
+cuda.activation_forward(array, array, "relu", ())
 
 
 def beside():
-    other = threading.Thread(target=cuda.relu_forward, args=(array, array))
+    other = threading.Thread(target=cuda.activation_forward, args=(array, array, "relu", ()))
     other.start()
     other.join()
 
 
-run = cuda.record([(cuda.relu_forward, (array, array)), (beside, ())])
+run = cuda.record([(cuda.activation_forward, (array, array, "relu", ())), (beside, ())])
 for _ in range(3):
     run()
 """

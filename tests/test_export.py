@@ -34,7 +34,9 @@ LAYERS = {
     "relu": [layers.Activation("relu")],
     "sigmoid": [layers.Activation("sigmoid")],
     "leaky relu": [layers.LeakyReLU(0.1), layers.Activation("leaky_relu")],
-    "elu": [layers.ELU(0.7)],
+    "elu as a layer": [layers.ELU(0.7)],
+    **{name: [layers.Conv2D(3, 2, activation=name)] for name in tinyconv.activations.NAMES},
+    "relu with bounds": [layers.ReLU(2.0, 0.1, 0.5), layers.ReLU()],
     "dropout": [layers.Dropout(0.5)],
     "flatten twice": [layers.Flatten(), layers.Flatten()],
     "linear": [layers.Activation("linear")],
@@ -42,7 +44,7 @@ LAYERS = {
     "global max pooling, kept": [layers.GlobalMaxPooling2D(keepdims=True), layers.Conv2D(2, 1)],
     "reshape": [layers.Conv2D(3, 2), layers.Reshape((-1, 3, 2)), layers.Conv2D(2, 2), layers.Reshape((-1, 4))],
     "rescaling": [layers.Conv2D(3, 2), layers.Rescaling(0.5, -1)],
-    "softmax": [layers.Softmax(), layers.Conv2D(2, 1)],
+    "softmax as a layer": [layers.Softmax(), layers.Conv2D(2, 1)],
 }
 
 

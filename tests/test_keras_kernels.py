@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from peer import gradients, keras, tf
 from strategies import examples, normal, one_hot, pools, seeds, windows
 
+from tinyconv import activations
+from tinyconv.activations import Formula, relu_formula
 from tinyconv.kernels import reference as k
 
 NO_WORK = np.zeros(0)
@@ -90,22 +92,53 @@ def test_dense(shape, units, seed):
         agree(mine, peer)
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [("relu", ()), ("sigmoid", ()), ("tanh", ()), ("softmax", ()), ("leaky_relu", (0.25,)), ("elu", (1.0,))],
-)
-def test_activation(name, arguments):
-    """Also at zero and where exponentials overflow."""
+ACTIVATIONS = [(name, (), formula) for name, formula in activations.FORMULAS.items()]
+ACTIVATIONS += [
+    ("leaky_relu", (0.25,), Formula("leaky_relu", (0.25,))),
+    ("elu", (1.5,), Formula("elu", (1.5,))),
+    ("gelu", (True,), Formula("approximate_gelu")),
+    *(
+        ("relu", arguments, relu_formula("relu", *arguments))
+        for arguments in ((0.25,), (0.25, 1.5), (0.25, 1.5, 0.5), (0.0, 3.0), (0.0, None, 1.0), (0.25, None, 1.0))
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "formula"), ACTIVATIONS)
+def test_activation(name, arguments, formula):
+    """Functions of arrays, and their gradients; also at zero and where exponentials overflow."""
     rng = np.random.default_rng(0)
     x = 4 * normal(rng, 12, 10)
-    x[0], x[1, :3] = 0, (-800, 800, 5)
+    x[0], x[1, :3] = 0, (-300, 300, 5)
     dout = normal(rng, 12, 10)
-    out, dx = nans(x, x)
-    getattr(k, f"{name}_forward")(out, x, *arguments)
-    getattr(k, f"{name}_backward")(dx, dout, out, *arguments)
+    with np.errstate(over="ignore"):
+        out, dx = getattr(activations, name)(x, *arguments), np.full_like(x, np.nan)
+        k.activation_backward(dx, dout, x, out, *formula)
     peers = gradients(lambda x: getattr(keras.activations, name)(x, *arguments), x, dout=dout)
+    single = name in ("leaky_relu", "gelu")  # whose constants TensorFlow has in float32
     for mine, peer in zip((out, dx), peers, strict=True):
-        agree(mine, peer)
+        agree(mine, peer, 1e-6 if single else 1e-12)
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_softmax(axis):
+    rng = np.random.default_rng(0)
+    x, dout = 4 * normal(rng, 12, 10), normal(rng, 12, 10)
+    dx = np.full_like(x, np.nan)
+    out = activations.softmax(x, axis)
+    peers = gradients(lambda x: keras.activations.softmax(x, axis), x, dout=dout)
+    agree(out, peers[0])
+    if axis == -1:
+        k.softmax_backward(dx, dout, out)
+        agree(dx, peers[1])
+
+
+def test_activations_are_found_by_keras_names():
+    for name, function in activations.NAMES.items():
+        assert keras.activations.get(name).__name__ == function.__name__
+        assert activations.get(name) is activations.get(function) is function
+    assert activations.get(None) is activations.linear
+    np.testing.assert_array_equal(activations.linear([1, 2]), np.float32([1, 2]))
 
 
 @pytest.mark.parametrize("name", ["add", "multiply", "maximum"])

@@ -12,12 +12,28 @@ from networks import run
 from peer import keras, tf
 from strategies import examples, fused_pools, pairs, pools, seeds, windows
 
+import tinyconv
+
 FORWARD, BACKWARD = 1e-5, 1e-4  # the largest relative error
 BACKENDS = ("reference", "cpu")
-ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh", "softmax", "leaky_relu", "elu")
-KINKED = ("relu", "leaky_relu")  # not differentiable everywhere: see draw_array
+ACTIVATIONS = tuple(tinyconv.activations.NAMES)
+KINKED = (
+    "relu",
+    "leaky_relu",
+    "relu6",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_swish",
+)  # not differentiable everywhere: see draw_array
 
 activations = st.sampled_from(ACTIVATIONS)
+relus = st.fixed_dictionaries(
+    {
+        "max_value": st.sampled_from([None, 0.5, 2.1, 6.0]),
+        "negative_slope": st.sampled_from([0.0, 0.3]),
+        "threshold": st.sampled_from([0.0, 0.3, 0.5]),
+    }
+)
 
 batches = st.integers(1, 4)
 factors = st.sampled_from([1 / 255, -1.0, 0.5, 2])
@@ -146,6 +162,7 @@ KINDS = {
     "Flatten": (simple("Flatten", st.just({})), 10),
     "Dense": (dense(), 60),
     "Activation": (simple("Activation", st.fixed_dictionaries({"activation": activations})), 50),
+    "ReLU": (simple("ReLU", relus), 40),
     "LeakyReLU": (
         simple("LeakyReLU", st.fixed_dictionaries({"negative_slope": st.sampled_from([0.3, 0.0, 0.01])})),
         15,
@@ -176,7 +193,7 @@ def draw_weights(rng, layer, exact):
 def is_exact(stack):
     """Not of a global maximum: where several are equal, TensorFlow shares the gradient among them."""
     return any(
-        name.startswith("Max") or name == "LeakyReLU" or arguments.get("activation") in KINKED
+        name.startswith("Max") or name in ("LeakyReLU", "ReLU") or arguments.get("activation") in KINKED
         for name, arguments in stack
     )
 

@@ -24,7 +24,18 @@ WORKSPACES = {name for name in kernels.contract() if name.endswith("_workspace")
 SIZES = {"N": 2, "H": 5, "W": 5, "C": 3, "KH": 2, "KW": 2, "F": 4, "OH": 4, "OW": 4, "PH": 2, "PW": 2}
 SIZES |= {"K": 6, "U": 7, "D": 8, "L": 12, "S": 6, "M": 4, "T": 3, "P": 9}
 PARAMETERS = {"strides": (1, 1), "dilation": (1, 1), "pool_size": (2, 2), "padding": (0, 0), "relu": True, "slot": 1}
-PARAMETERS |= {"nesterov": False, "layer": 0, "steps": 1, "samples": 2, "k": 2, "seed": 5, "rate": 0.5, "offset": 0}
+PARAMETERS |= {
+    "nesterov": False,
+    "layer": 0,
+    "steps": 1,
+    "samples": 2,
+    "k": 2,
+    "seed": 5,
+    "rate": 0.5,
+    "offset": 0,
+    "kind": "elu",
+}
+PARAMETERS |= {"options": (0.5,)}
 
 
 def fitting(kernel):
@@ -47,9 +58,13 @@ def wrong_values(kernel, argument, value):
     """What the argument must not be."""
     yield None
     if not argument.axes and not argument.workspace:
-        yield from ("a", float("nan"), -1e400, np.zeros(3), (0.5, 1), (-1, 1), (1,))
+        yield from ("a", float("nan"), -1e400, np.zeros(3), (0.5, 1), (-1, 1))
         if argument.name == "slot":
             yield SIZES["T"]
+        if argument.name == "options":
+            yield from ((), (float("nan"),), ("a",))
+        else:
+            yield (1,)
         if argument.name == "offset":
             yield SIZES["D"] - SIZES["C"] + 1
         return
@@ -115,12 +130,12 @@ def test_the_least_workspace_is_checked_where_only_the_filters_are_known(kernel)
 
 
 def test_both_floats_are_for_the_reference_only_and_never_mixed():
-    arguments = {"out": np.zeros(3), "x": np.zeros(3)}
-    shapes.check(reference, "relu_forward", arguments)
+    arguments = {"out": np.zeros(3), "x": np.zeros(3), "kind": "relu", "options": ()}
+    shapes.check(reference, "activation_forward", arguments)
     with pytest.raises(ValueError, match="of float32"):
-        shapes.check(cpu, "relu_forward", arguments)
+        shapes.check(cpu, "activation_forward", arguments)
     with pytest.raises(ValueError, match=r"wrong 'x'\. Expected a C-contiguous array of float64"):
-        shapes.check(reference, "relu_forward", arguments | {"x": np.zeros(3, np.float32)})
+        shapes.check(reference, "activation_forward", arguments | {"x": np.zeros(3, np.float32)})
 
 
 def state_of(kernel_set, stack, input_shape, learning=None):

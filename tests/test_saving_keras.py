@@ -204,7 +204,7 @@ def test_a_model_keras_trained_with_what_tinyconv_has_not_is_refused_by_name(tmp
     layers = keras.layers
     refused([layers.SeparableConv2D(2, 2)], "'SeparableConv2D' of 'keras.layers' is not supported by tinyconv")
     refused([layers.Conv2D(4, 2, groups=2)], r"Conv2D\(groups=2\) is not supported by tinyconv")
-    refused([layers.Conv2D(4, 2, activation="gelu")], "unknown activation: 'gelu'")
+    refused([layers.Conv2D(4, 2, activation="celu")], "unknown activation: 'celu'")
     refused([layers.Conv2D(4, 2, kernel_regularizer="l1")], "'L1' of 'keras.regularizers' is not supported")
     refused([layers.Dense(4, kernel_constraint="non_neg")], "kernel_constraint.*is not supported")
     refused([layers.Dense(4, dtype="float16")], r"Dense\(dtype='float16'\) is not supported")

@@ -15,7 +15,7 @@ import pytest
 from public import everything, parameters, required
 
 import tinyconv
-from tinyconv import initializers, layers, losses, metrics, optimizers
+from tinyconv import activations, initializers, layers, losses, metrics, optimizers
 
 LARGEST = 2**31 - 1
 
@@ -155,7 +155,7 @@ rate, positive, natural = real(0), real(above=0), whole(0)
 
 # By the argument's name, or by "function, argument" where the name means something else there.
 RULES = {
-    "activation": one_of(None, *layers.activation.ACTIVATIONS),
+    "activation": one_of(None, *activations.NAMES, *activations.NAMES.values()),
     "alpha": rate,
     "append": flag,
     "autocast": one_of(True, 1),
@@ -243,6 +243,13 @@ RULES = {
     "layers.BatchNormalization, axis": whole(-LARGEST),
     "layers.BatchNormalization, scale": flag,
     "layers.BatchNormalization, epsilon": positive,
+    "activations.get, identifier": one_of(None, *activations.NAMES, *activations.NAMES.values()),
+    "activations.elu, alpha": real(),
+    "activations.leaky_relu, negative_slope": real(),
+    "activations.softmax, axis": one_of(-1, 0),
+    "approximate": flag,
+    "max_value": optional(rate),
+    "threshold": rate,
     "layers.Softmax, axis": whole(-LARGEST),
     "layers.Rescaling, scale": real(),
     "layers.Rescaling, offset": real(),

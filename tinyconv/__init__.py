@@ -6,6 +6,7 @@ Two ways in: Keras' names, below, to train networks; and :mod:`tinyconv.kernels.
 from typing import TYPE_CHECKING
 
 from tinyconv import (
+    activations,
     callbacks,
     datasets,
     export,
@@ -28,6 +29,7 @@ from tinyconv.models.sequential import Sequential
 __all__ = [
     "Input",
     "Sequential",
+    "activations",
     "callbacks",
     "check_gradients",
     "datasets",

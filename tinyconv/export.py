@@ -19,8 +19,19 @@ from tinyconv.network import Network
 from tinyconv.plan import ops
 
 OLDEST_OPSET, NEWEST_OPSET = 15, 28  # the operations used here mean the same in all of these
-ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "leaky_relu": "LeakyRelu", "elu": "Elu"}
-ALPHA = {"leaky_relu": "negative_slope", "elu": "alpha"}  # tinyconv's name of what ONNX calls alpha
+# Activations that are one operation, and its name for each of tinyconv's options
+ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "relu": ("Relu", ()),
+    "leaky_relu": ("LeakyRelu", ("alpha",)),
+    "elu": ("Elu", ("alpha",)),
+    "selu": ("Selu", ()),
+    "sigmoid": ("Sigmoid", ()),
+    "tanh": ("Tanh", ()),
+    "exponential": ("Exp", ()),
+    "softplus": ("Softplus", ()),
+    "softsign": ("Softsign", ()),
+    "hard_silu": ("HardSwish", ()),
+}
 
 
 def to_onnx(model: Network, path: str | os.PathLike | None = None, opset: int | None = None) -> Any:
@@ -191,8 +202,32 @@ def _dropout(graph: Graph, op: ops.Dropout, x: Flow, weights: Weights) -> Flow:
 
 
 def _activation(graph: Graph, op: ops.Activation, x: Flow, weights: Weights) -> Flow:
-    options: dict[str, Any] = {"alpha": op.options[ALPHA[op.kind]]} if op.kind in ALPHA else {}
-    return Flow(graph.add(ACTIVATIONS[op.kind], [x.name], op.name, **options), x.shape, x.channels_first)
+    def add(kind: str, *inputs: str | float, **attributes: Any) -> str:
+        """A node; its inputs are names and numbers."""
+        names = [
+            each if isinstance(each, str) else graph.weight(f"{op.name}/{each:.9g}", np.array(each, np.float32))
+            for each in inputs
+        ]
+        return graph.add(kind, names, op.name, **attributes)
+
+    v = x.name
+    if op.kind in ACTIVATIONS:
+        kind, names = ACTIVATIONS[op.kind]
+        out = add(kind, v, **dict(zip(names, op.options, strict=True)))
+    elif op.kind == "bounded_relu":
+        slope, most, threshold = op.options
+        below = add("Mul", add("Sub", v, threshold), slope)
+        out = add("Where", add("Greater", v, threshold), add("Min", v, most), below)
+    elif op.kind == "hard_sigmoid":
+        out = add("HardSigmoid", v, alpha=1 / 6, beta=0.5)
+    elif op.kind == "silu":
+        out = add("Mul", v, add("Sigmoid", v))
+    elif op.kind == "mish":
+        out = add("Mul", v, add("Tanh", add("Softplus", v)))
+    else:
+        assert op.kind == "gelu", op.kind
+        out = add("Mul", v, add("Mul", add("Add", add("Erf", add("Mul", v, 0.5**0.5)), 1.0), 0.5))
+    return Flow(out, x.shape, x.channels_first)
 
 
 def _softmax(graph: Graph, op: ops.Softmax, x: Flow, weights: Weights) -> Flow:

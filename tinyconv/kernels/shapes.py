@@ -9,6 +9,7 @@ stands for the same number wherever it occurs in the call. ``argmax: int8 N C`` 
 least as many floats as that function says. An argument without a colon is a parameter (see ``PARAMETERS``).
 """
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -16,16 +17,17 @@ from numbers import Integral, Real
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from tinyconv.kernels.reference.activation import FORMULAS
+
 Shape = tuple[int, ...]
 
 _CONV = "strides; padding; dilation"
 _POOL = "pool_size; strides; padding"
 _RANDOM = "counters: int64 3; seed; layer; rate"
-_OPTIONS = {"relu": "", "sigmoid": "", "tanh": "", "leaky_relu": "; negative_slope", "elu": "; alpha"}
 
 RULES = {
-    **{f"{kind}_forward": f"out: M; x: M{more}" for kind, more in _OPTIONS.items()},
-    **{f"{kind}_backward": f"dx: M; dout: M; out: M{more}" for kind, more in _OPTIONS.items()},
+    "activation_forward": "out: M; x: M; kind; options",
+    "activation_backward": "dx: M; dout: M; x: M; out: M; kind; options",
     "softmax_forward": "out: M C; x: M C",
     "softmax_backward": "dx: M C; dout: M C; out: M C",
     "conv2d_prepare": f"work: conv2d_workspace; w: KH KW C F; out_shape: N OH OW F; x_shape: N H W C; {_CONV}",
@@ -132,17 +134,23 @@ def _number(low: float = -math.inf) -> Callable[[Any], bool]:
     return fits
 
 
+def _options(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) <= 3 and all(map(_number(), value))
+
+
 PARAMETERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("strides", "dilation", "pool_size"), ("a pair of integers >= 1", _pair(1))),
     "padding": ("a pair of integers >= 0", _pair(0)),
     **dict.fromkeys(("relu", "nesterov"), ("a bool", lambda value: isinstance(value, bool))),
     **dict.fromkeys(("slot", "layer", "steps", "samples", "offset"), ("an integer >= 0", _integer(0))),
     "k": ("an integer >= 1", _integer(1)),
+    "kind": ("the name of an activation", lambda value: isinstance(value, str) and value in FORMULAS),
+    "options": ("a tuple of finite numbers", _options),
     "seed": ("an integer of 64 bits, >= 0", _integer(0, 2**64)),
     "rate": ("a number with 0 <= rate < 1", lambda value: _number(0)(value) and value < 1),
     **dict.fromkeys(("epsilon", "weight_decay", "limit"), ("a finite number >= 0", _number(0))),
     **dict.fromkeys(
-        ("alpha", "beta_1", "beta_2", "momentum", "negative_slope", "rho", "scale", "shift", "weight"),
+        ("beta_1", "beta_2", "momentum", "rho", "scale", "shift", "weight"),
         ("a finite number", _number()),
     ),
 }
@@ -218,6 +226,10 @@ def _check_relation(kernel: str, arguments: Mapping[str, Any], sizes: Mapping[st
     """What the letters of a rule cannot say."""
     if kernel == "accumulate" and arguments["slot"] >= sizes["T"]:
         raise _wrong(kernel, "slot", f"less than the {sizes['T']} totals", repr(arguments["slot"]))
+    if kernel.startswith("activation"):
+        wanted = inspect.signature(FORMULAS[arguments["kind"]][0]).parameters.keys() - {"x"}
+        if len(arguments["options"]) != len(wanted):
+            raise _wrong(kernel, "options", f"{len(wanted)} of {arguments['kind']!r}", repr(arguments["options"]))
     if kernel.startswith("concatenate") and arguments["offset"] + sizes["C"] > sizes["D"]:
         most = f"at most {sizes['D'] - sizes['C']}, for {sizes['C']} of {sizes['D']} columns"
         raise _wrong(kernel, "offset", most, repr(arguments["offset"]))

@@ -4,7 +4,7 @@ A layer's docstring names the reference kernel in which its mathematics is writt
 are Keras'; an argument of Keras that tinyconv does not have is named in the error, never ignored.
 """
 
-from tinyconv.layers.activation import ELU, Activation, LeakyReLU, Softmax
+from tinyconv.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
 from tinyconv.layers.affine import Conv2D, Dense
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.layers.core import Dropout, Flatten, Input, InputLayer, Rescaling, Reshape
@@ -40,6 +40,7 @@ __all__ = [
     "LeakyReLU",
     "MaxPool2D",
     "MaxPooling2D",
+    "ReLU",
     "Rescaling",
     "Reshape",
     "Softmax",

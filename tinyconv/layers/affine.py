@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from tinyconv import initializers, regularizers
+from tinyconv.activations import ActivationLike
 from tinyconv.checking import affordable, boolean, choice, integer
 from tinyconv.checking.arguments import Shape
 from tinyconv.checking.lookup import saved
 from tinyconv.checking.messages import refuse
 from tinyconv.initializers import InitializerLike
-from tinyconv.layers.activation import ActivationName, activation_name, activation_ops
+from tinyconv.layers.activation import activation_name, activation_ops
 from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, last_axis, pair, who, windows
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.plan import ops
@@ -21,7 +22,7 @@ class _Affine(Layer):
 
     def _set(
         self,
-        activation: str | None,
+        activation: ActivationLike,
         use_bias: bool,
         kernel_initializer: InitializerLike,
         bias_initializer: InitializerLike,
@@ -58,7 +59,7 @@ class Conv2D(_Affine):
         padding: "valid": windows lie inside the image; "same": zeros around it, so that with stride 1 the output is as
             large as the input (an odd zero goes below and to the right, as in TensorFlow).
         dilation_rate: distance between neighbouring pixels of a window.
-        activation: a name such as "relu", or None.
+        activation: a name such as "relu", a function of :mod:`tinyconv.activations`, or None.
         use_bias: whether to add a number per filter.
         kernel_initializer, bias_initializer: see :mod:`tinyconv.initializers`.
         kernel_regularizer, bias_regularizer: None, "l2" or :class:`tinyconv.regularizers.L2`.
@@ -73,7 +74,7 @@ class Conv2D(_Affine):
         data_format: DataFormat | None = None,
         dilation_rate: int | Sequence[int] = (1, 1),
         groups: int = 1,
-        activation: ActivationName | None = None,
+        activation: ActivationLike = None,
         use_bias: bool = True,
         kernel_initializer: InitializerLike = "glorot_uniform",
         bias_initializer: InitializerLike = "zeros",
@@ -142,7 +143,7 @@ class Dense(_Affine):
     def __init__(
         self,
         units: int,
-        activation: ActivationName | None = None,
+        activation: ActivationLike = None,
         use_bias: bool = True,
         kernel_initializer: InitializerLike = "glorot_uniform",
         bias_initializer: InitializerLike = "zeros",

@@ -8,7 +8,7 @@ Shapes of ops have no batch axis; the buffers have it.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -174,7 +174,8 @@ def affine_gradients(op: "Conv2D | Dense", b: Builder, w: Any, bias: Any) -> dic
 
 def in_place_relu_backward(op: Op, b: Builder, out: Value) -> None:
     """Zero the gradient where a fused ReLU's output is zero, before the rest of the op's backward pass."""
-    b.backward(op, "relu_backward", 0, dx=out.flat.grad, dout=out.flat.grad, out=out.flat.data)
+    arrays = {"dx": out.flat.grad, "dout": out.flat.grad, "x": out.flat.data, "out": out.flat.data}
+    b.backward(op, "activation_backward", 0, **arrays, kind="relu", options=())
 
 
 @dataclass(frozen=True)
@@ -270,10 +271,10 @@ class Dropout(Op):
 
 @dataclass(frozen=True)
 class Activation(Op):
-    """An element-wise activation: ``kind`` names its kernels, ``options`` their further arguments."""
+    """An element-wise activation: ``kind`` and ``options`` as its kernels take them."""
 
     kind: str
-    options: dict[str, float] = field(default_factory=dict)
+    options: tuple[float, ...] = ()
 
     @property
     def label(self) -> str:  # type: ignore[override]
@@ -281,10 +282,11 @@ class Activation(Op):
 
     def emit(self, b: Builder, x: Value) -> Value:
         out = b.output(self, x.wanted)
-        b.forward(self, f"{self.kind}_forward", 0, out=out.flat.data, x=x.flat.data, **self.options)
+        arrays = {"x": x.flat.data, "out": out.flat.data}
+        formula = {"kind": self.kind, "options": self.options}
+        b.forward(self, "activation_forward", 0, **arrays, **formula)
         if x.wanted:
-            arrays = {"dx": x.flat.grad, "dout": out.flat.grad, "out": out.flat.data}
-            b.backward(self, f"{self.kind}_backward", 0, **arrays, **self.options)
+            b.backward(self, "activation_backward", 0, dx=x.flat.grad, dout=out.flat.grad, **arrays, **formula)
         return out
 
 

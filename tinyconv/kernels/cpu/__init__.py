@@ -6,18 +6,10 @@ the order of the loops, what is cut into pieces, and what runs in parallel. Arra
 
 from tinyconv.kernels.cpu import environment  # noqa: F401  (first)
 from tinyconv.kernels.cpu.activation import (
-    elu_backward,
-    elu_forward,
-    leaky_relu_backward,
-    leaky_relu_forward,
-    relu_backward,
-    relu_forward,
-    sigmoid_backward,
-    sigmoid_forward,
+    activation_backward,
+    activation_forward,
     softmax_backward,
     softmax_forward,
-    tanh_backward,
-    tanh_forward,
 )
 from tinyconv.kernels.cpu.conv import conv2d_backward, conv2d_forward, conv2d_prepare, conv2d_workspace
 from tinyconv.kernels.cpu.conv_pool import (
@@ -95,6 +87,8 @@ def describe() -> str:
 
 __all__ = [
     "accumulate",
+    "activation_backward",
+    "activation_forward",
     "adam_update",
     "add_backward",
     "add_forward",
@@ -133,14 +127,10 @@ __all__ = [
     "dropout_backward",
     "dropout_forward",
     "dropout_pooled_forward",
-    "elu_backward",
-    "elu_forward",
     "gather_one_hot",
     "gather_rows",
     "l2_backward",
     "l2_forward",
-    "leaky_relu_backward",
-    "leaky_relu_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
     "maximum_backward",
@@ -149,21 +139,15 @@ __all__ = [
     "mean_squared_error_forward",
     "multiply_backward",
     "multiply_forward",
-    "relu_backward",
-    "relu_forward",
     "rescale_backward",
     "rescale_forward",
     "rmsprop_update",
     "scatter_rows",
     "sgd_update",
-    "sigmoid_backward",
     "sigmoid_cross_entropy_backward",
     "sigmoid_cross_entropy_forward",
-    "sigmoid_forward",
     "softmax_backward",
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
     "softmax_forward",
-    "tanh_backward",
-    "tanh_forward",
 ]

@@ -12,8 +12,12 @@ from tinyconv.kernels.cpu.runtime.cutting import pieces, share, share_in_lines
 from tinyconv.kernels.cpu.runtime.jit import jit
 from tinyconv.kernels.cpu.runtime.literals import HALF, ONE, TWO, ZERO
 from tinyconv.kernels.cpu.runtime.tasks import floats, in_tasks, kernel, run
+from tinyconv.kernels.reference.activation import SELU_ALPHA, SELU_SCALE
 
 LOG2_E = np.float32(1.44269504)
+THREE, SIX, LARGE = (np.float32(value) for value in (3, 6, 20))
+SCALE, SCALED_ALPHA = np.float32(SELU_SCALE), np.float32(SELU_SCALE * SELU_ALPHA)
+TWO_U, CUBED = np.float32(2 * (2 / np.pi) ** 0.5), np.float32(0.044715)  # gelu's approximation
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # ln 2 in two parts: the first has few bits
 
 
@@ -55,145 +59,300 @@ def _power_of_two(k):
     return np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@functools.cache
-def _forward(formula):
-    """The kernel of an activation: ``formula(x, option)`` of one element."""
-
-    @kernel
-    def activation_forward(task, tasks, out, x, options):
-        first, last = share_in_lines(task, tasks, out.size)
-        o, v, option = out[first:last], x[first:last], np.float32(options[0])
-        for i in range(o.size):
-            o[i] = formula(v[i], option)
-
-    return activation_forward
-
-
-@functools.cache
-def _backward(formula):
-    """The kernel of its gradient: ``formula(dout, out, option)`` of one element."""
-
-    @kernel
-    def activation_backward(task, tasks, dx, dout, out, options):
-        first, last = share_in_lines(task, tasks, dx.size)
-        d, g, o, option = dx[first:last], dout[first:last], out[first:last], np.float32(options[0])
-        for i in range(d.size):
-            d[i] = formula(g[i], o[i], option)
-
-    return activation_backward
-
-
-def _run_forward(formula, out, x, option=0.0, cost=1):
-    tasks = pieces(out.size, cost)
-    run(_forward(formula), tasks, tasks, out, x, floats(option))
-
-
-def _run_backward(formula, dx, dout, out, option=0.0):
-    tasks = pieces(dx.size)
-    run(_backward(formula), tasks, tasks, dx, dout, out, floats(option))
+@jit
+def log1p(x):
+    """log(1 + x) for 0 <= x <= 1: 2 atanh z with z = x / (2 + x), whose series in z^2 <= 1/9 is short."""
+    z = x / (TWO + x)
+    w = z * z
+    p = np.float32(1 / 13)
+    p = p * w + np.float32(1 / 11)
+    p = p * w + np.float32(1 / 9)
+    p = p * w + np.float32(1 / 7)
+    p = p * w + np.float32(1 / 5)
+    p = p * w + np.float32(1 / 3)
+    return TWO * (z + z * w * p)
 
 
 @jit
-def _relu(x, _):
+def normal(x):
+    """Phi(x), which is erfc(-x / sqrt(2)) / 2; erfc(z) for z >= 0 as in Numerical Recipes (Press et al.), section 6.2,
+    within 1.2e-7 of itself."""
+    z = abs(x) * np.float32(0.5**0.5)
+    t = ONE / (ONE + HALF * z)
+    p = np.float32(0.17087277)
+    p = p * t - np.float32(0.82215223)
+    p = p * t + np.float32(1.48851587)
+    p = p * t - np.float32(1.13520398)
+    p = p * t + np.float32(0.27886807)
+    p = p * t - np.float32(0.18628806)
+    p = p * t + np.float32(0.09678418)
+    p = p * t + np.float32(0.37409196)
+    p = p * t + np.float32(1.00002368)
+    p = p * t - np.float32(1.26551223)
+    half = HALF * t * exp(p - z * z)
+    return ONE - half if x >= ZERO else half
+
+
+# The formulas of one element, as in the reference; p are the options, of which there are three at most.
+
+
+@jit
+def relu(x, _):
     return ZERO if x < ZERO else x
 
 
-@in_tasks
-def relu_forward(out, x):
-    _run_forward(_relu, out, x)
-
-
 @jit
-def _relu_gradient(dout, out, _):
+def relu_gradient(dout, x, out, _):
     return ZERO if out <= ZERO else dout
 
 
-@in_tasks
-def relu_backward(dx, dout, out):
-    _run_backward(_relu_gradient, dx, dout, out)
+@jit
+def leaky_relu(x, p):
+    return p[0] * x if x < ZERO else x
 
 
 @jit
-def _leaky_relu(x, slope):
-    return slope * x if x < ZERO else x
-
-
-@in_tasks
-def leaky_relu_forward(out, x, negative_slope):
-    _run_forward(_leaky_relu, out, x, negative_slope)
+def leaky_relu_gradient(dout, x, out, p):
+    return dout if x > ZERO else p[0] * dout
 
 
 @jit
-def _leaky_relu_gradient(dout, out, slope):
-    return dout if out > ZERO else slope * dout
-
-
-@in_tasks
-def leaky_relu_backward(dx, dout, out, negative_slope):
-    _run_backward(_leaky_relu_gradient, dx, dout, out, negative_slope)
+def bounded_relu(x, p):
+    above = p[1] if x > p[1] else x
+    below = p[0] * (x - p[2]) if p[0] != ZERO else ZERO
+    return below if x <= p[2] else above
 
 
 @jit
-def _elu(x, alpha):
-    return x if x > ZERO else alpha * expm1(x)
-
-
-@in_tasks
-def elu_forward(out, x, alpha):
-    _run_forward(_elu, out, x, alpha, cost=4)
+def bounded_relu_gradient(dout, x, out, p):
+    above = ZERO if (x == p[2]) | (x > p[1]) else dout
+    return p[0] * dout if x < p[2] else above
 
 
 @jit
-def _elu_gradient(dout, out, alpha):
-    return dout if out > ZERO else dout * (out + alpha)
-
-
-@in_tasks
-def elu_backward(dx, dout, out, alpha):
-    _run_backward(_elu_gradient, dx, dout, out, alpha)
+def elu(x, p):
+    return x if x > ZERO else p[0] * expm1(x)
 
 
 @jit
-def _sigmoid(x, _):
+def elu_gradient(dout, x, out, p):
+    return dout if out > ZERO else dout * (out + p[0])
+
+
+@jit
+def selu(x, _):
+    return SCALE * x if x > ZERO else SCALED_ALPHA * expm1(x)
+
+
+@jit
+def selu_gradient(dout, x, out, _):
+    return dout * (out + SCALED_ALPHA if x < ZERO else SCALE)
+
+
+@jit
+def sigmoid(x, _):
     e = exp(-abs(x))
     return (ONE if x >= ZERO else e) / (ONE + e)
 
 
-@in_tasks
-def sigmoid_forward(out, x):
-    _run_forward(_sigmoid, out, x, cost=4)
-
-
 @jit
-def _sigmoid_gradient(dout, out, _):
+def sigmoid_gradient(dout, x, out, _):
     return dout * out * (ONE - out)
 
 
-@in_tasks
-def sigmoid_backward(dx, dout, out):
-    _run_backward(_sigmoid_gradient, dx, dout, out)
-
-
 @jit
-def _tanh(x, _):
+def tanh(x, _):
+    """tanh |x| = (1 - e^(-2|x|)) / (1 + e^(-2|x|))."""
     e = expm1(-TWO * abs(x))
     return np.copysign(-e / (e + TWO), x)
 
 
-@in_tasks
-def tanh_forward(out, x):
-    """tanh |x| = (1 - e^(-2|x|)) / (1 + e^(-2|x|))."""
-    _run_forward(_tanh, out, x, cost=4)
-
-
 @jit
-def _tanh_gradient(dout, out, _):
+def tanh_gradient(dout, x, out, _):
     return dout * (ONE - out * out)
 
 
+@jit
+def exponential(x, _):
+    return exp(x)
+
+
+@jit
+def exponential_gradient(dout, x, out, _):
+    return dout * out
+
+
+@jit
+def softplus(x, _):
+    return relu(x, _) + log1p(exp(-abs(x)))
+
+
+@jit
+def softplus_gradient(dout, x, out, _):
+    return dout * sigmoid(x, _)
+
+
+@jit
+def softsign(x, _):
+    return x / (ONE + abs(x))
+
+
+@jit
+def softsign_gradient(dout, x, out, _):
+    return dout / ((ONE + abs(x)) * (ONE + abs(x)))
+
+
+@jit
+def hard_sigmoid(x, _):
+    between = (x + THREE) / SIX
+    return ONE if x > THREE else ZERO if x < -THREE else between
+
+
+@jit
+def hard_sigmoid_gradient(dout, x, out, _):
+    return dout / SIX if abs(x) < THREE else ZERO
+
+
+@jit
+def silu(x, _):
+    return x * sigmoid(x, _)
+
+
+@jit
+def silu_gradient(dout, x, out, _):
+    s = sigmoid(x, _)
+    return dout * (s + out * (ONE - s))
+
+
+@jit
+def hard_silu(x, _):
+    return x * hard_sigmoid(x, _)
+
+
+@jit
+def hard_silu_gradient(dout, x, out, _):
+    return dout * hard_sigmoid(x, _) + x * hard_sigmoid_gradient(dout, x, out, _)
+
+
+@jit
+def gelu(x, _):
+    return x * normal(x)
+
+
+@jit
+def gelu_gradient(dout, x, out, _):
+    density = exp(-HALF * x * x) * np.float32((2 * np.pi) ** -0.5)
+    return dout * (normal(x) + x * density)
+
+
+@jit
+def approximate_gelu(x, _):
+    """(1 + tanh u) / 2 is the sigmoid of 2u."""
+    return x * sigmoid(_two_u(_clamped(x)), _)
+
+
+@jit
+def approximate_gelu_gradient(dout, x, out, _):
+    v = _clamped(x)
+    s = sigmoid(_two_u(v), _)
+    return dout * (s + v * (s * (ONE - s) * TWO_U * (ONE + THREE * CUBED * v * v)))
+
+
+@jit
+def _two_u(x):
+    return TWO_U * (x + CUBED * x * x * x)
+
+
+@jit
+def _clamped(x):
+    """Where an exponential of the rest is 0 or infinite for a float, x does not matter any more."""
+    return LARGE if x > LARGE else -LARGE if x < -LARGE else x
+
+
+@jit
+def mish(x, _):
+    return x * _mish_share(x)
+
+
+@jit
+def mish_gradient(dout, x, out, _):
+    t = _mish_share(x)
+    return dout * (t + x * (ONE - t * t) * sigmoid(x, _))
+
+
+@jit
+def _mish_share(x):
+    """tanh(log(1 + e^x)), in which the exponentials of the logarithm cancel: n / (n + 2) with n = e^x (e^x + 2)."""
+    e = exp(LARGE if x > LARGE else x)
+    n = e * (e + TWO)
+    return n / (n + TWO)
+
+
+# Value, gradient, and the cost of one as a multiple of a simple operation
+FORMULAS = {
+    "relu": (relu, relu_gradient, 1),
+    "leaky_relu": (leaky_relu, leaky_relu_gradient, 1),
+    "bounded_relu": (bounded_relu, bounded_relu_gradient, 1),
+    "elu": (elu, elu_gradient, 4),
+    "selu": (selu, selu_gradient, 4),
+    "sigmoid": (sigmoid, sigmoid_gradient, 4),
+    "tanh": (tanh, tanh_gradient, 4),
+    "exponential": (exponential, exponential_gradient, 4),
+    "softplus": (softplus, softplus_gradient, 4),
+    "softsign": (softsign, softsign_gradient, 1),
+    "hard_sigmoid": (hard_sigmoid, hard_sigmoid_gradient, 1),
+    "silu": (silu, silu_gradient, 4),
+    "hard_silu": (hard_silu, hard_silu_gradient, 1),
+    "gelu": (gelu, gelu_gradient, 8),
+    "approximate_gelu": (approximate_gelu, approximate_gelu_gradient, 4),
+    "mish": (mish, mish_gradient, 4),
+}
+
+
+@functools.cache
+def _forward(formula):
+    """The kernel of an activation: ``formula(x, options)`` of one element."""
+
+    @kernel
+    def activation_value(task, tasks, out, x, options):
+        first, last = share_in_lines(task, tasks, out.size)
+        o, v = out[first:last], x[first:last]
+        p = np.float32(options[0]), np.float32(options[1]), np.float32(options[2])
+        for i in range(o.size):
+            o[i] = formula(v[i], p)
+
+    return activation_value
+
+
+@functools.cache
+def _backward(formula):
+    """The kernel of its gradient: ``formula(dout, x, out, options)`` of one element."""
+
+    @kernel
+    def activation_gradient(task, tasks, dx, dout, x, out, options):
+        first, last = share_in_lines(task, tasks, dx.size)
+        d, g, v, o = dx[first:last], dout[first:last], x[first:last], out[first:last]
+        p = np.float32(options[0]), np.float32(options[1]), np.float32(options[2])
+        for i in range(d.size):
+            d[i] = formula(g[i], v[i], o[i], p)
+
+    return activation_gradient
+
+
 @in_tasks
-def tanh_backward(dx, dout, out):
-    _run_backward(_tanh_gradient, dx, dout, out)
+def activation_forward(out, x, kind, options):
+    """A kernel for each formula."""
+    value, _, cost = FORMULAS[kind]
+    tasks = pieces(out.size, cost)
+    run(_forward(value), tasks, tasks, out, x, floats(*options, 0, 0, 0))
+
+
+@in_tasks
+def activation_backward(dx, dout, x, out, kind, options):
+    """As the forward."""
+    _, gradient, cost = FORMULAS[kind]
+    tasks = pieces(dx.size, cost)
+    run(_backward(gradient), tasks, tasks, dx, dout, x, out, floats(*options, 0, 0, 0))
 
 
 @jit

@@ -1,58 +1,24 @@
 """Activations, and softmax: a thread for each element, or for each row of a softmax."""
 
+import functools
 import math
 
-from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, float32, launch
+from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, float32, inlined, launch
+from tinyconv.kernels.reference.activation import SELU_ALPHA, SELU_SCALE
+
+ZERO, HALF, ONE, TWO, THREE, SIX, LARGE = (float32(value) for value in (0, 0.5, 1, 2, 3, 6, 20))
+SCALE, SCALED_ALPHA = float32(SELU_SCALE), float32(SELU_SCALE * SELU_ALPHA)
+TWO_U, CUBED = float32(2 * (2 / math.pi) ** 0.5), float32(0.044715)  # gelu's approximation
 
 
-def relu_forward(out, x):
-    """See reference. One thread an element."""
-    _each(_relu_forward, out, x)
+def activation_forward(out, x, kind, options):
+    """See reference. A kernel for each formula, one thread an element."""
+    launch(_forward(FORMULAS[kind][0]), blocks_for(out.size), THREADS, out, x, _three(options))
 
 
-def relu_backward(dx, dout, out):
-    """See reference. One thread an element."""
-    _each(_relu_backward, dx, dout, out)
-
-
-def leaky_relu_forward(out, x, negative_slope):
-    """See reference. One thread an element."""
-    _each(_leaky_relu_forward, out, x, float32(negative_slope))
-
-
-def leaky_relu_backward(dx, dout, out, negative_slope):
-    """See reference. One thread an element."""
-    _each(_leaky_relu_backward, dx, dout, out, float32(negative_slope))
-
-
-def elu_forward(out, x, alpha):
-    """See reference. One thread an element."""
-    _each(_elu_forward, out, x, float32(alpha))
-
-
-def elu_backward(dx, dout, out, alpha):
-    """See reference. One thread an element."""
-    _each(_elu_backward, dx, dout, out, float32(alpha))
-
-
-def sigmoid_forward(out, x):
-    """See reference. One thread an element."""
-    _each(_sigmoid_forward, out, x)
-
-
-def sigmoid_backward(dx, dout, out):
-    """See reference. One thread an element."""
-    _each(_sigmoid_backward, dx, dout, out)
-
-
-def tanh_forward(out, x):
-    """See reference. One thread an element."""
-    _each(_tanh_forward, out, x)
-
-
-def tanh_backward(dx, dout, out):
-    """See reference. One thread an element."""
-    _each(_tanh_backward, dx, dout, out)
+def activation_backward(dx, dout, x, out, kind, options):
+    """See reference. As the forward."""
+    launch(_backward(FORMULAS[kind][1]), blocks_for(dx.size), THREADS, dx, dout, x, out, _three(options))
 
 
 def softmax_forward(out, x):
@@ -65,82 +31,255 @@ def softmax_backward(dx, dout, out):
     launch(_softmax_backward, blocks_for(len(out)), THREADS, dx, dout, out)
 
 
-def _each(kernel, first, *others):
-    launch(kernel, blocks_for(first.size), THREADS, first, *others)
+def _three(options):
+    """As many options as any formula takes."""
+    return tuple(float32(option) for option in (*options, 0, 0, 0)[:3])
 
 
-@cuda.jit
-def _relu_forward(out, x):
-    i = cuda.grid(1)
-    if i < out.size:
-        value = x[i]
-        out[i] = float32(0) if value < float32(0) else value
+@functools.cache
+def _forward(formula):
+    """The kernel of an activation: ``formula(x, options)`` of one element."""
+
+    @cuda.jit
+    def _activation_forward(out, x, options):
+        i = cuda.grid(1)
+        if i < out.size:
+            out[i] = formula(x[i], options)
+
+    return _activation_forward
 
 
-@cuda.jit
-def _relu_backward(dx, dout, out):
-    i = cuda.grid(1)
-    if i < dx.size:
-        dx[i] = float32(0) if out[i] <= float32(0) else dout[i]
+@functools.cache
+def _backward(formula):
+    """The kernel of its gradient: ``formula(dout, x, out, options)`` of one element."""
+
+    @cuda.jit
+    def _activation_backward(dx, dout, x, out, options):
+        i = cuda.grid(1)
+        if i < dx.size:
+            dx[i] = formula(dout[i], x[i], out[i], options)
+
+    return _activation_backward
 
 
-@cuda.jit
-def _leaky_relu_forward(out, x, negative_slope):
-    i = cuda.grid(1)
-    if i < out.size:
-        value = x[i]
-        out[i] = negative_slope * value if value < float32(0) else value
+# The formulas of one element, as in the reference; p are the options.
 
 
-@cuda.jit
-def _leaky_relu_backward(dx, dout, out, negative_slope):
-    i = cuda.grid(1)
-    if i < dx.size:
-        dx[i] = dout[i] if out[i] > float32(0) else negative_slope * dout[i]
+@inlined
+def relu(x, _):
+    return ZERO if x < ZERO else x
 
 
-@cuda.jit
-def _elu_forward(out, x, alpha):
-    i = cuda.grid(1)
-    if i < out.size:
-        value = x[i]
-        out[i] = value if value > float32(0) else alpha * math.expm1(value)
+@inlined
+def relu_gradient(dout, x, out, _):
+    return ZERO if out <= ZERO else dout
 
 
-@cuda.jit
-def _elu_backward(dx, dout, out, alpha):
-    i = cuda.grid(1)
-    if i < dx.size:
-        dx[i] = dout[i] if out[i] > float32(0) else dout[i] * (out[i] + alpha)
+@inlined
+def leaky_relu(x, p):
+    return p[0] * x if x < ZERO else x
 
 
-@cuda.jit
-def _sigmoid_forward(out, x):
-    i = cuda.grid(1)
-    if i < out.size:
-        e = math.exp(-abs(x[i]))
-        out[i] = (float32(1) if x[i] >= float32(0) else e) / (float32(1) + e)
+@inlined
+def leaky_relu_gradient(dout, x, out, p):
+    return dout if x > ZERO else p[0] * dout
 
 
-@cuda.jit
-def _sigmoid_backward(dx, dout, out):
-    i = cuda.grid(1)
-    if i < dx.size:
-        dx[i] = dout[i] * out[i] * (float32(1) - out[i])
+@inlined
+def bounded_relu(x, p):
+    above = p[1] if x > p[1] else x
+    below = p[0] * (x - p[2]) if p[0] != ZERO else ZERO
+    return below if x <= p[2] else above
 
 
-@cuda.jit
-def _tanh_forward(out, x):
-    i = cuda.grid(1)
-    if i < out.size:
-        out[i] = math.tanh(x[i])
+@inlined
+def bounded_relu_gradient(dout, x, out, p):
+    above = ZERO if (x == p[2]) | (x > p[1]) else dout
+    return p[0] * dout if x < p[2] else above
 
 
-@cuda.jit
-def _tanh_backward(dx, dout, out):
-    i = cuda.grid(1)
-    if i < dx.size:
-        dx[i] = dout[i] * (float32(1) - out[i] * out[i])
+@inlined
+def elu(x, p):
+    return x if x > ZERO else p[0] * math.expm1(x)
+
+
+@inlined
+def elu_gradient(dout, x, out, p):
+    return dout if out > ZERO else dout * (out + p[0])
+
+
+@inlined
+def selu(x, _):
+    return SCALE * x if x > ZERO else SCALED_ALPHA * math.expm1(x)
+
+
+@inlined
+def selu_gradient(dout, x, out, _):
+    return dout * (out + SCALED_ALPHA if x < ZERO else SCALE)
+
+
+@inlined
+def sigmoid(x, _):
+    e = math.exp(-abs(x))
+    return (ONE if x >= ZERO else e) / (ONE + e)
+
+
+@inlined
+def sigmoid_gradient(dout, x, out, _):
+    return dout * out * (ONE - out)
+
+
+@inlined
+def tanh(x, _):
+    return math.tanh(x)
+
+
+@inlined
+def tanh_gradient(dout, x, out, _):
+    return dout * (ONE - out * out)
+
+
+@inlined
+def exponential(x, _):
+    return math.exp(x)
+
+
+@inlined
+def exponential_gradient(dout, x, out, _):
+    return dout * out
+
+
+@inlined
+def softplus(x, _):
+    return relu(x, _) + math.log1p(math.exp(-abs(x)))
+
+
+@inlined
+def softplus_gradient(dout, x, out, _):
+    return dout * sigmoid(x, _)
+
+
+@inlined
+def softsign(x, _):
+    return x / (ONE + abs(x))
+
+
+@inlined
+def softsign_gradient(dout, x, out, _):
+    return dout / ((ONE + abs(x)) * (ONE + abs(x)))
+
+
+@inlined
+def hard_sigmoid(x, _):
+    between = (x + THREE) / SIX
+    return ONE if x > THREE else ZERO if x < -THREE else between
+
+
+@inlined
+def hard_sigmoid_gradient(dout, x, out, _):
+    return dout / SIX if abs(x) < THREE else ZERO
+
+
+@inlined
+def silu(x, _):
+    return x * sigmoid(x, _)
+
+
+@inlined
+def silu_gradient(dout, x, out, _):
+    s = sigmoid(x, _)
+    return dout * (s + out * (ONE - s))
+
+
+@inlined
+def hard_silu(x, _):
+    return x * hard_sigmoid(x, _)
+
+
+@inlined
+def hard_silu_gradient(dout, x, out, _):
+    return dout * hard_sigmoid(x, _) + x * hard_sigmoid_gradient(dout, x, out, _)
+
+
+@inlined
+def normal(x):
+    """Phi(x)."""
+    return HALF * math.erfc(-x * float32(0.5**0.5))
+
+
+@inlined
+def gelu(x, _):
+    return x * normal(x)
+
+
+@inlined
+def gelu_gradient(dout, x, out, _):
+    density = math.exp(-HALF * x * x) * float32((2 * math.pi) ** -0.5)
+    return dout * (normal(x) + x * density)
+
+
+@inlined
+def approximate_gelu(x, _):
+    """(1 + tanh u) / 2 is the sigmoid of 2u."""
+    return x * sigmoid(_two_u(_clamped(x)), _)
+
+
+@inlined
+def approximate_gelu_gradient(dout, x, out, _):
+    v = _clamped(x)
+    s = sigmoid(_two_u(v), _)
+    return dout * (s + v * (s * (ONE - s) * TWO_U * (ONE + THREE * CUBED * v * v)))
+
+
+@inlined
+def _two_u(x):
+    return TWO_U * (x + CUBED * x * x * x)
+
+
+@inlined
+def _clamped(x):
+    """Where an exponential of the rest is 0 or infinite for a float, x does not matter any more."""
+    return LARGE if x > LARGE else -LARGE if x < -LARGE else x
+
+
+@inlined
+def mish(x, _):
+    return x * _mish_share(x)
+
+
+@inlined
+def mish_gradient(dout, x, out, _):
+    t = _mish_share(x)
+    return dout * (t + x * (ONE - t * t) * sigmoid(x, _))
+
+
+@inlined
+def _mish_share(x):
+    """tanh(log(1 + e^x)), in which the exponentials of the logarithm cancel: n / (n + 2) with n = e^x (e^x + 2)."""
+    e = math.exp(LARGE if x > LARGE else x)
+    n = e * (e + TWO)
+    return n / (n + TWO)
+
+
+# Value and gradient
+FORMULAS = {
+    "relu": (relu, relu_gradient),
+    "leaky_relu": (leaky_relu, leaky_relu_gradient),
+    "bounded_relu": (bounded_relu, bounded_relu_gradient),
+    "elu": (elu, elu_gradient),
+    "selu": (selu, selu_gradient),
+    "sigmoid": (sigmoid, sigmoid_gradient),
+    "tanh": (tanh, tanh_gradient),
+    "exponential": (exponential, exponential_gradient),
+    "softplus": (softplus, softplus_gradient),
+    "softsign": (softsign, softsign_gradient),
+    "hard_sigmoid": (hard_sigmoid, hard_sigmoid_gradient),
+    "silu": (silu, silu_gradient),
+    "hard_silu": (hard_silu, hard_silu_gradient),
+    "gelu": (gelu, gelu_gradient),
+    "approximate_gelu": (approximate_gelu, approximate_gelu_gradient),
+    "mish": (mish, mish_gradient),
+}
 
 
 @cuda.jit

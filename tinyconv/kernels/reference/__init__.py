@@ -28,7 +28,7 @@ With numbers: one input x = 2, a dense layer with w = 3 and b = -1, ReLU, and a 
 >>> x, w, b, target = np.array([[2.0]]), np.array([[3.0]]), np.array([-1.0]), np.array([[4.0]])
 >>> h, y, loss = np.empty((1, 1)), np.empty((1, 1)), np.empty(1)
 >>> kernels.dense_forward(h, x, w, b, None, relu=False)  # h = 3 * 2 - 1
->>> kernels.relu_forward(y, h)  # y = max(0, h)
+>>> kernels.activation_forward(y, h, "relu", ())  # y = max(0, h)
 >>> kernels.mean_squared_error_forward(loss, y, target)  # L = (y - 4)^2
 >>> h.item(), y.item(), loss.item()
 (5.0, 5.0, 1.0)
@@ -37,7 +37,7 @@ Backward, each step knows only its own derivative and the gradient that it is ha
 
 >>> dy, dh, dx, dw, db = (np.empty_like(array) for array in (y, h, x, w, b))
 >>> kernels.mean_squared_error_backward(dy, y, target)  # dL/dy = 2 (y - 4)
->>> kernels.relu_backward(dh, dy, y)  # dy where y > 0
+>>> kernels.activation_backward(dh, dy, h, y, "relu", ())  # dy where y > 0
 >>> kernels.dense_backward(dx, dw, db, dh, x, w, None)  # dh * w, dh * x, dh
 >>> dy.item(), dh.item(), dx.item(), dw.item(), db.item()
 (2.0, 2.0, 6.0, 4.0, 2.0)
@@ -71,18 +71,10 @@ All arrays of one call share a float type, float32 or float64 (the gradient chec
 
 from tinyconv.kernels.memory import allocate, download, record, synchronize, upload  # noqa: F401  (the set's memory)
 from tinyconv.kernels.reference.activation import (
-    elu_backward,
-    elu_forward,
-    leaky_relu_backward,
-    leaky_relu_forward,
-    relu_backward,
-    relu_forward,
-    sigmoid_backward,
-    sigmoid_forward,
+    activation_backward,
+    activation_forward,
     softmax_backward,
     softmax_forward,
-    tanh_backward,
-    tanh_forward,
 )
 from tinyconv.kernels.reference.conv import (
     conv2d_backward,
@@ -159,6 +151,8 @@ def describe() -> str:
 
 __all__ = [
     "accumulate",
+    "activation_backward",
+    "activation_forward",
     "adam_update",
     "add_backward",
     "add_forward",
@@ -197,14 +191,10 @@ __all__ = [
     "dropout_backward",
     "dropout_forward",
     "dropout_pooled_forward",
-    "elu_backward",
-    "elu_forward",
     "gather_one_hot",
     "gather_rows",
     "l2_backward",
     "l2_forward",
-    "leaky_relu_backward",
-    "leaky_relu_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
     "maximum_backward",
@@ -213,21 +203,15 @@ __all__ = [
     "mean_squared_error_forward",
     "multiply_backward",
     "multiply_forward",
-    "relu_backward",
-    "relu_forward",
     "rescale_backward",
     "rescale_forward",
     "rmsprop_update",
     "scatter_rows",
     "sgd_update",
-    "sigmoid_backward",
     "sigmoid_cross_entropy_backward",
     "sigmoid_cross_entropy_forward",
-    "sigmoid_forward",
     "softmax_backward",
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
     "softmax_forward",
-    "tanh_backward",
-    "tanh_forward",
 ]
