@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numba.core.errors import NumbaError
-from strategies import Window, activations, examples, normal, one_hot, pools, seeds
+from strategies import Window, activations, examples, normal, one_hot, pools, seeds, windows
 
 from tinyconv.kernels import contract, cpu, reference
 from tinyconv.kernels.cpu.runtime import cutting
@@ -158,6 +158,31 @@ def test_rescale(size, scale, shift, seed):
     x = f32(np.random.default_rng(seed), size)
     check("rescale_forward", [unset(size)], x, scale, shift)
     check("rescale_backward", [unset(size)], x, scale)
+
+
+@examples(40)
+@given(windows(max_size=12, max_channels=20, max_window=4), st.integers(1, 3), st.booleans(), seeds)
+def test_depthwise_convolution(window, multiplier, with_dx, seed):
+    rng = np.random.default_rng(seed)
+    channels = window.channels * multiplier
+    x, w, b = f32(rng, *window.x_shape), f32(rng, *window.w_shape[:3], multiplier), f32(rng, channels)
+    shape, geometry = (*window.out_shape[:3], channels), (window.strides, window.before, window.dilation)
+    check("depthwise_conv2d_forward", [unset(*shape)], x, w, b, *geometry, rtol=1e-5, atol=1e-5)
+    dx = unset(*x.shape) if with_dx else unset(0, 0, 0, 0)
+    outputs = [dx, unset(*w.shape), unset(channels)]
+    check("depthwise_conv2d_backward", outputs, f32(rng, *shape), x, w, *geometry, rtol=1e-5, atol=1e-4)
+
+
+@examples(12)
+@given(st.tuples(st.integers(1, 3), *[st.integers(1, 9)] * 2, st.integers(1, 20)), *[st.integers(0, 3)] * 4, seeds)
+def test_images_of_other_sizes(shape, top, bottom, left, right, seed):
+    rng = np.random.default_rng(seed)
+    N, H, W, C = shape
+    padded, repeated = (N, top + H + bottom, left + W + right, C), (N, H * (top + 1), W * (left + 1), C)
+    check("pad2d_forward", [unset(*padded)], f32(rng, *shape), (top, left))
+    check("pad2d_backward", [unset(*shape)], f32(rng, *padded), (top, left))
+    check("upsample2d_forward", [unset(*repeated)], f32(rng, *shape))
+    check("upsample2d_backward", [unset(*shape)], f32(rng, *repeated))
 
 
 @examples(12)

@@ -101,6 +101,46 @@ def test_conv2d_relu_max_pool2d(window, rate, seed):
 
 
 @examples(60)
+@given(windows(max_size=6, max_channels=3, max_window=3, max_batch=2), st.integers(1, 3), st.booleans(), seeds)
+def test_depthwise_conv2d(window, multiplier, with_dx, seed):
+    rng = np.random.default_rng(seed)
+    channels = window.channels * multiplier
+    x, w, b = normal(rng, *window.x_shape), normal(rng, *window.w_shape[:3], multiplier), normal(rng, channels)
+    out, dout = np.empty((*window.out_shape[:3], channels)), normal(rng, *window.out_shape[:3], channels)
+    geometry = window.strides, window.before, window.dilation
+
+    def loss():
+        k.depthwise_conv2d_forward(out, x, w, b, *geometry)
+        return (out * dout).sum()
+
+    dx, dw, db = np.full_like(x, np.nan) if with_dx else np.empty(0), np.full_like(w, np.nan), np.full_like(b, np.nan)
+    k.depthwise_conv2d_backward(dx, dw, db, dout, x, w, *geometry)
+    check(loss, (w, dw), (b, db), *([(x, dx)] if with_dx else []))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 3), (4, 1)])
+def test_images_of_other_sizes(rows, columns):
+    rng = np.random.default_rng(6)
+    x = normal(rng, 2, 3, 2, 2)
+    padded, repeated = normal(rng, 2, 3 + rows, 2 + columns, 2), normal(rng, 2, 3 * rows, 2 * columns, 2)
+    weights, others, dx = normal(rng, *padded.shape), normal(rng, *repeated.shape), np.full_like(x, np.nan)
+
+    def loss():
+        k.pad2d_forward(padded, x, (rows, columns - 1))
+        return (padded * weights).sum()
+
+    k.pad2d_backward(dx, weights, (rows, columns - 1))
+    check(loss, (x, dx))
+
+    def loss_of_blocks():
+        k.upsample2d_forward(repeated, x)
+        return (repeated * others).sum()
+
+    k.upsample2d_backward(dx, others)
+    check(loss_of_blocks, (x, dx))
+
+
+@examples(60)
 @given(pools(max_size=6, max_channels=2, max_batch=2), seeds)
 def test_max_pool2d(window, seed):
     rng = np.random.default_rng(seed)

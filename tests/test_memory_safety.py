@@ -23,19 +23,10 @@ WORKSPACES = {name for name in kernels.contract() if name.endswith("_workspace")
 # Every letter of the rules, so that they fit each other: windows of 2 x 2 with stride 1 on 5 x 5 pixels.
 SIZES = {"N": 2, "H": 5, "W": 5, "C": 3, "KH": 2, "KW": 2, "F": 4, "OH": 4, "OW": 4, "PH": 2, "PW": 2}
 SIZES |= {"K": 6, "U": 7, "D": 8, "L": 12, "S": 6, "M": 4, "T": 3, "P": 9}
+SIZES |= {"IH": 5, "IW": 5, "BH": 10, "BW": 10, "DM": 2, "CD": 6}
 PARAMETERS = {"strides": (1, 1), "dilation": (1, 1), "pool_size": (2, 2), "padding": (0, 0), "relu": True, "slot": 1}
-PARAMETERS |= {
-    "nesterov": False,
-    "layer": 0,
-    "steps": 1,
-    "samples": 2,
-    "k": 2,
-    "seed": 5,
-    "rate": 0.5,
-    "offset": 0,
-    "kind": "elu",
-}
-PARAMETERS |= {"options": (0.5,)}
+PARAMETERS |= {"nesterov": False, "layer": 0, "steps": 1, "samples": 2, "k": 2, "seed": 5, "rate": 0.5, "offset": 0}
+PARAMETERS |= {"kind": "elu", "options": (0.5,), "corner": (0, 0)}
 
 
 def fitting(kernel):
@@ -65,6 +56,8 @@ def wrong_values(kernel, argument, value):
             yield from ((), (float("nan"),), ("a",))
         else:
             yield (1,)
+        if argument.name == "corner":
+            yield (6, 0)
         if argument.name == "offset":
             yield SIZES["D"] - SIZES["C"] + 1
         return
@@ -111,6 +104,20 @@ def test_every_wrong_argument_of_every_kernel_is_refused(kernel):
             if argument.optional:
                 nothing = np.zeros((0,) * len(argument.axes), argument.dtype or np.float32)
                 shapes.check(kernel_set, kernel, right | {argument.name: nothing})
+
+
+def test_images_that_do_not_fit_each_other_are_refused():
+    small, large = np.zeros((2, 5, 5, 3), np.float32), np.zeros((2, 10, 11, 3), np.float32)
+    with pytest.raises(ValueError, match=r"wrong 'out'\. Expected a multiple of the 5 pixels.* Received: 11"):
+        shapes.check(cpu, "upsample2d_forward", {"out": large, "x": small})
+    with pytest.raises(ValueError, match=r"wrong 'dout'\. Expected a multiple"):
+        shapes.check(cpu, "upsample2d_backward", {"dx": small, "dout": large})
+    with pytest.raises(ValueError, match=r"wrong 'w'\. Expected filters that make 6 channels\. Received: 9 channels"):
+        shapes.check(
+            cpu,
+            "depthwise_conv2d_forward",
+            fitting("depthwise_conv2d_forward") | {"w": np.zeros((2, 2, 3, 3), np.float32)},
+        )
 
 
 def test_a_message_names_argument_expectation_and_what_was_given():

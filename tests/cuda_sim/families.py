@@ -121,6 +121,28 @@ def test_dropout_draws_the_reference_masks(counters):
         compare("dropout_pooled_forward", x, argmax, *arguments, tolerance=1e-6)
 
 
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize(
+    ("strides", "padding", "dilation", "size"), [((1, 1), (1, 0), (1, 1), (5, 3)), ((2, 1), (0, 1), (1, 2), (2, 2))]
+)
+def test_depthwise_convolution(multiplier, strides, padding, dilation, size):
+    x, w, b = floats(random, 2, 5, 4, 3), floats(random, 3, 2, 3, multiplier), floats(random, 3 * multiplier)
+    shape = 2, *size, 3 * multiplier
+    geometry = strides, padding, dilation
+    compare("depthwise_conv2d_forward", nothing(*shape), x, w, b, *geometry)
+    dout = floats(random, *shape)
+    for dx in (nothing(*x.shape), nothing(0, 0, 0, 0)):
+        compare("depthwise_conv2d_backward", dx, nothing(*w.shape), nothing(*b.shape), dout, x, w, *geometry)
+
+
+def test_images_of_other_sizes():
+    x = floats(random, 2, 3, 4, 3)
+    compare("pad2d_forward", nothing(2, 6, 5, 3), x, (2, 0))
+    compare("pad2d_backward", nothing(2, 3, 4, 3), floats(random, 2, 6, 5, 3), (2, 0))
+    compare("upsample2d_forward", nothing(2, 6, 12, 3), x)
+    compare("upsample2d_backward", nothing(2, 3, 4, 3), floats(random, 2, 6, 12, 3))
+
+
 # image, pool_size, strides, padding, size of the output
 POOLS = {
     "halves": ((2, 4, 6, 3), (2, 2), (2, 2), (0, 0), (2, 3)),

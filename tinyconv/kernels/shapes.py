@@ -39,6 +39,13 @@ RULES = {
     "work: conv2d_relu_max_pool2d_workspace; padding",
     "conv2d_relu_max_pool2d_backward": "dx?: N H W C; dw: KH KW C F; db: F; dout: N PH PW F; argmax: int8 N PH PW F; "
     "x: N H W C; w: KH KW C F; work: conv2d_relu_max_pool2d_workspace; padding; scale",
+    "depthwise_conv2d_forward": f"out: N OH OW CD; x: N H W C; w: KH KW C DM; b: CD; {_CONV}",
+    "depthwise_conv2d_backward": "dx?: N H W C; dw: KH KW C DM; db: CD; dout: N OH OW CD; x: N H W C; w: KH KW C DM; "
+    f"{_CONV}",
+    "pad2d_forward": "out: N BH BW C; x: N IH IW C; corner",
+    "pad2d_backward": "dx: N IH IW C; dout: N BH BW C; corner",
+    "upsample2d_forward": "out: N BH BW C; x: N IH IW C",
+    "upsample2d_backward": "dx: N IH IW C; dout: N BH BW C",
     "gather_rows": "out: N D; x: S D; order: int64 S; counters: int64 3",
     "gather_one_hot": "out: M C; labels: int64 L; order: int64 S; counters: int64 3",
     "scatter_rows": "result: S D; x: N D; counters: int64 3",
@@ -140,7 +147,7 @@ def _options(value: Any) -> bool:
 
 PARAMETERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("strides", "dilation", "pool_size"), ("a pair of integers >= 1", _pair(1))),
-    "padding": ("a pair of integers >= 0", _pair(0)),
+    **dict.fromkeys(("padding", "corner"), ("a pair of integers >= 0", _pair(0))),
     **dict.fromkeys(("relu", "nesterov"), ("a bool", lambda value: isinstance(value, bool))),
     **dict.fromkeys(("slot", "layer", "steps", "samples", "offset"), ("an integer >= 0", _integer(0))),
     "k": ("an integer >= 1", _integer(1)),
@@ -230,6 +237,17 @@ def _check_relation(kernel: str, arguments: Mapping[str, Any], sizes: Mapping[st
         wanted = inspect.signature(FORMULAS[arguments["kind"]][0]).parameters.keys() - {"x"}
         if len(arguments["options"]) != len(wanted):
             raise _wrong(kernel, "options", f"{len(wanted)} of {arguments['kind']!r}", repr(arguments["options"]))
+    if kernel.startswith("depthwise") and sizes["CD"] != sizes["C"] * sizes["DM"]:
+        channels = f"{sizes['C'] * sizes['DM']} channels, {sizes['DM']} for each of the {sizes['C']} of x"
+        raise _wrong(kernel, "w", f"filters that make {sizes['CD']} channels", channels)
+    if kernel.startswith(("pad2d", "upsample2d")):
+        for axis, before in zip("HW", arguments.get("corner", (0, 0)), strict=True):
+            small, large = sizes[f"I{axis}"], sizes[f"B{axis}"]
+            if before + small > large:
+                raise _wrong(kernel, "corner", f"at most {large - small}, for {small} of {large} pixels", repr(before))
+            if kernel.startswith("upsample2d") and large % small:
+                image = "out" if "out" in arguments else "dout"
+                raise _wrong(kernel, image, f"a multiple of the {small} pixels of the smaller image", f"{large}")
     if kernel.startswith("concatenate") and arguments["offset"] + sizes["C"] > sizes["D"]:
         most = f"at most {sizes['D'] - sizes['C']}, for {sizes['C']} of {sizes['D']} columns"
         raise _wrong(kernel, "offset", most, repr(arguments["offset"]))

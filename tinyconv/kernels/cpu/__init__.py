@@ -20,7 +20,9 @@ from tinyconv.kernels.cpu.conv_pool import (
 )
 from tinyconv.kernels.cpu.data import advance, gather_one_hot, gather_rows, scatter_rows
 from tinyconv.kernels.cpu.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
+from tinyconv.kernels.cpu.depthwise import depthwise_conv2d_backward, depthwise_conv2d_forward
 from tinyconv.kernels.cpu.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
+from tinyconv.kernels.cpu.image import pad2d_backward, pad2d_forward, upsample2d_backward, upsample2d_forward
 from tinyconv.kernels.cpu.loss import (
     accumulate,
     binary_cross_entropy_backward,
@@ -124,6 +126,8 @@ __all__ = [
     "dense_forward",
     "dense_prepare",
     "dense_workspace",
+    "depthwise_conv2d_backward",
+    "depthwise_conv2d_forward",
     "dropout_backward",
     "dropout_forward",
     "dropout_pooled_forward",
@@ -139,6 +143,8 @@ __all__ = [
     "mean_squared_error_forward",
     "multiply_backward",
     "multiply_forward",
+    "pad2d_backward",
+    "pad2d_forward",
     "rescale_backward",
     "rescale_forward",
     "rmsprop_update",
@@ -150,4 +156,6 @@ __all__ = [
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
     "softmax_forward",
+    "upsample2d_backward",
+    "upsample2d_forward",
 ]

@@ -29,7 +29,9 @@ from tinyconv.kernels.cuda.conv import (
 )
 from tinyconv.kernels.cuda.data import advance, gather_one_hot, gather_rows, scatter_rows
 from tinyconv.kernels.cuda.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
+from tinyconv.kernels.cuda.depthwise import depthwise_conv2d_backward, depthwise_conv2d_forward
 from tinyconv.kernels.cuda.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
+from tinyconv.kernels.cuda.image import pad2d_backward, pad2d_forward, upsample2d_backward, upsample2d_forward
 from tinyconv.kernels.cuda.loss import (
     accumulate,
     binary_cross_entropy_backward,
@@ -140,6 +142,8 @@ __all__ = [
     "dense_forward",
     "dense_prepare",
     "dense_workspace",
+    "depthwise_conv2d_backward",
+    "depthwise_conv2d_forward",
     "download",
     "dropout_backward",
     "dropout_forward",
@@ -157,6 +161,8 @@ __all__ = [
     "multiply_backward",
     "multiply_forward",
     "on_device",
+    "pad2d_backward",
+    "pad2d_forward",
     "record",
     "require",
     "rescale_backward",
@@ -172,4 +178,6 @@ __all__ = [
     "softmax_forward",
     "synchronize",
     "upload",
+    "upsample2d_backward",
+    "upsample2d_forward",
 ]

@@ -48,8 +48,8 @@ The check is to move w a little and look at the loss, L(w) = (2 w - 1 - 4)^2. Th
 4.0
 
 A step of training is then w - rate * dw, and the modules tell the rest: ``dense``, ``activation``, ``loss``, ``conv``,
-``pool``, ``conv_pool``, ``normalization``, ``dropout``, ``merge`` where paths meet, and ``update`` for better steps
-than this one.
+``depthwise``, ``pool``, ``conv_pool``, ``image``, ``normalization``, ``dropout``, ``merge`` where paths meet, and
+``update`` for better steps than this one.
 
 The contract
 ------------
@@ -90,7 +90,9 @@ from tinyconv.kernels.reference.conv_pool import (
 )
 from tinyconv.kernels.reference.data import advance, gather_one_hot, gather_rows, scatter_rows
 from tinyconv.kernels.reference.dense import dense_backward, dense_forward, dense_prepare, dense_workspace
+from tinyconv.kernels.reference.depthwise import depthwise_conv2d_backward, depthwise_conv2d_forward
 from tinyconv.kernels.reference.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
+from tinyconv.kernels.reference.image import pad2d_backward, pad2d_forward, upsample2d_backward, upsample2d_forward
 from tinyconv.kernels.reference.loss import (
     accumulate,
     binary_cross_entropy_backward,
@@ -188,6 +190,8 @@ __all__ = [
     "dense_forward",
     "dense_prepare",
     "dense_workspace",
+    "depthwise_conv2d_backward",
+    "depthwise_conv2d_forward",
     "dropout_backward",
     "dropout_forward",
     "dropout_pooled_forward",
@@ -203,6 +207,8 @@ __all__ = [
     "mean_squared_error_forward",
     "multiply_backward",
     "multiply_forward",
+    "pad2d_backward",
+    "pad2d_forward",
     "rescale_backward",
     "rescale_forward",
     "rmsprop_update",
@@ -214,4 +220,6 @@ __all__ = [
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
     "softmax_forward",
+    "upsample2d_backward",
+    "upsample2d_forward",
 ]

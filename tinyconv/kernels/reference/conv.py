@@ -32,8 +32,8 @@ def conv2d_forward(out, x, w, b, work, strides, padding, dilation, relu):
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016), chapter 2.
     """
-    patches = _patches(x, out.shape, w.shape, strides, padding, dilation)
-    out[...] = np.tensordot(patches, w, axes=3) + b
+    windows = patches(x, out.shape, w.shape, strides, padding, dilation)
+    out[...] = np.tensordot(windows, w, axes=3) + b
     if relu:
         out[out < 0] = 0  # not np.maximum(out, 0) by chance: a NaN compares false and stays visible
 
@@ -63,19 +63,19 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
     N, OH, OW, F = dout.shape
     KH, KW, C, F = w.shape
     db[...] = dout.sum(axis=(0, 1, 2))
-    patches = _patches(x, dout.shape, w.shape, strides, padding, dilation)
-    dw[...] = np.tensordot(patches, dout, axes=((0, 1, 2), (0, 1, 2)))
+    windows = patches(x, dout.shape, w.shape, strides, padding, dilation)
+    dw[...] = np.tensordot(windows, dout, axes=((0, 1, 2), (0, 1, 2)))
     if dx.size == 0:
         return
     # Scatter one filter tap at a time: all outputs at once read the tap's pixels, a strided grid of the padded image.
-    canvas, inside = _padded(np.zeros_like(x), dout.shape, w.shape, strides, padding, dilation)
+    canvas, inside = padded(np.zeros_like(x), dout.shape, w.shape, strides, padding, dilation)
     for k in range(KH):
         for l in range(KW):
-            canvas[_tap(k, l, (OH, OW), strides, dilation)] += dout @ w[k, l].T
+            canvas[tap(k, l, (OH, OW), strides, dilation)] += dout @ w[k, l].T
     dx[...] = canvas[inside]
 
 
-def _padded(x, out_shape, w_shape, strides, padding, dilation):
+def padded(x, out_shape, w_shape, strides, padding, dilation):
     """The image on a canvas of zeros as large as the windows reach, and where on the canvas the image lies."""
     N, H, W, C = x.shape
     top, left = padding
@@ -91,7 +91,7 @@ def _padded(x, out_shape, w_shape, strides, padding, dilation):
     return canvas, inside
 
 
-def _tap(k, l, out_size, strides, dilation):
+def tap(k, l, out_size, strides, dilation):
     """The index of all canvas pixels that tap (k, l) of the filter meets: (N, OH, OW, C)."""
     rows, columns = (
         slice(tap * d, tap * d + (out - 1) * s + 1, s)
@@ -100,9 +100,9 @@ def _tap(k, l, out_size, strides, dilation):
     return slice(None), rows, columns
 
 
-def _patches(x, out_shape, w_shape, strides, padding, dilation):
+def patches(x, out_shape, w_shape, strides, padding, dilation):
     """Every window of the image, (N, OH, OW, KH, KW, C): "im2col"."""
-    canvas, _ = _padded(x, out_shape, w_shape, strides, padding, dilation)
+    canvas, _ = padded(x, out_shape, w_shape, strides, padding, dilation)
     KH, KW = w_shape[:2]
-    taps = [[canvas[_tap(k, l, out_shape[1:3], strides, dilation)] for l in range(KW)] for k in range(KH)]
+    taps = [[canvas[tap(k, l, out_shape[1:3], strides, dilation)] for l in range(KW)] for k in range(KH)]
     return np.stack([np.stack(row, axis=3) for row in taps], axis=3)
