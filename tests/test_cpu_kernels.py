@@ -161,6 +161,33 @@ def test_rescale(size, scale, shift, seed):
 
 
 @examples(40)
+@given(st.integers(1, 50), st.one_of(st.integers(2, 70), st.integers(1000, 1500)), st.booleans(), seeds)
+def test_layer_normalization(rows, columns, with_dx, seed):
+    rng = np.random.default_rng(seed)
+    x, dout = 2 + 3 * f32(rng, rows, columns), f32(rng, rows, columns)
+    gamma, beta = f32(rng, columns), f32(rng, columns)
+    outputs = [unset(rows, columns), unset(rows), unset(rows)]
+    _, mean, inv_std = check("layer_norm_forward", outputs, x, gamma, beta, 1e-3, rtol=1e-4, atol=2e-5)
+    outputs = [unset(rows, columns) if with_dx else unset(0, 0), unset(columns), unset(columns)]
+    check("layer_norm_backward", outputs, dout, x, gamma, mean, inv_std, rtol=1e-4, atol=1e-4)
+
+
+@examples(40)
+@given(windows(max_size=10, max_channels=20, max_window=4), st.booleans(), seeds)
+def test_transposed_convolution(window, with_dx, seed):
+    rng = np.random.default_rng(seed)
+    x, w, b = f32(rng, *window.out_shape), f32(rng, *window.w_shape), f32(rng, window.channels)
+    geometry = window.strides, window.before, window.dilation
+    shapes = window.out_shape, window.x_shape
+    work = cpu.allocate((cpu.conv2d_workspace(*shapes, w.shape, *geometry),), np.float32)
+    cpu.conv2d_prepare(work, w, *shapes, *geometry)
+    check("conv2d_transpose_forward", [unset(*window.x_shape)], x, w, b, work, *geometry, rtol=1e-4, atol=1e-4)
+    dx = unset(*x.shape) if with_dx else unset(0, 0, 0, 0)
+    outputs, dout = [dx, unset(*w.shape), unset(*b.shape)], f32(rng, *window.x_shape)
+    check("conv2d_transpose_backward", outputs, dout, x, w, work, *geometry, rtol=1e-4, atol=1e-4)
+
+
+@examples(40)
 @given(windows(max_size=12, max_channels=20, max_window=4), st.integers(1, 3), st.booleans(), seeds)
 def test_depthwise_convolution(window, multiplier, with_dx, seed):
     rng = np.random.default_rng(seed)

@@ -101,6 +101,24 @@ def test_conv2d_relu_max_pool2d(window, rate, seed):
 
 
 @examples(60)
+@given(windows(max_size=6, max_channels=3, max_window=3, max_batch=2), st.booleans(), seeds)
+def test_conv2d_transpose(window, with_dx, seed):
+    """Of the convolution that the window describes, from its output's shape to its input's."""
+    rng = np.random.default_rng(seed)
+    x, w, b = normal(rng, *window.out_shape), normal(rng, *window.w_shape), normal(rng, window.channels)
+    out, dout = np.empty(window.x_shape), normal(rng, *window.x_shape)
+    geometry = window.strides, window.before, window.dilation
+
+    def loss():
+        k.conv2d_transpose_forward(out, x, w, b, NO_WORK, *geometry)
+        return (out * dout).sum()
+
+    dx, dw, db = np.full_like(x, np.nan) if with_dx else np.empty(0), np.full_like(w, np.nan), np.full_like(b, np.nan)
+    k.conv2d_transpose_backward(dx, dw, db, dout, x, w, NO_WORK, *geometry)
+    check(loss, (w, dw), (b, db), *([(x, dx)] if with_dx else []))
+
+
+@examples(60)
 @given(windows(max_size=6, max_channels=3, max_window=3, max_batch=2), st.integers(1, 3), st.booleans(), seeds)
 def test_depthwise_conv2d(window, multiplier, with_dx, seed):
     rng = np.random.default_rng(seed)
@@ -448,6 +466,25 @@ def test_batch_norm_inference(shape, in_place, seed):
     dx = dout.copy() if in_place else np.full_like(x, np.nan)
     k.batch_norm_inference_backward(dx, dx if in_place else dout, gamma, variance, 1e-2)
     check(loss, (x, dx))
+
+
+@examples(40)
+@given(st.tuples(st.integers(1, 5), st.integers(2, 8)), st.booleans(), seeds)
+def test_layer_norm(shape, with_dx, seed):
+    rng = np.random.default_rng(seed)
+    (M, C), x, gamma, beta = shape, 1 + 2 * normal(rng, *shape), normal(rng, shape[1]), normal(rng, shape[1])
+    out, dout = np.empty(shape), normal(rng, *shape)
+    mean, inv_std = np.empty(M), np.empty(M)
+
+    def loss():
+        k.layer_norm_forward(out, mean, inv_std, x, gamma, beta, 1e-2)
+        return (out * dout).sum()
+
+    loss()
+    dx = np.full_like(x, np.nan) if with_dx else np.empty(0)
+    dgamma, dbeta = np.full(C, np.nan), np.full(C, np.nan)
+    k.layer_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std)
+    check(loss, (gamma, dgamma), (beta, dbeta), *([(x, dx)] if with_dx else []))
 
 
 @examples(25)

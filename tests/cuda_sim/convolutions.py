@@ -35,6 +35,19 @@ def test_conv2d(case):
     compare("conv2d_backward", *outputs, dout, x, w, work, *geometry)
 
 
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_conv2d_transpose(case):
+    x_shape, (KH, KW, F), *geometry, (OH, OW) = CONVOLUTIONS[case]
+    random = np.random.default_rng(4)
+    N, _, _, C = x_shape
+    x, w, b = floats(random, N, OH, OW, F), floats(random, KH, KW, C, F), floats(random, C)
+    dout = floats(random, *x_shape)
+    work = Work("conv2d_workspace", x.shape, x_shape, w.shape, *geometry)
+    compare("conv2d_transpose_forward", nothing(*x_shape), x, w, b, work, *geometry)
+    for dx in (nothing(*x.shape), nothing(0, 0, 0, 0)):
+        compare("conv2d_transpose_backward", dx, nothing(*w.shape), nothing(C), dout, x, w, work, *geometry)
+
+
 def test_products_with_ragged_tiles_and_a_depth_cut_into_parts():
     random = np.random.default_rng(2)
     N, H, C, F = 1, 9, 1, 66  # forward, 81 rows and 66 columns: tiles of 64 with a rest; dw: a depth of 81, in parts

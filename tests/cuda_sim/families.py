@@ -184,6 +184,17 @@ def test_batch_normalisation(M):
     compare("batch_norm_fold", nothing(M, C), nothing(C), x, beta, gamma, beta, mean, variance, 1e-3)
 
 
+@pytest.mark.parametrize("C", [1, 5, 150])
+def test_layer_normalisation(C):
+    x, dout, gamma, beta = floats(random, 3, C) * 3 + 5, floats(random, 3, C), floats(random, C), floats(random, C)
+    _, mean, inv_std, *_ = compare(
+        "layer_norm_forward", nothing(3, C), nothing(3), nothing(3), x, gamma, beta, 0.1, tolerance=1e-4
+    )
+    for dx in (nothing(3, C), nothing(0, 0)):
+        given = dx, nothing(C), nothing(C), dout, x, gamma, mean, inv_std
+        compare("layer_norm_backward", *given, tolerance=1e-4)
+
+
 @pytest.mark.parametrize("step", [0, 1, 999, 10**6])
 def test_adam(step):
     P = 5

@@ -39,6 +39,9 @@ RULES = {
     "work: conv2d_relu_max_pool2d_workspace; padding",
     "conv2d_relu_max_pool2d_backward": "dx?: N H W C; dw: KH KW C F; db: F; dout: N PH PW F; argmax: int8 N PH PW F; "
     "x: N H W C; w: KH KW C F; work: conv2d_relu_max_pool2d_workspace; padding; scale",
+    "conv2d_transpose_forward": f"out: N H W C; x: N OH OW F; w: KH KW C F; b: C; work: conv2d_workspace; {_CONV}",
+    "conv2d_transpose_backward": "dx?: N OH OW F; dw: KH KW C F; db: C; dout: N H W C; x: N OH OW F; w: KH KW C F; "
+    f"work: conv2d_workspace; {_CONV}",
     "depthwise_conv2d_forward": f"out: N OH OW CD; x: N H W C; w: KH KW C DM; b: CD; {_CONV}",
     "depthwise_conv2d_backward": "dx?: N H W C; dw: KH KW C DM; db: CD; dout: N OH OW CD; x: N H W C; w: KH KW C DM; "
     f"{_CONV}",
@@ -85,6 +88,8 @@ RULES = {
     "concatenate_backward": "dx: M C; dout: M D; offset",
     "rescale_forward": "out: M; x: M; scale; shift",
     "rescale_backward": "dx: M; dout: M; scale",
+    "layer_norm_forward": "out: M C; mean: M; inv_std: M; x: M C; gamma: C; beta: C; epsilon",
+    "layer_norm_backward": "dx?: M C; dgamma: C; dbeta: C; dout: M C; x: M C; gamma: C; mean: M; inv_std: M",
     "max_pool2d_forward": f"out: N OH OW C; argmax?: int32 N OH OW C; x: N H W C; {_POOL}",
     "max_pool2d_backward": f"dx: N H W C; dout: N OH OW C; argmax: int32 N OH OW C; {_POOL}",
     "average_pool2d_forward": f"out: N OH OW C; x: N H W C; {_POOL}",

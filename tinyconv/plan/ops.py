@@ -50,6 +50,7 @@ class Conv2D(Op):
     use_bias: bool
     relu: bool = False
     norm: "BatchNorm | None" = None
+    weights: tuple[str, str] = ("kernel", "bias")  # their names in the layer
 
     label = "conv2d"
 
@@ -59,7 +60,7 @@ class Conv2D(Op):
 
     def emit(self, b: Builder, x: Value) -> Value:
         geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
-        out = b.output(self, x.wanted or b.learns(self, "kernel", "bias"))
+        out = b.output(self, x.wanted or b.learns(self, *self.weights))
         w, bias = affine_weights(self, b)
         shapes = {"out_shape": out.data.shape, "x_shape": x.data.shape}
         work = b.scratch(self, b.kernels.conv2d_workspace(**shapes, w_shape=w.shape, **geometry))
@@ -90,7 +91,7 @@ class Conv2DReluMaxPool2D(Op):
 
     def emit(self, b: Builder, x: Value) -> Value:
         conv, padding = self.conv, self.conv.padding
-        out = b.output(self, x.wanted or b.learns(conv, "kernel", "bias"))
+        out = b.output(self, x.wanted or b.learns(conv, *conv.weights))
         needs_argmax = out.wanted or self.dropout is not None
         argmax = b.buffer(self, "argmax", out.data.shape if needs_argmax else (0, 0, 0, 0), np.int8)
         w, bias = affine_weights(conv, b)
@@ -125,9 +126,10 @@ class Dense(Op):
     norm: "BatchNorm | None" = None
 
     label = "dense"
+    weights: ClassVar[tuple[str, str]] = ("kernel", "bias")
 
     def emit(self, b: Builder, x: Value) -> Value:
-        out = b.output(self, x.wanted or b.learns(self, "kernel", "bias"))
+        out = b.output(self, x.wanted or b.learns(self, *self.weights))
         w, bias = affine_weights(self, b)
         rows = b.batch_size * math.prod(self.x_shape[:-1])
         x_rows, out_rows = x.reshape((rows, self.x_shape[-1])), out.reshape((rows, self.out_shape[-1]))
@@ -144,15 +146,20 @@ class Dense(Op):
         return out
 
 
+def own_weights(op: "Affine", b: Builder) -> tuple[Any, Any]:
+    """Filters and bias of an op; zeros for a bias that it has not."""
+    kernel, bias = op.weights
+    w = b.weight(op, kernel)
+    return w, b.weight(op, bias) if op.use_bias else b.buffer(op, f"no_{bias}", op.out_shape[-1:], w.dtype)
+
+
 def affine_weights(op: "Conv2D | Dense", b: Builder) -> tuple[Any, Any]:
     """Filters and bias of a convolution or dense op: its own, or (inference only) with a normalisation folded in."""
-    w = b.weight(op, "kernel")
-    channels = w.shape[-1]
-    bias = b.weight(op, "bias") if op.use_bias else b.buffer(op, "no_bias", (channels,), w.dtype)
+    w, bias = own_weights(op, b)
     if op.norm is None:
         return w, bias
     w_folded, b_folded = b.buffer(op, "w_folded", w.shape, w.dtype), b.buffer(op, "b_folded", bias.shape, w.dtype)
-    rows = (math.prod(w.shape[:-1]), channels)
+    rows = (math.prod(w.shape[:-1]), w.shape[-1])
     b.prepare(
         op.norm,
         "batch_norm_fold",
@@ -167,15 +174,74 @@ def affine_weights(op: "Conv2D | Dense", b: Builder) -> tuple[Any, Any]:
     return w_folded, b_folded
 
 
-def affine_gradients(op: "Conv2D | Dense", b: Builder, w: Any, bias: Any) -> dict[str, Any]:
+def affine_gradients(op: "Affine", b: Builder, w: Any, bias: Any) -> dict[str, Any]:
     """Where the gradients of filters and bias go."""
-    return {"dw": b.gradient(op, "kernel", w.shape), "db": b.gradient(op, "bias", bias.shape)}
+    return {"dw": b.gradient(op, op.weights[0], w.shape), "db": b.gradient(op, op.weights[1], bias.shape)}
 
 
 def in_place_relu_backward(op: Op, b: Builder, out: Value) -> None:
     """Zero the gradient where a fused ReLU's output is zero, before the rest of the op's backward pass."""
     arrays = {"dx": out.flat.grad, "dout": out.flat.grad, "x": out.flat.data, "out": out.flat.data}
     b.backward(op, "activation_backward", 0, **arrays, kind="relu", options=())
+
+
+@dataclass(frozen=True)
+class DepthwiseConv2D(Op):
+    """A convolution of every channel by itself, and bias."""
+
+    kernel_size: Pair
+    strides: Pair
+    padding: Pair
+    dilation: Pair
+    use_bias: bool
+    weights: tuple[str, str] = ("kernel", "bias")
+
+    label = "depthwise_conv2d"
+
+    def emit(self, b: Builder, x: Value) -> Value:
+        geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
+        out = b.output(self, x.wanted or b.learns(self, *self.weights))
+        w, bias = own_weights(self, b)
+        flops = 2 * b.batch_size * math.prod(self.out_shape) * math.prod(self.kernel_size)
+        b.forward(self, "depthwise_conv2d_forward", flops, out=out.data, x=x.data, w=w, b=bias, **geometry)
+        if out.wanted:
+            tensors = {**affine_gradients(self, b, w, bias), "dout": out.grad, "x": x.data, "w": w}
+            flops = flops * 2 if x.wanted else flops
+            b.backward(self, "depthwise_conv2d_backward", flops, dx=x.grad, **tensors, **geometry)
+        return out
+
+
+@dataclass(frozen=True)
+class Conv2DTranspose(Op):
+    """A convolution's dx as the forward pass, and bias; strides, padding and dilation are that convolution's."""
+
+    kernel_size: Pair
+    strides: Pair
+    padding: Pair
+    dilation: Pair
+    use_bias: bool
+
+    label = "conv2d_transpose"
+    weights: ClassVar[tuple[str, str]] = ("kernel", "bias")
+
+    def emit(self, b: Builder, x: Value) -> Value:
+        geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
+        out = b.output(self, x.wanted or b.learns(self, *self.weights))
+        w, bias = own_weights(self, b)
+        shapes = {"out_shape": x.data.shape, "x_shape": out.data.shape}
+        work = b.scratch(self, b.kernels.conv2d_workspace(**shapes, w_shape=w.shape, **geometry))
+        b.prepare(self, "conv2d_prepare", work=work, w=w, **shapes, **geometry)
+        flops = 2 * b.batch_size * math.prod(self.x_shape) * math.prod(w.shape[:3])
+        tensors = {"x": x.data, "w": w, "work": work}
+        b.forward(self, "conv2d_transpose_forward", flops, out=out.data, b=bias, **tensors, **geometry)
+        if out.wanted:
+            gradients = {"dx": x.grad, **affine_gradients(self, b, w, bias), "dout": out.grad}
+            flops = flops * 2 if x.wanted else flops
+            b.backward(self, "conv2d_transpose_backward", flops, **gradients, **tensors, **geometry)
+        return out
+
+
+Affine = Conv2D | Dense | DepthwiseConv2D | Conv2DTranspose
 
 
 @dataclass(frozen=True)
@@ -245,6 +311,36 @@ class Reshape(Op):
 
     def emit(self, b: Builder, x: Value) -> Value:
         return x.reshape((b.batch_size, *self.out_shape))
+
+
+@dataclass(frozen=True)
+class Pad2D(Op):
+    """Zeros around an image, of which ``corner`` rows and columns stand before it."""
+
+    corner: Pair
+
+    label = "pad2d"
+
+    def emit(self, b: Builder, x: Value) -> Value:
+        out = b.output(self, x.wanted)
+        b.forward(self, "pad2d_forward", 0, out=out.data, x=x.data, corner=self.corner)
+        if x.wanted:
+            b.backward(self, "pad2d_backward", 0, dx=x.grad, dout=out.grad, corner=self.corner)
+        return out
+
+
+@dataclass(frozen=True)
+class Upsample2D(Op):
+    """Every pixel repeated, as often as the output is larger."""
+
+    label = "upsample2d"
+
+    def emit(self, b: Builder, x: Value) -> Value:
+        out = b.output(self, x.wanted)
+        b.forward(self, "upsample2d_forward", 0, out=out.data, x=x.data)
+        if x.wanted:
+            b.backward(self, "upsample2d_backward", 0, dx=x.grad, dout=out.grad)
+        return out
 
 
 @dataclass(frozen=True)
@@ -347,6 +443,35 @@ class BatchNorm(Op):
         gradients = {f"d{name}": b.gradient(self, name, channels) for name in ("gamma", "beta")}
         tensors = {"dout": out_rows.grad, "x": x_rows.data, "gamma": arrays["gamma"]}
         b.backward(self, "batch_norm_backward", 0, dx=x_rows.grad, **gradients, **tensors, **statistics)
+        return out
+
+
+@dataclass(frozen=True)
+class LayerNorm(Op):
+    """Layer normalisation over the last axes, as many as ``axes``."""
+
+    axes: int
+    epsilon: float
+    center: bool
+    scale: bool
+
+    label = "layer_norm"
+
+    def emit(self, b: Builder, x: Value) -> Value:
+        shape = self.x_shape[-self.axes :]
+        columns = math.prod(shape)
+        rows = (b.batch_size * math.prod(self.x_shape[: -self.axes]), columns)
+        out = b.output(self, x.wanted or b.learns(self, "gamma", "beta"))
+        x_rows, out_rows = x.reshape(rows), out.reshape(rows)
+        gamma = b.weight(self, "gamma") if self.scale else b.buffer(self, "gamma", shape, b.state.dtype, fill=1)
+        beta = b.weight(self, "beta") if self.center else b.buffer(self, "beta", shape, b.state.dtype)
+        arrays = {"x": x_rows.data, "gamma": gamma.reshape((columns,))}
+        arrays |= {name: b.buffer(self, name, rows[:1], b.state.dtype) for name in ("mean", "inv_std")}
+        moved = {"beta": beta.reshape((columns,)), "epsilon": self.epsilon}
+        b.forward(self, "layer_norm_forward", 0, out=out_rows.data, **arrays, **moved)
+        if out.wanted:
+            gradients = {f"d{name}": b.gradient(self, name, shape).reshape((columns,)) for name in ("gamma", "beta")}
+            b.backward(self, "layer_norm_backward", 0, dx=x_rows.grad, **gradients, dout=out_rows.grad, **arrays)
         return out
 
 

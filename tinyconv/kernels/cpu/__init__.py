@@ -11,7 +11,14 @@ from tinyconv.kernels.cpu.activation import (
     softmax_backward,
     softmax_forward,
 )
-from tinyconv.kernels.cpu.conv import conv2d_backward, conv2d_forward, conv2d_prepare, conv2d_workspace
+from tinyconv.kernels.cpu.conv import (
+    conv2d_backward,
+    conv2d_forward,
+    conv2d_prepare,
+    conv2d_transpose_backward,
+    conv2d_transpose_forward,
+    conv2d_workspace,
+)
 from tinyconv.kernels.cpu.conv_pool import (
     conv2d_relu_max_pool2d_backward,
     conv2d_relu_max_pool2d_forward,
@@ -23,6 +30,7 @@ from tinyconv.kernels.cpu.dense import dense_backward, dense_forward, dense_prep
 from tinyconv.kernels.cpu.depthwise import depthwise_conv2d_backward, depthwise_conv2d_forward
 from tinyconv.kernels.cpu.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
 from tinyconv.kernels.cpu.image import pad2d_backward, pad2d_forward, upsample2d_backward, upsample2d_forward
+from tinyconv.kernels.cpu.layer_norm import layer_norm_backward, layer_norm_forward
 from tinyconv.kernels.cpu.loss import (
     accumulate,
     binary_cross_entropy_backward,
@@ -116,6 +124,8 @@ __all__ = [
     "conv2d_relu_max_pool2d_forward",
     "conv2d_relu_max_pool2d_prepare",
     "conv2d_relu_max_pool2d_workspace",
+    "conv2d_transpose_backward",
+    "conv2d_transpose_forward",
     "conv2d_workspace",
     "count_binary_correct",
     "count_correct",
@@ -135,6 +145,8 @@ __all__ = [
     "gather_rows",
     "l2_backward",
     "l2_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
     "maximum_backward",

@@ -23,8 +23,12 @@ import numpy as np
 from tinyconv.kernels.cpu.convolution.choice import choose
 from tinyconv.kernels.cpu.convolution.geometry import convolution_of
 from tinyconv.kernels.cpu.registers.host import LANES
+from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.jobs import Job, whole_lines
-from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks
+from tinyconv.kernels.cpu.runtime.literals import ZERO
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, in_tasks, kernel, run
+
+PARTS, LEAST = 32, 16384  # into how many parts, at most, a sum over pixels is cut, and how many numbers each has
 
 
 class Jobs(NamedTuple):
@@ -77,3 +81,53 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
     found.add_parts.run(dw, db, NOTHING, work)
     if dx.size:
         found.dx.run(dx, dout, NOTHING, work)
+
+
+@kernel
+def _add_bias(task, tasks, out, b):
+    first, last = share(task, tasks, len(out))
+    for m in range(first, last):
+        o = out[m]
+        for c in range(b.size):
+            o[c] += b[c]
+
+
+@in_tasks
+def conv2d_transpose_forward(out, x, w, b, work, strides, padding, dilation):
+    """That convolution's dx; then the bias, parallel over pixels."""
+    jobs(x.shape, out.shape, w.shape, strides, padding, dilation).dx.run(out, x, NOTHING, work)
+    tasks = pieces(out.size)
+    run(_add_bias, tasks, tasks, out.reshape(-1, b.size), b)
+
+
+@kernel
+def _sum_parts(task, sums, dout):
+    total = sums[task]
+    total[:] = ZERO
+    first, last = share(task, len(sums), len(dout))
+    for m in range(first, last):
+        g = dout[m]
+        for c in range(g.size):
+            total[c] += g[c]
+
+
+@kernel
+def _sum(task, db, sums):
+    db[:] = ZERO
+    for part in range(len(sums)):
+        for c in range(db.size):
+            db[c] += sums[part, c]
+
+
+@in_tasks
+def conv2d_transpose_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
+    """That convolution's dw, of which its db is of no use here; db in parts that are added in order; dx its forward."""
+    found = jobs(x.shape, dout.shape, w.shape, strides, padding, dilation)
+    found.dw.run(x, dout, NOTHING, work)
+    found.add_parts.run(dw, np.empty(w.shape[3], np.float32), NOTHING, work)
+    pixels = dout.reshape(-1, db.size)
+    sums = np.empty((max(1, min(PARTS, dout.size // LEAST, len(pixels))), db.size), np.float32)
+    run(_sum_parts, len(sums), sums, pixels)
+    run(_sum, 1, db, sums)
+    if dx.size:
+        found.forward.run(dx, dout, np.zeros(w.shape[3], np.float32), work)

@@ -25,6 +25,8 @@ from tinyconv.kernels.cuda.conv import (
     conv2d_relu_max_pool2d_forward,
     conv2d_relu_max_pool2d_prepare,
     conv2d_relu_max_pool2d_workspace,
+    conv2d_transpose_backward,
+    conv2d_transpose_forward,
     conv2d_workspace,
 )
 from tinyconv.kernels.cuda.data import advance, gather_one_hot, gather_rows, scatter_rows
@@ -32,6 +34,7 @@ from tinyconv.kernels.cuda.dense import dense_backward, dense_forward, dense_pre
 from tinyconv.kernels.cuda.depthwise import depthwise_conv2d_backward, depthwise_conv2d_forward
 from tinyconv.kernels.cuda.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
 from tinyconv.kernels.cuda.image import pad2d_backward, pad2d_forward, upsample2d_backward, upsample2d_forward
+from tinyconv.kernels.cuda.layer_norm import layer_norm_backward, layer_norm_forward
 from tinyconv.kernels.cuda.loss import (
     accumulate,
     binary_cross_entropy_backward,
@@ -132,6 +135,8 @@ __all__ = [
     "conv2d_relu_max_pool2d_forward",
     "conv2d_relu_max_pool2d_prepare",
     "conv2d_relu_max_pool2d_workspace",
+    "conv2d_transpose_backward",
+    "conv2d_transpose_forward",
     "conv2d_workspace",
     "count_binary_correct",
     "count_correct",
@@ -152,6 +157,8 @@ __all__ = [
     "gather_rows",
     "l2_backward",
     "l2_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
     "maximum_backward",

@@ -13,22 +13,36 @@ dw, db    taps (k, l, c), 1    outputs (n, i, j)      filters f       pixels of 
 The bias is the weight of an input that is always one: a last row of ones makes db the last row of dw.
 """
 
+import numpy as np
+
 from tinyconv.kernels.cuda.conv_pool import (  # noqa: F401  (the fused step has its own file)
     conv2d_relu_max_pool2d_backward,
     conv2d_relu_max_pool2d_forward,
     conv2d_relu_max_pool2d_prepare,
     conv2d_relu_max_pool2d_workspace,
 )
-from tinyconv.kernels.cuda.convolution.product import flat, multiply, multiply_backward, parts_of, product, scratch
-from tinyconv.kernels.cuda.runtime.device import divided, float32, index, inlined
+from tinyconv.kernels.cuda.convolution.product import (
+    LANES,
+    ROWS,
+    add_parts,
+    flat,
+    multiply,
+    multiply_backward,
+    multiply_parts,
+    parts_of,
+    product,
+    scratch,
+)
+from tinyconv.kernels.cuda.runtime.device import blocks_for, cuda, divided, float32, index, inlined, launch
 
 
 def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
-    """Scratch for the parts of a product whose depth is cut. Those of dw always go there; behind them, those of dx."""
+    """Scratch for the parts of a product whose depth is cut. Those of dw always go there; behind them, those of dx, or
+    what of dw's product a transposed convolution has no use for."""
     (N, OH, OW, F), (N, H, W, C), (KH, KW, C, F) = out_shape, x_shape, w_shape
     outputs, pixels, taps = N * OH * OW, N * H * W, KH * KW * C
     gradient = parts_of(taps + 1, F, outputs)[0] * (taps + 1) * F
-    return max(scratch(outputs, F, taps), gradient + scratch(pixels, C, KH * KW * F))
+    return max(scratch(outputs, F, taps), gradient + max(F, scratch(pixels, C, KH * KW * F)))
 
 
 def conv2d_prepare(work, w, out_shape, x_shape, strides, padding, dilation):
@@ -53,6 +67,46 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
     filters = _gradient, flat(x), flat(dout), (KH * KW * C + 1, F, N * OH * OW), shape
     inputs = _backward, flat(dout), flat(w), (N * H * W, C, KH * KW * F), shape
     multiply_backward(flat(dx), flat(dw), db, work, filters, inputs)
+
+
+def conv2d_transpose_forward(out, x, w, b, work, strides, padding, dilation):
+    """See reference. The product of a convolution's dx, and the bias as it is stored."""
+    (N, H, W, C), (KH, KW, C, F) = out.shape, w.shape
+    shape = _shape(out, w, x, strides, padding, dilation)
+    multiply(_backward, flat(out), flat(x), flat(w), b, work, (N * H * W, C, KH * KW * F), shape, True, False)
+
+
+def conv2d_transpose_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
+    """See reference. The products of a convolution's dw and forward pass. Its db, behind dw in the sum of the parts, is
+    of no use here; that of the bias is a kernel of its own."""
+    (N, OH, OW, F), (KH, KW, C, F) = x.shape, w.shape
+    shape = _shape(dout, w, x, strides, padding, dilation)
+    taps, outputs = KH * KW * C, N * OH * OW
+    parts, _ = parts_of(taps + 1, F, outputs)
+    size = parts * (taps + 1) * F
+    multiply_parts(_gradient, work[:size], flat(dout), flat(x), db, (taps + 1, F, outputs), shape)
+    add_parts(flat(dw), work[size : size + F], work[:size], parts, db, False, False)
+    launch(_sum_pixels, blocks_for(C, LANES), (LANES, ROWS), db, dout.reshape(dout.size // C, C))
+    if dx.size:
+        multiply(_forward, flat(dx), flat(dout), flat(w), db, work, (outputs, F, taps), shape, False, False)
+
+
+@cuda.jit
+def _sum_pixels(db, dout):
+    sums = cuda.shared.array((ROWS, LANES), np.float32)
+    lane = cuda.threadIdx.x
+    row = cuda.threadIdx.y
+    c = cuda.blockIdx.x * LANES + lane
+    total = float32(0)
+    if c < db.size:
+        for m in range(row, dout.shape[0], ROWS):
+            total += dout[m, c]
+    sums[row, lane] = total
+    cuda.syncthreads()
+    if row == 0 and c < db.size:
+        for r in range(1, ROWS):
+            total += sums[r, lane]
+        db[c] = total
 
 
 def _shape(x, w, out, strides, padding, dilation):

@@ -48,8 +48,8 @@ The check is to move w a little and look at the loss, L(w) = (2 w - 1 - 4)^2. Th
 4.0
 
 A step of training is then w - rate * dw, and the modules tell the rest: ``dense``, ``activation``, ``loss``, ``conv``,
-``depthwise``, ``pool``, ``conv_pool``, ``image``, ``normalization``, ``dropout``, ``merge`` where paths meet, and
-``update`` for better steps than this one.
+``depthwise``, ``pool``, ``conv_pool``, ``image``, ``normalization``, ``layer_norm``, ``dropout``, ``merge`` where
+paths meet, and ``update`` for better steps than this one.
 
 The contract
 ------------
@@ -80,6 +80,8 @@ from tinyconv.kernels.reference.conv import (
     conv2d_backward,
     conv2d_forward,
     conv2d_prepare,
+    conv2d_transpose_backward,
+    conv2d_transpose_forward,
     conv2d_workspace,
 )
 from tinyconv.kernels.reference.conv_pool import (
@@ -93,6 +95,7 @@ from tinyconv.kernels.reference.dense import dense_backward, dense_forward, dens
 from tinyconv.kernels.reference.depthwise import depthwise_conv2d_backward, depthwise_conv2d_forward
 from tinyconv.kernels.reference.dropout import dropout_backward, dropout_forward, dropout_pooled_forward
 from tinyconv.kernels.reference.image import pad2d_backward, pad2d_forward, upsample2d_backward, upsample2d_forward
+from tinyconv.kernels.reference.layer_norm import layer_norm_backward, layer_norm_forward
 from tinyconv.kernels.reference.loss import (
     accumulate,
     binary_cross_entropy_backward,
@@ -180,6 +183,8 @@ __all__ = [
     "conv2d_relu_max_pool2d_forward",
     "conv2d_relu_max_pool2d_prepare",
     "conv2d_relu_max_pool2d_workspace",
+    "conv2d_transpose_backward",
+    "conv2d_transpose_forward",
     "conv2d_workspace",
     "count_binary_correct",
     "count_correct",
@@ -199,6 +204,8 @@ __all__ = [
     "gather_rows",
     "l2_backward",
     "l2_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
     "maximum_backward",

@@ -60,18 +60,58 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
     Source: LeCun et al., "Gradient-based learning applied to document recognition" (1998), section II;
     Dumoulin and Visin (2016), chapter 4.
     """
-    N, OH, OW, F = dout.shape
-    KH, KW, C, F = w.shape
     db[...] = dout.sum(axis=(0, 1, 2))
     windows = patches(x, dout.shape, w.shape, strides, padding, dilation)
     dw[...] = np.tensordot(windows, dout, axes=((0, 1, 2), (0, 1, 2)))
-    if dx.size == 0:
-        return
-    # Scatter one filter tap at a time: all outputs at once read the tap's pixels, a strided grid of the padded image.
-    canvas, inside = padded(np.zeros_like(x), dout.shape, w.shape, strides, padding, dilation)
-    for k in range(KH):
-        for l in range(KW):
-            canvas[tap(k, l, (OH, OW), strides, dilation)] += dout @ w[k, l].T
+    if dx.size:
+        _scatter(dx, dout, w, strides, padding, dilation)
+
+
+def conv2d_transpose_forward(out, x, w, b, work, strides, padding, dilation):
+    r"""The transpose of a convolution, and bias: what its backward pass does to a gradient, done to x.
+
+    A convolution is linear, out = A x with a large sparse matrix A, and its backward pass is dx = A^T dout. Here A^T
+    computes the output: every input pixel sends a window of numbers to the output, windows are ``strides`` apart, and
+    where they overlap they add up. So images grow where a convolution of these strides makes them smaller.
+
+    .. math:: out_{n,u,v,c} = b_c + \sum_{k,l,f} x_{n,i,j,f} \; w_{k,l,c,f}
+              \quad\text{over all } i, j \text{ with } i s_0 + k d_0 - p_0 = u,\; j s_1 + l d_1 - p_1 = v
+
+    Shapes: as of the convolution whose dx it is, x (N, OH, OW, F), w (KH, KW, C, F), b (C,), out (N, H, W, C),
+    overwritten; ``work`` and its preparation are that convolution's, too.
+
+    Source: Dumoulin and Visin (2016), chapter 4.
+    """
+    _scatter(out, x, w, strides, padding, dilation)
+    out += b
+
+
+def conv2d_transpose_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
+    r"""The transpose of A^T is A: dx is the convolution of dout. In the sum above x and w take part as dout and w do in
+    a convolution's dx, so dw is that of the convolution, with the roles of x and dout exchanged:
+
+    .. math::
+        db_c &= \sum_{n,u,v} dout_{n,u,v,c} \\
+        dw_{k,l,c,f} &= \sum_{n,i,j} dout_{n,u,v,c} \; x_{n,i,j,f}
+            \quad\text{with}\quad u = i s_0 + k d_0 - p_0,\; v = j s_1 + l d_1 - p_1 \\
+        dx_{n,i,j,f} &= \sum_{k,l,c} dout_{n,u,v,c} \; w_{k,l,c,f}
+
+    Shapes as in the forward; dx, dw and db overwritten. A ``dx`` of size zero is not computed.
+    """
+    db[...] = dout.sum(axis=(0, 1, 2))
+    windows = patches(dout, x.shape, w.shape, strides, padding, dilation)
+    dw[...] = np.tensordot(windows, x, axes=((0, 1, 2), (0, 1, 2)))
+    if dx.size:
+        dx[...] = np.tensordot(windows, w, axes=3)
+
+
+def _scatter(dx, dout, w, strides, padding, dilation):
+    """A convolution's dx, one filter tap at a time: all outputs at once meet the tap's pixels, a strided grid of the
+    padded image."""
+    canvas, inside = padded(np.zeros_like(dx), dout.shape, w.shape, strides, padding, dilation)
+    for k in range(w.shape[0]):
+        for l in range(w.shape[1]):
+            canvas[tap(k, l, dout.shape[1:3], strides, dilation)] += dout @ w[k, l].T
     dx[...] = canvas[inside]
 
 
