@@ -36,6 +36,8 @@ relus = st.fixed_dictionaries(
 )
 
 batches = st.integers(1, 4)
+sides = st.one_of(st.integers(0, 3), pairs(0, 3), st.tuples(pairs(0, 3), pairs(0, 3)))
+paddings = st.fixed_dictionaries({"padding": sides})
 factors = st.sampled_from([1 / 255, -1.0, 0.5, 2])
 images = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 6))
 samples = st.one_of(st.integers(1, 12).map(lambda n: (n,)), st.tuples(st.integers(1, 5), st.integers(1, 9)), images)
@@ -98,6 +100,51 @@ def reshape(draw):
     return [("Reshape", {"target_shape": tuple(target)})], (draw(batches), *sample)
 
 
+@st.composite
+def depthwise(draw):
+    window = draw(windows(max_size=10, max_channels=20, max_window=5, keras=True))
+    arguments = {
+        "kernel_size": window.window,
+        "strides": max(window.strides),  # TensorFlow's depthwise convolution has one for both axes
+        "padding": window.mode,
+        "depth_multiplier": draw(st.integers(1, 3)),
+        "dilation_rate": window.dilation,
+        "activation": draw(activations),
+        "use_bias": draw(st.booleans()),
+    }
+    if draw(st.booleans()):
+        return [("SeparableConv2D", {**arguments, "filters": window.filters})], window.x_shape
+    return [("DepthwiseConv2D", arguments)], window.x_shape
+
+
+@st.composite
+def transposed(draw):
+    """Any image, as a transposed convolution makes it larger. TensorFlow cannot dilate one on a CPU."""
+    arguments = {
+        "filters": draw(st.integers(1, 6)),
+        "kernel_size": draw(pairs(1, 4)),
+        "strides": draw(pairs(1, 3)),
+        "padding": draw(st.sampled_from(["valid", "same"])),
+        "activation": draw(activations),
+        "use_bias": draw(st.booleans()),
+    }
+    return [("Conv2DTranspose", arguments)], (draw(batches), *draw(images))
+
+
+@st.composite
+def layer_normalization(draw):
+    """Over at least three numbers: with fewer the gradient is a difference of nearly equal ones."""
+    shape = (draw(batches), *draw(samples.filter(lambda shape: shape[-1] > 2)))
+    axes = draw(st.integers(1, len(shape) - 1))
+    arguments = {
+        "axis": draw(st.sampled_from([-1, [-1], list(range(len(shape) - axes, len(shape)))])),
+        "epsilon": draw(st.sampled_from([1e-3, 0.1])),
+        "center": draw(st.booleans()),
+        "scale": draw(st.booleans()),
+    }
+    return [("LayerNormalization", arguments)], shape
+
+
 def simple(name, arguments, shapes=samples):
     """A layer with arguments, and a batch of the samples' shapes."""
     return st.tuples(
@@ -143,7 +190,7 @@ def wide(draw):
 def sensible(configuration):
     """Not a softmax of one column: it is 1, its gradient 0, and that is all one could compare."""
     [(name, arguments), *_], shape = configuration
-    columns = {"Conv2D": arguments.get("filters"), "Dense": arguments.get("units")}.get(name, shape[-1])
+    columns = arguments.get("filters", arguments.get("units", shape[-1] * arguments.get("depth_multiplier", 1)))
     return "softmax" not in (arguments.get("activation"), name.lower()) or columns > 1
 
 
@@ -152,6 +199,11 @@ KINDS = {
     "MaxPooling2D": (pooling("MaxPooling2D"), 60),
     "AveragePooling2D": (pooling("AveragePooling2D"), 60),
     "GlobalAveragePooling2D": (simple("GlobalAveragePooling2D", st.just({}), images), 15),
+    "DepthwiseConv2D": (depthwise(), 80),
+    "Conv2DTranspose": (transposed(), 80),
+    "LayerNormalization": (layer_normalization(), 40),
+    "ZeroPadding2D": (simple("ZeroPadding2D", paddings, images), 20),
+    "UpSampling2D": (simple("UpSampling2D", st.fixed_dictionaries({"size": pairs(1, 3)}), images), 20),
     "GlobalMaxPooling2D": (
         simple("GlobalMaxPooling2D", st.fixed_dictionaries({"keepdims": st.booleans()}), images),
         15,

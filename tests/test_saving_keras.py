@@ -10,7 +10,7 @@ from peer import keras
 import tinyconv
 from tinyconv.saving import load_model
 
-KINDS = ["plain", "everything"]
+KINDS = ["plain", "everything", "more"]
 OPTIMIZERS = ["adam", "adamw", "sgd", "momentum", "scheduled", "rmsprop", "centered"]
 SEED = 3
 
@@ -26,6 +26,26 @@ def build(library, kind, optimizer="adam"):
             layers.Flatten(),
             layers.Dropout(0.5),
             layers.Dense(3, activation="softmax"),
+        ]
+    elif kind == "more":
+        stack = [
+            layers.Rescaling(0.5, offset=-0.1),
+            layers.ZeroPadding2D(((1, 0), (0, 2))),
+            layers.DepthwiseConv2D(2, depth_multiplier=2, activation="relu6", depthwise_initializer="he_uniform"),
+            layers.SeparableConv2D(5, 3, padding="same", activation=library.activations.silu),
+            layers.LayerNormalization(),
+            layers.Activation("gelu"),
+            layers.Conv2DTranspose(3, 3, strides=2, padding="same", activation="selu", kernel_initializer="orthogonal"),
+            layers.ReLU(max_value=2.0, negative_slope=0.1),
+            layers.MaxPooling2D(3),
+            layers.UpSampling2D((1, 2)),
+            layers.LayerNormalization(axis=[1, 2, 3], epsilon=0.01, center=False),
+            layers.Reshape((-1, 6)),
+            layers.Dense(4, activation="softplus"),
+            layers.Reshape((4, -1, 2)),
+            layers.GlobalMaxPooling2D(),
+            layers.Dense(3),
+            layers.Softmax(),
         ]
     else:
         stack = [
@@ -202,7 +222,7 @@ def test_a_model_keras_trained_with_what_tinyconv_has_not_is_refused_by_name(tmp
             load_model(tmp_path / "m.keras")
 
     layers = keras.layers
-    refused([layers.SeparableConv2D(2, 2)], "'SeparableConv2D' of 'keras.layers' is not supported by tinyconv")
+    refused([layers.Cropping2D(1)], "'Cropping2D' of 'keras.layers' is not supported by tinyconv")
     refused([layers.Conv2D(4, 2, groups=2)], r"Conv2D\(groups=2\) is not supported by tinyconv")
     refused([layers.Conv2D(4, 2, activation="celu")], "unknown activation: 'celu'")
     refused([layers.Conv2D(4, 2, kernel_regularizer="l1")], "'L1' of 'keras.regularizers' is not supported")

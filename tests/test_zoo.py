@@ -129,6 +129,15 @@ def pair(value):
     return whole()(value) or (isinstance(value, list | tuple) and len(value) == 2 and all(map(whole(), value)))
 
 
+def sides(value):
+    """What ZeroPadding2D takes."""
+
+    def side(each):
+        return whole(0)(each) or (isinstance(each, list | tuple) and len(each) == 2 and all(map(whole(0), each)))
+
+    return whole(0)(value) or (isinstance(value, list | tuple) and len(value) == 2 and all(map(side, value)))
+
+
 def shape(value):
     sizes = isinstance(value, list | tuple) and len(value) <= 30 and all(map(whole(), value))
     return sizes and math.prod(value) * 4 <= tinyconv.checking.arguments.MEMORY
@@ -179,6 +188,8 @@ RULES = {
     "delete_checkpoint": flag,
     "dilation_rate": pair,
     "distribution": never,
+    "depth_multiplier": whole(),
+    "depthwise_initializer": never,
     "div_factor": positive,
     "end_learning_rate": rate,
     "epsilon": positive,
@@ -212,6 +223,7 @@ RULES = {
     "num_classes": optional(whole(2, 10**8)),
     "optimizer": never,
     "padding": never,
+    "pointwise_initializer": never,
     "pool_size": pair,
     "power": rate,
     "rate": real(0, below=1),
@@ -250,6 +262,12 @@ RULES = {
     "approximate": flag,
     "max_value": optional(rate),
     "threshold": rate,
+    "layers.LayerNormalization, axis": lambda v: (
+        whole(-LARGEST)(v) or (isinstance(v, list | tuple) and len(v) > 0 and all(map(whole(-LARGEST), v)))
+    ),
+    "layers.LayerNormalization, scale": flag,
+    "layers.UpSampling2D, size": pair,
+    "layers.ZeroPadding2D, padding": sides,
     "layers.Softmax, axis": whole(-LARGEST),
     "layers.Rescaling, scale": real(),
     "layers.Rescaling, offset": real(),
@@ -277,7 +295,9 @@ RULES = {
 }
 RULES |= {f"{weight}_initializer": never for weight in ("kernel", "bias", "beta", "gamma", "moving_mean")}
 RULES |= {"moving_variance_initializer": never}
-RULES |= dict.fromkeys(("kernel_regularizer", "bias_regularizer"), one_of(None))
+RULES |= dict.fromkeys(
+    ("kernel_regularizer", "bias_regularizer", "depthwise_regularizer", "pointwise_regularizer"), one_of(None)
+)
 NEUTRAL = {
     "layers": layers.arguments.NEUTRAL | layers.base.NEUTRAL,
     "initializers": initializers.NEUTRAL,

@@ -135,14 +135,39 @@ Weights = dict[str, np.ndarray]
 
 
 def _conv2d(graph: Graph, op: ops.Conv2D, x: Flow, weights: Weights) -> Flow:
-    x = graph.channels_first(x)
-    kernel = weights[f"{op.name}/kernel"].transpose(3, 2, 0, 1)  # (F, C, KH, KW)
-    inputs = [x.name, graph.weight(f"{op.name}/kernel", kernel)]
-    if op.use_bias:
-        inputs.append(graph.weight(f"{op.name}/bias", weights[f"{op.name}/bias"]))
+    return _conv(graph, op, x, _affine(graph, op, weights, lambda kernel: kernel.transpose(3, 2, 0, 1)))
+
+
+def _depthwise_conv2d(graph: Graph, op: ops.DepthwiseConv2D, x: Flow, weights: Weights) -> Flow:
+    def turned(kernel: np.ndarray) -> np.ndarray:  # from (KH, KW, C, D) to (C * D, 1, KH, KW)
+        return kernel.transpose(2, 3, 0, 1).reshape(-1, 1, *kernel.shape[:2])
+
+    return _conv(graph, op, x, _affine(graph, op, weights, turned), group=op.x_shape[-1])
+
+
+def _conv(graph: Graph, op: Any, x: Flow, inputs: list[str], group: int = 1) -> Flow:
+    inputs = [graph.channels_first(x).name, *inputs]
     pads = _pads(op, op.kernel_size, op.dilation)
-    out = graph.add("Conv", inputs, op.name, strides=op.strides, dilations=op.dilation, pads=pads)
+    out = graph.add("Conv", inputs, op.name, strides=op.strides, dilations=op.dilation, pads=pads, group=group)
     return Flow(out, op.out_shape, True)
+
+
+def _conv2d_transpose(graph: Graph, op: ops.Conv2DTranspose, x: Flow, weights: Weights) -> Flow:
+    x = graph.channels_first(x)
+    inputs = [x.name, *_affine(graph, op, weights, lambda kernel: kernel.transpose(3, 2, 0, 1))]  # (in, out, KH, KW)
+    # What the windows reach over below and to the right is cut off; what they do not reach is zero.
+    reach = [(op.x_shape[a] - 1) * op.strides[a] + (op.kernel_size[a] - 1) * op.dilation[a] + 1 for a in (0, 1)]
+    behind = [reach[a] - op.padding[a] - op.out_shape[a] for a in (0, 1)]
+    geometry: dict[str, Any] = {"strides": op.strides, "dilations": op.dilation}
+    geometry |= {"pads": [*op.padding, *(max(b, 0) for b in behind)], "output_padding": [max(-b, 0) for b in behind]}
+    return Flow(graph.add("ConvTranspose", inputs, op.name, **geometry), op.out_shape, True)
+
+
+def _affine(graph: Graph, op: Any, weights: Weights, turned: Callable[[np.ndarray], np.ndarray]) -> list[str]:
+    """The names of an op's filters, ``turned`` as ONNX has them, and of its bias if it has one."""
+    kernel, bias = (f"{op.name}/{name}" for name in op.weights)
+    inputs = [graph.weight(kernel, turned(weights[kernel]))]
+    return [*inputs, graph.weight(bias, weights[bias])] if op.use_bias else inputs
 
 
 def _pads(op: Any, window: ops.Pair, dilation: ops.Pair = (1, 1)) -> list[int]:
@@ -188,6 +213,37 @@ def _reshape(graph: Graph, op: ops.Op, x: Flow, weights: Weights) -> Flow:
         return Flow(graph.add("Flatten", [x.name], op.name), op.out_shape, False)
     shape = graph.weight(f"{op.name}/shape", np.array([0, *op.out_shape]))  # 0: as it is
     return Flow(graph.add("Reshape", [x.name, shape], op.name), op.out_shape, False)
+
+
+def _pad2d(graph: Graph, op: ops.Pad2D, x: Flow, weights: Weights) -> Flow:
+    before = [*op.corner, 0]
+    behind = [out - size - b for out, size, b in zip(op.out_shape, op.x_shape, before, strict=True)]
+    order = (2, 0, 1) if x.channels_first else (0, 1, 2)
+    pads = np.array([0, *(before[a] for a in order), 0, *(behind[a] for a in order)])
+    out = graph.add("Pad", [x.name, graph.weight(f"{op.name}/pads", pads)], op.name)
+    return Flow(out, op.out_shape, x.channels_first)
+
+
+def _upsample2d(graph: Graph, op: ops.Upsample2D, x: Flow, weights: Weights) -> Flow:
+    x = graph.channels_first(x)
+    scales = np.array([1, 1, *(op.out_shape[a] / op.x_shape[a] for a in (0, 1))], np.float32)
+    inputs = [x.name, "", graph.weight(f"{op.name}/scales", scales)]
+    nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return Flow(graph.add("Resize", inputs, op.name, **nearest), op.out_shape, True)
+
+
+def _layer_norm(graph: Graph, op: ops.LayerNorm, x: Flow, weights: Weights) -> Flow:
+    if graph.opset < 17:
+        raise ValueError(
+            f"Layer {op.name!r}: layer normalisation is an operation of ONNX since opset 17. Received: {graph.opset}."
+        )
+    x, shape = graph.channels_last(x), op.x_shape[-op.axes :]
+    gamma = weights.get(f"{op.name}/gamma", np.ones(shape, np.float32))
+    inputs = [x.name, graph.weight(f"{op.name}/gamma", gamma)]
+    if op.center:
+        inputs.append(graph.weight(f"{op.name}/beta", weights[f"{op.name}/beta"]))
+    out = graph.add("LayerNormalization", inputs, op.name, axis=-op.axes, epsilon=op.epsilon)
+    return Flow(out, x.shape, False)
 
 
 def _rescale(graph: Graph, op: ops.Rescale, x: Flow, weights: Weights) -> Flow:
@@ -250,10 +306,15 @@ WRITERS: dict[type[ops.Op], Callable[[Graph, Any, Flow, Weights], Flow]] = {
     ops.AveragePool2D: _average_pool2d,
     ops.BatchNorm: _batch_norm,
     ops.Conv2D: _conv2d,
+    ops.Conv2DTranspose: _conv2d_transpose,
     ops.Dense: _dense,
+    ops.DepthwiseConv2D: _depthwise_conv2d,
     ops.Dropout: _dropout,
+    ops.LayerNorm: _layer_norm,
     ops.MaxPool2D: _max_pool2d,
+    ops.Pad2D: _pad2d,
     ops.Rescale: _rescale,
     ops.Reshape: _reshape,
     ops.Softmax: _softmax,
+    ops.Upsample2D: _upsample2d,
 }

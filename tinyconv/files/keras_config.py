@@ -38,7 +38,7 @@ MODULES = {kind: module for (module, _), kind in CLASSES.items()}
 
 # Arguments of Keras that tinyconv's classes do not know, and the values at which they change nothing.
 NEUTRAL: dict[str, Config] = {
-    "keras.layers": {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99},
+    "keras.layers": {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99, "rms_scaling": False},
     "keras.initializers": {"input_axes": None, "output_axes": None},
     "keras.optimizers": {"ema_overwrite_frequency": None},
     "keras.losses": {

@@ -7,8 +7,10 @@ are Keras'; an argument of Keras that tinyconv does not have is named in the err
 from tinyconv.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
 from tinyconv.layers.affine import Conv2D, Dense
 from tinyconv.layers.base import Layer, WeightSpec
+from tinyconv.layers.convolutions import Conv2DTranspose, DepthwiseConv2D, SeparableConv2D
 from tinyconv.layers.core import Dropout, Flatten, Input, InputLayer, Rescaling, Reshape
-from tinyconv.layers.normalization import BatchNormalization
+from tinyconv.layers.image import UpSampling2D, ZeroPadding2D
+from tinyconv.layers.normalization import BatchNormalization, LayerNormalization
 from tinyconv.layers.pooling import (
     AveragePooling2D,
     AvgPool2D,
@@ -27,7 +29,9 @@ __all__ = [
     "AvgPool2D",
     "BatchNormalization",
     "Conv2D",
+    "Conv2DTranspose",
     "Dense",
+    "DepthwiseConv2D",
     "Dropout",
     "Flatten",
     "GlobalAveragePooling2D",
@@ -37,12 +41,16 @@ __all__ = [
     "Input",
     "InputLayer",
     "Layer",
+    "LayerNormalization",
     "LeakyReLU",
     "MaxPool2D",
     "MaxPooling2D",
     "ReLU",
     "Rescaling",
     "Reshape",
+    "SeparableConv2D",
     "Softmax",
+    "UpSampling2D",
     "WeightSpec",
+    "ZeroPadding2D",
 ]

@@ -9,45 +9,93 @@ from tinyconv.checking import affordable, boolean, choice, integer
 from tinyconv.checking.arguments import Shape
 from tinyconv.checking.lookup import saved
 from tinyconv.checking.messages import refuse
-from tinyconv.initializers import InitializerLike
+from tinyconv.initializers import Initializer, InitializerLike
 from tinyconv.layers.activation import activation_name, activation_ops
 from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, last_axis, pair, who, windows
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.plan import ops
-from tinyconv.regularizers import RegularizerLike
+from tinyconv.regularizers import L2, RegularizerLike
 
 
-class _Affine(Layer):
-    """What Conv2D and Dense share: a kernel, a bias, and an activation."""
+class Affine(Layer):
+    """What convolutions and dense layers share: a bias, and an activation."""
 
-    def _set(
-        self,
-        activation: ActivationLike,
-        use_bias: bool,
-        kernel_initializer: InitializerLike,
-        bias_initializer: InitializerLike,
-        kernel_regularizer: RegularizerLike,
-        bias_regularizer: RegularizerLike,
-    ) -> None:
+    filters_names: tuple[str, ...] = ("kernel",)  # what the initialisers and regularisers of its filters begin with
+    kernel_initializer: Initializer
+    bias_initializer: Initializer
+    kernel_regularizer: L2 | None
+    bias_regularizer: L2 | None
+
+    def _set(self, activation: ActivationLike, use_bias: bool, **given: Any) -> None:
+        """``given``: initialisers and regularisers by their names."""
         self.activation = activation_name(self, activation)
         self.use_bias = boolean(who(self), "use_bias", use_bias)
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
-        self.kernel_regularizer = regularizers.get(kernel_regularizer)
-        self.bias_regularizer = regularizers.get(bias_regularizer)
+        for name, value in given.items():
+            setattr(self, name, (initializers if name.endswith("_initializer") else regularizers).get(value))
 
-    def _specs(self, kernel_shape: Shape) -> list[WeightSpec]:
-        kernel = WeightSpec("kernel", kernel_shape, self.kernel_initializer, regularizer=self.kernel_regularizer)
-        bias = WeightSpec("bias", kernel_shape[-1:], self.bias_initializer, regularizer=self.bias_regularizer)
-        return [kernel, bias] if self.use_bias else [kernel]
+    def _spec(self, name: str, shape: Shape, of: str = "") -> WeightSpec:
+        """An array of weights; its initialiser and regulariser are called after it, or after ``of``."""
+        initializer, regularizer = (getattr(self, f"{of or name}_{what}") for what in ("initializer", "regularizer"))
+        return WeightSpec(name, shape, initializer, regularizer=regularizer)
+
+    def _bias(self, size: int) -> list[WeightSpec]:
+        return [self._spec("bias", (size,))] if self.use_bias else []
 
     def get_config(self) -> dict[str, Any]:
-        names = ("activation", "use_bias", "kernel_initializer", "bias_initializer")
-        regularizer_names = ("kernel_regularizer", "bias_regularizer")
-        return {**super().get_config(), **{name: saved(getattr(self, name)) for name in (*names, *regularizer_names)}}
+        weights = (*self.filters_names, "bias")
+        names = [f"{weight}_{what}" for what in ("initializer", "regularizer") for weight in weights]
+        saved_ones = {name: saved(getattr(self, name)) for name in ("activation", "use_bias", *names)}
+        return {**super().get_config(), **saved_ones}
 
 
-class Conv2D(_Affine):
+class Convolution(Affine):
+    """What convolutions share: a window that moves."""
+
+    size_names: tuple[str, ...] = ("filters",)
+
+    def _set_window(
+        self,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int],
+        padding: str,
+        dilation_rate: int | Sequence[int],
+    ) -> None:
+        self.kernel_size = pair(self, "kernel_size", kernel_size)
+        self.strides = pair(self, "strides", strides)
+        self.padding = choice(who(self), "padding", padding, ("valid", "same"))
+        self.dilation_rate = pair(self, "dilation_rate", dilation_rate)
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ValueError(
+                f"Layer {self.name!r}: strides and dilation_rate cannot both be above 1, as in Keras. "
+                f"Received: strides={self.strides}, dilation_rate={self.dilation_rate}."
+            )
+
+    @property
+    def _reach(self) -> tuple[int, int]:
+        """The rows and columns that a window reaches over."""
+        (height, width), (rows, columns) = self.kernel_size, self.dilation_rate
+        return (height - 1) * rows + 1, (width - 1) * columns + 1
+
+    def _windows(self, input_shape: Shape) -> list[tuple[int, int]]:
+        return windows(self, input_shape, self._reach, self.strides, self.padding, "kernel_size")
+
+    def _image(self, input_shape: Shape, channels: int) -> Shape:
+        """The shape of an output with so many channels."""
+        (height, _), (width, _) = self._windows(input_shape)
+        affordable(who(self), "output of one sample", (height, width, channels))
+        return height, width, channels
+
+    def _geometry(self, image: Shape) -> tuple[ops.Pair, ops.Pair, ops.Pair, ops.Pair]:
+        """What the ops want to know of the windows that slide over such an image."""
+        (_, top), (_, left) = self._windows(image)
+        return self.kernel_size, self.strides, (top, left), self.dilation_rate
+
+    def get_config(self) -> dict[str, Any]:
+        names = (*self.size_names, "kernel_size", "strides", "padding", "dilation_rate")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+class Conv2D(Convolution):
     """A two-dimensional convolution. The mathematics: ``kernels.reference.conv2d_forward``.
 
     Input (batch, height, width, channels), output (batch, new height, new width, filters).
@@ -94,43 +142,31 @@ class Conv2D(_Affine):
             "bias_constraint": bias_constraint,
         }
         refuse(type(self).__name__, unsupported, NEUTRAL)
-        self._set(activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer)
+        self._set(
+            activation,
+            use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+        )
         self.filters = integer(who(self), "filters", filters)
-        self.kernel_size = pair(self, "kernel_size", kernel_size)
-        self.strides = pair(self, "strides", strides)
-        self.padding = choice(who(self), "padding", padding, ("valid", "same"))
-        self.dilation_rate = pair(self, "dilation_rate", dilation_rate)
-        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
-            raise ValueError(
-                f"Layer {self.name!r}: strides and dilation_rate cannot both be above 1, as in Keras. "
-                f"Received: strides={self.strides}, dilation_rate={self.dilation_rate}."
-            )
-
-    def _windows(self, input_shape: Shape) -> list[tuple[int, int]]:
-        reach = tuple((k - 1) * d + 1 for k, d in zip(self.kernel_size, self.dilation_rate, strict=True))
-        return windows(self, input_shape, reach, self.strides, self.padding, "kernel_size")
+        self._set_window(kernel_size, strides, padding, dilation_rate)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        (height, _), (width, _) = self._windows(input_shape)
-        affordable(who(self), "output of one sample", (height, width, self.filters))
-        return height, width, self.filters
+        return self._image(input_shape, self.filters)
 
     def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:
-        return self._specs((*self.kernel_size, input_shape[-1], self.filters))
+        kernel = self._spec("kernel", (*self.kernel_size, input_shape[-1], self.filters))
+        return [kernel, *self._bias(self.filters)]
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
-        (_, top), (_, left) = self._windows(input_shape)
         out = self.output_shape(input_shape)
-        geometry = (self.kernel_size, self.strides, (top, left), self.dilation_rate)
-        conv = ops.Conv2D(self.name, input_shape, out, *geometry, self.use_bias)
+        conv = ops.Conv2D(self.name, input_shape, out, *self._geometry(input_shape), self.use_bias)
         return [conv, *activation_ops(self.name, self.activation, out)]
 
-    def get_config(self) -> dict[str, Any]:
-        names = ("filters", "kernel_size", "strides", "padding", "dilation_rate")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
-
-class Dense(_Affine):
+class Dense(Affine):
     """Every output sees every input. The mathematics: ``kernels.reference.dense_forward``.
 
     Input (batch, ..., K), output (batch, ..., units).
@@ -167,7 +203,14 @@ class Dense(_Affine):
             "quantization_config": quantization_config,
         }
         refuse(type(self).__name__, unsupported, NEUTRAL)
-        self._set(activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer)
+        self._set(
+            activation,
+            use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+        )
         self.units = integer(who(self), "units", units)
 
     def output_shape(self, input_shape: Shape) -> Shape:
@@ -176,7 +219,7 @@ class Dense(_Affine):
         return (*input_shape[:-1], self.units)
 
     def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:
-        return self._specs((input_shape[-1], self.units))
+        return [self._spec("kernel", (input_shape[-1], self.units)), *self._bias(self.units)]
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         out = self.output_shape(input_shape)

@@ -39,6 +39,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "activity_regularizer": (None,),
     "kernel_constraint": (None,),
     "bias_constraint": (None,),
+    "depthwise_constraint": (None,),
+    "pointwise_constraint": (None,),
+    "output_padding": (None,),
+    "interpolation": ("nearest",),
     "beta_constraint": (None,),
     "gamma_constraint": (None,),
     "beta_regularizer": (None,),
@@ -66,6 +70,16 @@ def who(layer: Named) -> str:
     return f"layer {layer.name!r}"
 
 
+def images(layer: Named, input_shape: Shape) -> Shape:
+    """The shape of the input, whose samples are images."""
+    if len(input_shape) != 3:
+        raise ValueError(
+            f"Layer {layer.name!r} expected images as its input: samples of shape (height, width, channels). "
+            f"Received: samples of shape {input_shape}."
+        )
+    return input_shape
+
+
 def windows(
     layer: Named, input_shape: Shape, size: Sequence[int], strides: Pair, padding: str, size_name: str
 ) -> list[tuple[int, int]]:
@@ -74,11 +88,7 @@ def windows(
     "valid": as many as fit, none. "same": input / stride, rounded up, and half of the zeros that this takes (rounded
     down: an odd one goes behind), as in TensorFlow.
     """
-    if len(input_shape) != 3:
-        raise ValueError(
-            f"Layer {layer.name!r} expected images as its input: samples of shape (height, width, channels). "
-            f"Received: samples of shape {input_shape}."
-        )
+    images(layer, input_shape)
     found = []
     for length, reach, stride in zip(input_shape[:2], size, strides, strict=True):
         if padding == "same":
@@ -110,17 +120,19 @@ def last_axis(layer: Named, axis: int, input_shape: Shape) -> Shape:
     return input_shape
 
 
-def pair(layer: Named, argument: str, value: Any) -> Pair:
-    """A pair of positive integers, from one or two."""
+def pair(layer: Named, argument: str, value: Any, at_least: int = 1) -> Pair:
+    """A pair of positive integers (or ``at_least`` 0), from one or two."""
+    kind = "a positive integer" if at_least else "an integer >= 0"
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = value.tolist()
     values = (value, value) if isinstance(value, Integral) else value
     if not isinstance(values, Sequence) or isinstance(values, str | bytes) or len(values) != 2:
-        raise checking.invalid(who(layer), argument, "a positive integer or a pair of them", value)
+        raise checking.invalid(who(layer), argument, f"{kind} or a pair of them", value)
     try:
-        return checking.integer("", "", values[0]), checking.integer("", "", values[1])
+        first, second = (checking.integer("", "", each, at_least=at_least) for each in values)
+        return first, second
     except ValueError:
-        limit = f"positive integers of at most {checking.LARGEST}, one or a pair of them"
+        limit = f"{kind} of at most {checking.LARGEST}, or a pair of them"
         raise checking.invalid(who(layer), argument, limit, value) from None
 
 
