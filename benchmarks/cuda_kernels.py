@@ -99,8 +99,8 @@ def calls():
     yield "clip_norms", row, zeros(8, dtype=np.float64), zeros(8, 3, dtype=np.int64), 1.0
     yield "rmsprop_update", row, row, row, row, row, one, 0.9, 0.9, 1e-7, 0.0
     yield "sgd_update", row, row, row, one, 0.9, True, 0.0
-    yield "l2_forward", one, row, row
-    yield "l2_backward", row, row, row
+    yield "penalty_forward", one, row, row, 2
+    yield "penalty_backward", row, row, row, 2
     yield from convolutions()
 
 

@@ -376,14 +376,16 @@ def test_adam(size, weight_decay, step, seed):
 
 @examples(20)
 @given(sizes, st.sampled_from([0, 0.0, 0.9]), st.booleans(), st.sampled_from([0.0, 0.01]), seeds)
-def test_sgd_and_l2(size, momentum, nesterov, decay, seed):
+def test_sgd_and_penalties(size, momentum, nesterov, decay, seed):
     rng = np.random.default_rng(seed)
     rate = np.array([0.01], np.float32)
     velocity = f32(rng, size if momentum else 0)
     check("sgd_update", [f32(rng, size), velocity], f32(rng, size), rate, momentum, nesterov, decay)
     params, strength = f32(rng, size), rng.random(size, dtype=np.float32)
-    check("l2_forward", [unset(1)], params, strength)
-    check("l2_backward", [f32(rng, size)], params, strength)
+    params[:1] = 0
+    for power in (1, 2):
+        check("penalty_forward", [unset(1)], params, strength, power)
+        check("penalty_backward", [f32(rng, size)], params, strength, power)
 
 
 @examples(20)

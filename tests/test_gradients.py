@@ -503,19 +503,22 @@ def test_dropout(shape, rate, seed):
     check(loss, (x, dx))
 
 
-def test_l2():
-    """The penalty's gradient is added to what is there already."""
+@pytest.mark.parametrize("power", [1, 2])
+def test_penalty(power):
+    """The penalty's gradient is added to what is there already; that of a magnitude is 0 at 0."""
     rng = np.random.default_rng(2)
-    params, strength, penalty = normal(rng, 20), np.abs(normal(rng, 20)), np.empty(1)
+    params, strength, penalty = distinct(rng, 20), np.abs(normal(rng, 20)), np.empty(1)
     strength[::3] = 0
 
     def loss():
-        k.l2_forward(penalty, params, strength)
+        k.penalty_forward(penalty, params, strength, power)
         return penalty[0]
 
     grads = np.full(20, 10.0)
-    k.l2_backward(grads, params, strength)
+    k.penalty_backward(grads, params, strength, power)
     check(loss, (params, grads - 10))
+    np.testing.assert_array_equal(grads[::3], 10)
+    k.penalty_backward(grads, np.zeros(20), np.ones(20), power)
     np.testing.assert_array_equal(grads[::3], 10)
 
 

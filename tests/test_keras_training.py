@@ -129,18 +129,26 @@ def test_optimizer(name, backend):
         assert error(weight, other) < 1e-4
 
 
-@pytest.mark.parametrize("regularizer", ["l2", 0.05])
-def test_l2(regularizer):
+REGULARIZERS = {
+    "l2": lambda library: "l2",
+    "L2": lambda library: library.regularizers.l2(0.05),
+    "l1": lambda library: library.regularizers.L1(0.02),
+    "L1L2": lambda library: library.regularizers.l1_l2(l1=0.01, l2=0.02),
+}
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_regularizers(name):
     """The penalty is part of the loss, of training and of evaluation, and of the gradient."""
     models = []
     for package in (tinyconv, keras):
-        l2 = regularizer if isinstance(regularizer, str) else package.regularizers.L2(regularizer)
+        penalty = REGULARIZERS[name](package)
         models.append(
             package.Sequential(
                 [
                     package.Input((6,)),
-                    package.layers.Dense(5, activation="tanh", kernel_regularizer=l2, bias_regularizer=l2),
-                    package.layers.Dense(3, activation="softmax", kernel_regularizer=l2),
+                    package.layers.Dense(5, activation="tanh", kernel_regularizer=penalty, bias_regularizer=penalty),
+                    package.layers.Dense(3, activation="softmax", kernel_regularizer=penalty),
                 ]
             )
         )

@@ -26,7 +26,7 @@ SIZES |= {"K": 6, "U": 7, "D": 8, "L": 12, "S": 6, "M": 4, "T": 3, "P": 9}
 SIZES |= {"IH": 5, "IW": 5, "BH": 10, "BW": 10, "DM": 2, "CD": 6}
 PARAMETERS = {"strides": (1, 1), "dilation": (1, 1), "pool_size": (2, 2), "padding": (0, 0), "relu": True, "slot": 1}
 PARAMETERS |= {"nesterov": False, "layer": 0, "steps": 1, "samples": 2, "k": 2, "seed": 5, "rate": 0.5, "offset": 0}
-PARAMETERS |= {"kind": "elu", "options": (0.5,), "corner": (0, 0)}
+PARAMETERS |= {"kind": "elu", "options": (0.5,), "corner": (0, 0), "power": 2}
 
 
 def fitting(kernel):

@@ -32,7 +32,14 @@ def build(library, kind, optimizer="adam"):
             layers.Rescaling(0.5, offset=-0.1),
             layers.ZeroPadding2D(((1, 0), (0, 2))),
             layers.DepthwiseConv2D(2, depth_multiplier=2, activation="relu6", depthwise_initializer="he_uniform"),
-            layers.SeparableConv2D(5, 3, padding="same", activation=library.activations.silu),
+            layers.SeparableConv2D(
+                5,
+                3,
+                padding="same",
+                activation=library.activations.silu,
+                depthwise_regularizer=library.regularizers.L1(0.02),
+                pointwise_regularizer=library.regularizers.L1L2(0.01, 0.02),
+            ),
             layers.LayerNormalization(),
             layers.Activation("gelu"),
             layers.Conv2DTranspose(3, 3, strides=2, padding="same", activation="selu", kernel_initializer="orthogonal"),
@@ -225,7 +232,10 @@ def test_a_model_keras_trained_with_what_tinyconv_has_not_is_refused_by_name(tmp
     refused([layers.Cropping2D(1)], "'Cropping2D' of 'keras.layers' is not supported by tinyconv")
     refused([layers.Conv2D(4, 2, groups=2)], r"Conv2D\(groups=2\) is not supported by tinyconv")
     refused([layers.Conv2D(4, 2, activation="celu")], "unknown activation: 'celu'")
-    refused([layers.Conv2D(4, 2, kernel_regularizer="l1")], "'L1' of 'keras.regularizers' is not supported")
+    refused(
+        [layers.Conv2D(4, 2, kernel_regularizer="orthogonal_regularizer")],
+        "'OrthogonalRegularizer' of 'keras.regularizers' is not supported",
+    )
     refused([layers.Dense(4, kernel_constraint="non_neg")], "kernel_constraint.*is not supported")
     refused([layers.Dense(4, dtype="float16")], r"Dense\(dtype='float16'\) is not supported")
     refused([keras.Sequential([layers.Dense(2)])], "'Sequential' of 'keras' is not supported by tinyconv")

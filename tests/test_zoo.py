@@ -207,6 +207,7 @@ RULES = {
     "k": whole(),
     "keepdims": flag,
     "kernel_size": pair,
+    "l1": rate,
     "l2": rate,
     "layers": None,
     "learning_rate": rate,

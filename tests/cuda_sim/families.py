@@ -225,10 +225,12 @@ def test_clipping():
         compare("clip_values", grads, limit)
 
 
-def test_l2():
+@pytest.mark.parametrize("power", [1, 2])
+def test_penalties(power):
     params, strength = floats(random, 600), np.abs(floats(random, 600))
-    compare("l2_forward", nothing(1), params, strength)
-    compare("l2_backward", floats(random, 600), params, strength)
+    params[0] = 0
+    compare("penalty_forward", nothing(1), params, strength, power)
+    compare("penalty_backward", floats(random, 600), params, strength, power)
 
 
 def test_moving_samples():

@@ -27,7 +27,7 @@ def _table(module: str, classes: Any) -> dict[tuple[str, str], type]:
 CLASSES: dict[tuple[str, str], type] = {
     **_table("keras.layers", {getattr(layers, name) for name in layers.__all__} - {layers.Input, layers.WeightSpec}),
     **_table("keras.initializers", initializers.NAMES.values()),
-    **_table("keras.regularizers", [regularizers.L2]),
+    **_table("keras.regularizers", regularizers.NAMES.values()),
     **_table("keras.optimizers", optimizers.NAMES.values()),
     **{(kind.keras_module, name): kind for name, kind in schedules.NAMES.items()},  # Keras refuses our OneCycle
     **_table("keras.losses", losses.NAMES.values()),

@@ -101,8 +101,8 @@ RULES = {
     "rmsprop_update": "params: P; mean_squares: P; velocity?: P; means?: P; grads: P; learning_rate: 1; rho; momentum; "
     "epsilon; weight_decay",
     "sgd_update": "params: P; velocity?: P; grads: P; learning_rate: 1; momentum; nesterov; weight_decay",
-    "l2_forward": "penalty: 1; params: P; strength: P",
-    "l2_backward": "grads: P; params: P; strength: P",
+    "penalty_forward": "penalty: 1; params: P; strength: P; power",
+    "penalty_backward": "grads: P; params: P; strength: P; power",
 }
 
 
@@ -156,6 +156,7 @@ PARAMETERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("relu", "nesterov"), ("a bool", lambda value: isinstance(value, bool))),
     **dict.fromkeys(("slot", "layer", "steps", "samples", "offset"), ("an integer >= 0", _integer(0))),
     "k": ("an integer >= 1", _integer(1)),
+    "power": ("1 or 2", _integer(1, 3)),
     "kind": ("the name of an activation", lambda value: isinstance(value, str) and value in FORMULAS),
     "options": ("a tuple of finite numbers", _options),
     "seed": ("an integer of 64 bits, >= 0", _integer(0, 2**64)),

@@ -14,7 +14,7 @@ from tinyconv.layers.activation import activation_name, activation_ops
 from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, last_axis, pair, who, windows
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.plan import ops
-from tinyconv.regularizers import L2, RegularizerLike
+from tinyconv.regularizers import Regularizer, RegularizerLike
 
 
 class Affine(Layer):
@@ -23,8 +23,8 @@ class Affine(Layer):
     filters_names: tuple[str, ...] = ("kernel",)  # what the initialisers and regularisers of its filters begin with
     kernel_initializer: Initializer
     bias_initializer: Initializer
-    kernel_regularizer: L2 | None
-    bias_regularizer: L2 | None
+    kernel_regularizer: Regularizer | None
+    bias_regularizer: Regularizer | None
 
     def _set(self, activation: ActivationLike, use_bias: bool, **given: Any) -> None:
         """``given``: initialisers and regularisers by their names."""
@@ -110,7 +110,7 @@ class Conv2D(Convolution):
         activation: a name such as "relu", a function of :mod:`tinyconv.activations`, or None.
         use_bias: whether to add a number per filter.
         kernel_initializer, bias_initializer: see :mod:`tinyconv.initializers`.
-        kernel_regularizer, bias_regularizer: None, "l2" or :class:`tinyconv.regularizers.L2`.
+        kernel_regularizer, bias_regularizer: None, or see :mod:`tinyconv.regularizers`.
     """
 
     def __init__(

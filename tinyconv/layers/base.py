@@ -22,7 +22,7 @@ from tinyconv.plan.arena import Arena
 from tinyconv.plan.locks import ModelLock, locked
 from tinyconv.plan.lowering import lower
 from tinyconv.plan.state import State
-from tinyconv.regularizers import L2
+from tinyconv.regularizers import Regularizer
 
 # What Keras' further arguments must be for tinyconv to do the same as Keras.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -40,7 +40,7 @@ class WeightSpec:
     shape: Shape
     initializer: Initializer
     trainable: bool = True
-    regularizer: L2 | None = None
+    regularizer: Regularizer | None = None
 
     def __post_init__(self) -> None:
         who = "WeightSpec"
@@ -49,8 +49,8 @@ class WeightSpec:
         checking.boolean(who, "trainable", self.trainable)
         if not isinstance(self.initializer, Initializer):
             raise checking.invalid(who, "initializer", "an object of tinyconv.initializers", self.initializer)
-        if not isinstance(self.regularizer, L2 | None):
-            raise checking.invalid(who, "regularizer", "None or an L2 of tinyconv.regularizers", self.regularizer)
+        if not isinstance(self.regularizer, Regularizer | None):
+            raise checking.invalid(who, "regularizer", "None or an object of tinyconv.regularizers", self.regularizer)
 
 
 class Layer(Configured):

@@ -144,8 +144,9 @@ def lower(
     source = ops.Op("input", input_shape, input_shape)
     x = b.value(source, "x", input_shape, training and input_gradient)
     out = b.emit(sequence, x)
-    if loss is not None and state.l2_strength is not None:
-        _penalise(b, state)
+    if loss is not None:
+        for power, strength in state.penalties.items():
+            _penalise(b, state, power, strength)
     if optimizer is not None:
         for kernel, arguments in optimizer.steps(state):
             b._kernel("update", "optimizer", "all parameters", kernel, 0, arguments)
@@ -154,12 +155,13 @@ def lower(
     return Plan(state.kernels, batch_size, x.data, x.grad, targets, out.data, out.grad, steps, b.buffers)
 
 
-def _penalise(b: Builder, state: State) -> None:
-    """Add the L2 penalty to the loss, of training and of evaluation, and its gradient to the gradients."""
-    penalty = b.storage.get("penalty", (1,), state.dtype)
-    arrays = {"params": state.params.flat, "strength": state.l2_strength}
-    b._kernel("forward", "regularizers", "l2", "l2_forward", 0, {"penalty": penalty, **arrays})
+def _penalise(b: Builder, state: State, power: int, strength: Any) -> None:
+    """Add a penalty to the loss, of training and of evaluation, and its gradient to the gradients."""
+    name = f"l{power}"
+    penalty = b.storage.get(f"{name} penalty", (1,), state.dtype)
+    arrays = {"params": state.params.flat, "strength": strength, "power": power}
+    b._kernel("forward", "regularizers", name, "penalty_forward", 0, {"penalty": penalty, **arrays})
     totals = {"totals": state.totals, "values": penalty, "slot": 0, "weight": float(b.batch_size)}
-    b._kernel("forward", "regularizers", "l2", "accumulate", 0, totals)
+    b._kernel("forward", "regularizers", name, "accumulate", 0, totals)
     if b.training and state.grads.shapes:
-        b._kernel("backward", "regularizers", "l2", "l2_backward", 0, {"grads": state.grads.flat, **arrays})
+        b._kernel("backward", "regularizers", name, "penalty_backward", 0, {"grads": state.grads.flat, **arrays})

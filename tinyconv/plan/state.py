@@ -31,7 +31,7 @@ class State:
         seed: int = 0,
         slots: tuple[str, ...] = (),
         totals: int = 1,
-        l2: Mapping[str, float] | None = None,
+        penalties: Mapping[int, Mapping[str, float]] | None = None,
     ) -> None:
         self.kernels = kernels
         self.dtype = params.flat.dtype
@@ -45,7 +45,8 @@ class State:
         self.counters = kernels.allocate((3,), np.int64)
         self.learning_rate = kernels.allocate((1,), self.dtype)
         self.totals = kernels.allocate((totals,), np.float64)
-        self.l2_strength = None if not l2 else self._spread(l2)
+        # By the power of the penalty, each parameter's strength
+        self.penalties = {power: self._spread(strengths) for power, strengths in (penalties or {}).items() if strengths}
         self.push()
 
     def _spread(self, values: Mapping[str, float]) -> Any:

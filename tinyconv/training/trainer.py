@@ -50,14 +50,15 @@ class Trainer:
     ) -> None:
         self.model, self.kernels = model, kernel_set
         self.optimizer, self.loss, self.metrics, self.fuse = optimizer, loss, metrics, fuse
-        l2 = {
-            f"{layer.name}/{spec.name}": spec.regularizer.l2
-            for layer in model.layers
-            for spec in layer.weight_specs(layer.input_shape)  # type: ignore[arg-type]
-            if spec.regularizer is not None and spec.regularizer.l2 and f"{layer.name}/{spec.name}" in arenas[0]
-        }  # of what is trained only, as in Keras
+        penalties: dict[int, dict[str, float]] = {1: {}, 2: {}}
+        for layer in model.layers:
+            for spec in layer.weight_specs(layer.input_shape):  # type: ignore[arg-type]
+                name = f"{layer.name}/{spec.name}"
+                if spec.regularizer is not None and name in arenas[0]:  # of what is trained only, as in Keras
+                    for power, strength in spec.regularizer.strengths.items():
+                        penalties[power][name] = strength
         slots = optimizer.slots if optimizer else ()
-        self.state = State(kernel_set, *arenas, seed=seed, slots=slots, totals=1 + len(metrics), l2=l2)
+        self.state = State(kernel_set, *arenas, seed=seed, slots=slots, totals=1 + len(metrics), penalties=penalties)
         self.storages = {True: Storage(kernel_set), False: Storage(kernel_set)}
         self.plans: dict[tuple[int, bool, bool], Plan] = {}
         self.programs: dict[tuple[Any, ...], Program] = {}

@@ -4,7 +4,7 @@ stretch."""
 import numpy as np
 
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share_in_lines
-from tinyconv.kernels.cpu.runtime.literals import TWO, ZERO
+from tinyconv.kernels.cpu.runtime.literals import ONE, TWO, ZERO
 from tinyconv.kernels.cpu.runtime.tasks import floats, in_tasks, kernel, run
 from tinyconv.kernels.reference.dropout import STEP
 
@@ -133,17 +133,18 @@ def sgd_update(params, velocity, grads, learning_rate, momentum, nesterov, weigh
 
 
 @kernel(reassociate=True)
-def _l2_part(task, sums, params, strength):
+def _penalty_part(task, sums, params, strength, power):
     first, last = share_in_lines(task, sums.size, params.size)
     theta, s = params[first:last], strength[first:last]
     total = 0.0
     for i in range(theta.size):
-        total += np.float64(s[i]) * np.float64(theta[i]) * np.float64(theta[i])
+        size = abs(np.float64(theta[i]))
+        total += np.float64(s[i]) * (size * size if power == 2 else size)
     sums[task] = total
 
 
 @kernel
-def _l2_sum(task, penalty, sums):
+def _penalty_sum(task, penalty, sums):
     total = 0.0
     for part in range(sums.size):
         total += sums[part]
@@ -151,23 +152,24 @@ def _l2_sum(task, penalty, sums):
 
 
 @in_tasks
-def l2_forward(penalty, params, strength):
+def penalty_forward(penalty, params, strength, power):
     """Parallel over parts of the sum, which are added in order."""
     parts = max(1, min(PARTS, params.size // PART))
     sums = np.empty(parts, np.float64)
-    run(_l2_part, parts, sums, params, strength)
-    run(_l2_sum, 1, penalty, sums)
+    run(_penalty_part, parts, sums, params, strength, power)
+    run(_penalty_sum, 1, penalty, sums)
 
 
 @kernel
-def _l2_gradient(task, tasks, grads, params, strength):
+def _penalty_gradient(task, tasks, grads, params, strength, power):
     first, last = share_in_lines(task, tasks, grads.size)
     g, theta, s = grads[first:last], params[first:last], strength[first:last]
     for i in range(g.size):
-        g[i] += TWO * s[i] * theta[i]
+        sign = ONE if theta[i] > ZERO else -ONE if theta[i] < ZERO else theta[i]
+        g[i] += s[i] * (TWO * theta[i] if power == 2 else sign)
 
 
 @in_tasks
-def l2_backward(grads, params, strength):
+def penalty_backward(grads, params, strength, power):
     tasks = pieces(grads.size)
-    run(_l2_gradient, tasks, tasks, grads, params, strength)
+    run(_penalty_gradient, tasks, tasks, grads, params, strength, power)

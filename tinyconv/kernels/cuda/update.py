@@ -1,4 +1,4 @@
-"""Optimisers, one thread a parameter, over the flat arenas; and the L2 penalty."""
+"""Optimisers, one thread a parameter, over the flat arenas; and penalties on large weights."""
 
 import math
 
@@ -54,14 +54,14 @@ def sgd_update(params, velocity, grads, learning_rate, momentum, nesterov, weigh
     launch(_sgd_update, blocks_for(params.size), THREADS, *arguments)
 
 
-def l2_forward(penalty, params, strength):
+def penalty_forward(penalty, params, strength, power):
     """See reference. One block: each thread adds up every 512th term, in double precision, then they add in pairs."""
-    launch(_l2_forward, 1, _MANY, penalty, params, strength)
+    launch(_penalty_forward, 1, _MANY, penalty, params, strength, power == 2)
 
 
-def l2_backward(grads, params, strength):
+def penalty_backward(grads, params, strength, power):
     """See reference. One thread a parameter."""
-    launch(_l2_backward, blocks_for(grads.size), THREADS, grads, params, strength)
+    launch(_penalty_backward, blocks_for(grads.size), THREADS, grads, params, strength, power == 2)
 
 
 def _log(beta):
@@ -160,12 +160,13 @@ def _sgd_update(params, velocity, grads, learning_rate, momentum, nesterov, weig
 
 
 @cuda.jit
-def _l2_forward(penalty, params, strength):
+def _penalty_forward(penalty, params, strength, squared):
     sums = cuda.shared.array(_MANY, np.float64)
     t = cuda.threadIdx.x
     total = np.float64(0)
     for i in range(t, params.size, _MANY):
-        total += np.float64(strength[i]) * np.float64(params[i]) * np.float64(params[i])
+        size = abs(np.float64(params[i]))
+        total += np.float64(strength[i]) * (size * size if squared else size)
     sums[t] = total
     half = _MANY // 2
     while half > 0:
@@ -178,7 +179,9 @@ def _l2_forward(penalty, params, strength):
 
 
 @cuda.jit
-def _l2_backward(grads, params, strength):
+def _penalty_backward(grads, params, strength, squared):
     i = cuda.grid(1)
     if i < grads.size:
-        grads[i] += float32(2) * strength[i] * params[i]
+        theta = params[i]
+        sign = float32(1) if theta > float32(0) else float32(-1) if theta < float32(0) else theta
+        grads[i] += strength[i] * (float32(2) * theta if squared else sign)

@@ -124,14 +124,16 @@ def _decay(params, rate, weight_decay):
     params -= params * rate * params.dtype.type(weight_decay)
 
 
-def l2_forward(penalty, params, strength):
-    r"""The L2 penalty of all weights, :math:`\sum_i s_i \theta_i^2`, added up in double precision.
+def penalty_forward(penalty, params, strength, power):
+    r"""A penalty on large weights, :math:`\sum_i s_i |\theta_i|^p`, added up in double precision.
+
+    ``power`` is p: 2 for L2, or 1 for L1, which drives weights that matter little to 0.
 
     Shapes: params, strength (P,) (0 where a parameter is not regularised); penalty (1,), overwritten.
     """
-    penalty[0] = (strength.astype(np.float64) * params * params).sum()
+    penalty[0] = (strength.astype(np.float64) * np.abs(params) ** power).sum()
 
 
-def l2_backward(grads, params, strength):
-    """Its gradient, 2 s theta, *accumulated* into grads. Shapes: all (P,)."""
-    grads += 2 * strength * params
+def penalty_backward(grads, params, strength, power):
+    """Its gradient, 2 s theta, or s times the sign of theta (0 at 0), *accumulated* into grads. Shapes: all (P,)."""
+    grads += strength * (2 * params if power == 2 else np.sign(params))
