@@ -27,10 +27,10 @@ from tinyconv.kernels.cuda.convolution.product import (
     add_parts,
     flat,
     multiply,
-    multiply_backward,
     multiply_parts,
     parts_of,
     product,
+    product_gradients,
     scratch,
 )
 from tinyconv.kernels.cuda.runtime.device import blocks_for, cuda, divided, float32, index, inlined, launch
@@ -66,7 +66,7 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
     shape = _shape(x, w, dout, strides, padding, dilation)
     filters = _gradient, flat(x), flat(dout), (KH * KW * C + 1, F, N * OH * OW), shape
     inputs = _backward, flat(dout), flat(w), (N * H * W, C, KH * KW * F), shape
-    multiply_backward(flat(dx), flat(dw), db, work, filters, inputs)
+    product_gradients(flat(dx), flat(dw), db, work, filters, inputs)
 
 
 def conv2d_transpose_forward(out, x, w, b, work, strides, padding, dilation):

@@ -4,7 +4,7 @@ A convolution's kernels would do for an image of one pixel, but half of their ti
 """
 
 from tinyconv.kernels.cuda.conv import conv2d_workspace
-from tinyconv.kernels.cuda.convolution.product import flat, multiply, multiply_backward, product
+from tinyconv.kernels.cuda.convolution.product import flat, multiply, product, product_gradients
 from tinyconv.kernels.cuda.runtime.device import float32, index, inlined
 
 
@@ -29,7 +29,7 @@ def dense_backward(dx, dw, db, dout, x, w, work):
     (N, F), (K, F) = dout.shape, w.shape
     filters = _gradient, flat(x), flat(dout), (K + 1, F, N), (K, F)
     inputs = _backward, flat(dout), flat(w), (N, K, F), (K, F)
-    multiply_backward(flat(dx), flat(dw), db, work, filters, inputs)
+    product_gradients(flat(dx), flat(dw), db, work, filters, inputs)
 
 
 @inlined

@@ -51,7 +51,7 @@ def multiply(kernel, out, a, b, bias, work, sizes, shape, finish, relu):
     add_parts(out, out, sums, parts, bias, finish, relu)
 
 
-def multiply_backward(dx, dw, db, work, filters, inputs):
+def product_gradients(dx, dw, db, work, filters, inputs):
     """dw and db as one product, always in parts along its depth; and if wanted dx as another one, beside it. Each is
     given as (kernel, a, b, sizes, shape); all arrays are flat."""
     rows, columns, depth = filters[3]
