@@ -396,7 +396,8 @@ def _description(model: Network, samples: int, batch_size: int) -> dict[str, Any
 
 
 def _as_text(thing: object, config: dict[str, Any]) -> str:
-    return f"{type(thing).__name__}({', '.join(f'{name}={value!r}' for name, value in config.items())})"
+    given = [f"{name}={value!r}" for name, value in config.items() if value is not None]
+    return f"{type(thing).__name__}({', '.join(given)})"
 
 
 def _encoded(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
