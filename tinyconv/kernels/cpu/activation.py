@@ -14,6 +14,8 @@ from tinyconv.kernels.cpu.runtime.literals import HALF, ONE, TWO, ZERO
 from tinyconv.kernels.cpu.runtime.tasks import floats, in_tasks, kernel, run
 from tinyconv.kernels.reference.activation import SELU_ALPHA, SELU_SCALE
 
+inlined = functools.partial(jit, forceinline=True)  # a call for each element would keep a loop from being vectorised
+
 LOG2_E = np.float32(1.44269504)
 THREE, SIX, LARGE = (np.float32(value) for value in (3, 6, 20))
 SCALE, SCALED_ALPHA = np.float32(SELU_SCALE), np.float32(SELU_SCALE * SELU_ALPHA)
@@ -21,7 +23,7 @@ TWO_U, CUBED = np.float32(2 * (2 / np.pi) ** 0.5), np.float32(0.044715)  # gelu'
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # ln 2 in two parts: the first has few bits
 
 
-@jit
+@inlined
 def exp(x):
     """e^x = 2^k e^r, with k a whole number and r at most ln(2) / 2 in size, for which a short polynomial is exact."""
     k, tail = _split(min(max(x, np.float32(-104)), np.float32(89)) if x == x else ZERO)
@@ -30,7 +32,7 @@ def exp(x):
     return value if x == x else x
 
 
-@jit
+@inlined
 def expm1(x):
     """e^x - 1 for x <= 0, without the loss of digits near 0."""
     k, tail = _split(max(x, np.float32(-20)) if x == x else ZERO)
@@ -39,7 +41,7 @@ def expm1(x):
     return value if x == x else x
 
 
-@jit
+@inlined
 def _split(x):
     """k and e^r - 1, where x = k ln(2) + r. The polynomial is that of Cephes' expf (Moshier)."""
     k = np.floor(x * LOG2_E + HALF)
@@ -53,13 +55,13 @@ def _split(x):
     return np.int32(k), p * (r * r) + r
 
 
-@jit
+@inlined
 def _power_of_two(k):
     """2^k for -126 <= k <= 127: a float's exponent, written directly."""
     return np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@jit
+@inlined
 def log1p(x):
     """log(1 + x) for 0 <= x <= 1: 2 atanh z with z = x / (2 + x), whose series in z^2 <= 1/9 is short."""
     z = x / (TWO + x)
@@ -73,7 +75,7 @@ def log1p(x):
     return TWO * (z + z * w * p)
 
 
-@jit
+@inlined
 def normal(x):
     """Phi(x), which is erfc(-x / sqrt(2)) / 2; erfc(z) for z >= 0 as in Numerical Recipes (Press et al.), section 6.2,
     within 1.2e-7 of itself."""
@@ -96,191 +98,191 @@ def normal(x):
 # The formulas of one element, as in the reference; p are the options, of which there are three at most.
 
 
-@jit
+@inlined
 def relu(x, _):
     return ZERO if x < ZERO else x
 
 
-@jit
+@inlined
 def relu_gradient(dout, x, out, _):
     return ZERO if out <= ZERO else dout
 
 
-@jit
+@inlined
 def leaky_relu(x, p):
     return p[0] * x if x < ZERO else x
 
 
-@jit
+@inlined
 def leaky_relu_gradient(dout, x, out, p):
     return dout if x > ZERO else p[0] * dout
 
 
-@jit
+@inlined
 def bounded_relu(x, p):
     above = p[1] if x > p[1] else x
     below = p[0] * (x - p[2]) if p[0] != ZERO else ZERO
     return below if x <= p[2] else above
 
 
-@jit
+@inlined
 def bounded_relu_gradient(dout, x, out, p):
     above = ZERO if (x == p[2]) | (x > p[1]) else dout
     return p[0] * dout if x < p[2] else above
 
 
-@jit
+@inlined
 def elu(x, p):
     return x if x > ZERO else p[0] * expm1(x)
 
 
-@jit
+@inlined
 def elu_gradient(dout, x, out, p):
     return dout if out > ZERO else dout * (out + p[0])
 
 
-@jit
+@inlined
 def selu(x, _):
     return SCALE * x if x > ZERO else SCALED_ALPHA * expm1(x)
 
 
-@jit
+@inlined
 def selu_gradient(dout, x, out, _):
     return dout * (out + SCALED_ALPHA if x < ZERO else SCALE)
 
 
-@jit
+@inlined
 def sigmoid(x, _):
     e = exp(-abs(x))
     return (ONE if x >= ZERO else e) / (ONE + e)
 
 
-@jit
+@inlined
 def sigmoid_gradient(dout, x, out, _):
     return dout * out * (ONE - out)
 
 
-@jit
+@inlined
 def tanh(x, _):
     """tanh |x| = (1 - e^(-2|x|)) / (1 + e^(-2|x|))."""
     e = expm1(-TWO * abs(x))
     return np.copysign(-e / (e + TWO), x)
 
 
-@jit
+@inlined
 def tanh_gradient(dout, x, out, _):
     return dout * (ONE - out * out)
 
 
-@jit
+@inlined
 def exponential(x, _):
     return exp(x)
 
 
-@jit
+@inlined
 def exponential_gradient(dout, x, out, _):
     return dout * out
 
 
-@jit
+@inlined
 def softplus(x, _):
     return relu(x, _) + log1p(exp(-abs(x)))
 
 
-@jit
+@inlined
 def softplus_gradient(dout, x, out, _):
     return dout * sigmoid(x, _)
 
 
-@jit
+@inlined
 def softsign(x, _):
     return x / (ONE + abs(x))
 
 
-@jit
+@inlined
 def softsign_gradient(dout, x, out, _):
     return dout / ((ONE + abs(x)) * (ONE + abs(x)))
 
 
-@jit
+@inlined
 def hard_sigmoid(x, _):
     between = (x + THREE) / SIX
     return ONE if x > THREE else ZERO if x < -THREE else between
 
 
-@jit
+@inlined
 def hard_sigmoid_gradient(dout, x, out, _):
     return dout / SIX if abs(x) < THREE else ZERO
 
 
-@jit
+@inlined
 def silu(x, _):
     return x * sigmoid(x, _)
 
 
-@jit
+@inlined
 def silu_gradient(dout, x, out, _):
     s = sigmoid(x, _)
     return dout * (s + out * (ONE - s))
 
 
-@jit
+@inlined
 def hard_silu(x, _):
     return x * hard_sigmoid(x, _)
 
 
-@jit
+@inlined
 def hard_silu_gradient(dout, x, out, _):
     return dout * hard_sigmoid(x, _) + x * hard_sigmoid_gradient(dout, x, out, _)
 
 
-@jit
+@inlined
 def gelu(x, _):
     return x * normal(x)
 
 
-@jit
+@inlined
 def gelu_gradient(dout, x, out, _):
     density = exp(-HALF * x * x) * np.float32((2 * np.pi) ** -0.5)
     return dout * (normal(x) + x * density)
 
 
-@jit
+@inlined
 def approximate_gelu(x, _):
     """(1 + tanh u) / 2 is the sigmoid of 2u."""
     return x * sigmoid(_two_u(_clamped(x)), _)
 
 
-@jit
+@inlined
 def approximate_gelu_gradient(dout, x, out, _):
     v = _clamped(x)
     s = sigmoid(_two_u(v), _)
     return dout * (s + v * (s * (ONE - s) * TWO_U * (ONE + THREE * CUBED * v * v)))
 
 
-@jit
+@inlined
 def _two_u(x):
     return TWO_U * (x + CUBED * x * x * x)
 
 
-@jit
+@inlined
 def _clamped(x):
     """Where an exponential of the rest is 0 or infinite for a float, x does not matter any more."""
     return LARGE if x > LARGE else -LARGE if x < -LARGE else x
 
 
-@jit
+@inlined
 def mish(x, _):
     return x * _mish_share(x)
 
 
-@jit
+@inlined
 def mish_gradient(dout, x, out, _):
     t = _mish_share(x)
     return dout * (t + x * (ONE - t * t) * sigmoid(x, _))
 
 
-@jit
+@inlined
 def _mish_share(x):
     """tanh(log(1 + e^x)), in which the exponentials of the logarithm cancel: n / (n + 2) with n = e^x (e^x + 2)."""
     e = exp(LARGE if x > LARGE else x)

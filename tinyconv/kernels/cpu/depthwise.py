@@ -1,7 +1,7 @@
 """Depthwise convolution. The innermost loop is over the channels, which lie side by side in memory.
 
-Forward, a row of the result is one task's; dx is written the other way round than in the reference, each pixel collects
-from the outputs that it took part in; dw and db are sums of parts of the result's rows, which are added in order.
+Forward, a row of the result is one task's; of dx a row of the image, which collects from the outputs' rows that it took
+part in; dw and db are sums of parts of the result's rows, which are added in order.
 """
 
 import numpy as np
@@ -18,8 +18,10 @@ PARTS, LEAST = 32, 16384  # into how many parts, at most, dw's sum is cut, and h
 def _taps(position, size, stride, before, dilation, limit):
     """The taps, from first to before stop, that lie inside the image in one axis, and the pixel of tap 0."""
     start = position * stride - before
-    first = (max(-start, 0) + dilation - 1) // dilation
-    return first, min(size, (limit - start + dilation - 1) // dilation), start
+    first, stop = max(-start, 0), limit - start
+    if dilation > 1:  # a division is slow
+        first, stop = (first + dilation - 1) // dilation, (stop + dilation - 1) // dilation
+    return first, min(size, stop), start
 
 
 @jit
@@ -82,17 +84,15 @@ def _input_gradient(task, tasks, dx, dout, w, strides, padding, dilation):
     first, last = share(task, tasks, N * H)
     for row in range(first, last):
         n, y = row // H, row % H
-        for z in range(W):
-            d = dx[n, y, z]
-            d[:] = ZERO
-            for k in range(KH):
-                i = (y + padding[0] - k * dilation[0]) // strides[0]
-                if (i * strides[0] - padding[0] + k * dilation[0] != y) | (i < 0) | (i >= OH):
-                    continue
-                for l in range(KW):
-                    j = (z + padding[1] - l * dilation[1]) // strides[1]
-                    if (j * strides[1] - padding[1] + l * dilation[1] == z) & (j >= 0) & (j < OW):
-                        _add_sums(d, dout[n, i, j], w[k, l])
+        dx[n, y, :, :] = ZERO
+        for k in range(KH):
+            i = (y + padding[0] - k * dilation[0]) // strides[0]
+            if (i * strides[0] - padding[0] + k * dilation[0] != y) | (i < 0) | (i >= OH):
+                continue
+            for j in range(OW):
+                left, right, z = _taps(j, KW, strides[1], padding[1], dilation[1], W)
+                for l in range(left, right):
+                    _add_sums(dx[n, y, z + l * dilation[1]], dout[n, i, j], w[k, l])
 
 
 @kernel
