@@ -146,12 +146,23 @@ def _made_for(function: Any) -> str:
     if not made:
         return ""
     arguments = inspect.signature(getattr(sys.modules[function.__module__], maker)).parameters
-    used = inspect.getclosurevars(function).nonlocals
+    used = _constants(function)
     found = {name: used[name] for name in arguments if isinstance(used.get(name), int)}
-    functions = [used[name] for name in arguments if callable(used.get(name))]
-    if functions:
-        found = {"of": getattr(functions[0], "py_func", functions[0]).__name__} | found
+    functions = [getattr(value, "py_func", value).__qualname__ for value in used.values() if callable(value)]
+    outside = [name for name in functions if "<locals>" not in name]
+    if outside:
+        found = {"of": outside[0]} | found
     return ", ".join(f"{name}={value}" for name, value in found.items())
+
+
+def _constants(function: Any) -> dict[str, Any]:
+    """What a function made inside another has of it, then what the functions among it have in their turn."""
+    own = inspect.getclosurevars(function).nonlocals
+    used = dict(own)
+    for value in own.values():
+        inner = _constants(getattr(value, "py_func", value)) if callable(value) else {}
+        used = used | {name: value for name, value in inner.items() if name not in used}
+    return used
 
 
 def launches() -> list[Launch]:

@@ -28,6 +28,7 @@ from tinyconv.kernels.cuda.runtime.device import (
     divided,
     float32,
     index,
+    inlined,
     launch,
     together,
 )
@@ -181,10 +182,9 @@ def _forward(KH, KW, groups, high, wide, deep, whole):
     """
     rows, columns, filters = 2 * high + KH - 1, 2 * wide + KW - 1, groups * WIDE
     pixels, weights = deep * rows * columns, deep * KH * KW * filters
-    threads = groups * high * wide
-    adjacent = 4 if deep % 4 == 0 else 1  # channels that one thread copies at a time
-    pixel_steps = min(COPIES // adjacent, blocks_for(pixels // adjacent, threads))
-    weight_steps = min(COPIES // 4, blocks_for(weights // 4, threads))
+    copy_pixels = _copy_pixels(rows, columns, deep, groups * high * wide, whole)
+    copy_weights = _copy_weights(KH * KW, filters, deep, groups * high * wide, whole)
+    multiply = _multiply(KH, KW, rows, columns, filters, deep)
 
     @cuda.jit
     def conv2d_relu_max_pool2d_kernel(out, argmax, x, w, b, shape, top, left, keep):
@@ -208,63 +208,11 @@ def _forward(KH, KW, groups, high, wide, deep, whole):
 
         c0 = 0
         while c0 < C:
-            at = t
-            while at < pixels // adjacent:  # neighbouring threads copy neighbouring channels
-                for step in range(pixel_steps):
-                    place, c = divided(min(at + step * threads, pixels // adjacent - 1), deep // adjacent)
-                    y, column = divided(place, columns)
-                    y += 2 * i0 - top
-                    column += 2 * j0 - left
-                    c *= adjacent
-                    inside = (y >= 0) & (y < H) & (column >= 0) & (column < W)
-                    first = ((n * H + y) * W + column) * C + c0 + c
-                    for q in range(adjacent):
-                        there = inside & (whole | (c0 + c + q < C))
-                        value = x[index(first + q if there else 0)]
-                        copied[step * adjacent + q] = value if there else float32(0)
-                for step in range(pixel_steps):
-                    if at < pixels // adjacent:
-                        place, c = divided(at, deep // adjacent)
-                        for q in range(adjacent):
-                            patch[index((c * adjacent + q) * (rows * columns) + place)] = copied[step * adjacent + q]
-                    at += threads
-            at = t
-            while at < weights // 4:  # neighbouring threads copy neighbouring filters
-                for step in range(weight_steps):
-                    place, f = divided(min(at + step * threads, weights // 4 - 1), filters // 4)
-                    c, tap = divided(place, KH * KW)
-                    f = f0 + 4 * f
-                    first = (tap * C + c0 + c) * F + f
-                    for q in range(4):
-                        there = whole | ((f + q < F) & (c0 + c < C))
-                        value = w[index(first + q if there else 0)]
-                        copied[step * 4 + q] = value if there else float32(0)
-                for step in range(weight_steps):
-                    if at < weights // 4:
-                        for q in range(4):
-                            taps[index(4 * at + q)] = copied[step * 4 + q]
-                    at += threads
+            copy_pixels(patch, copied, x, t, (n, 2 * i0 - top, 2 * j0 - left, c0), shape)
+            copy_weights(taps, copied, w, t, c0, f0, C, F)
             cuda.syncthreads()
-
             i, j = divided(cell, wide)
-            pixel = i * (2 * columns) + j * 2
-            tap = group * WIDE
-            c = 0
-            while c < deep:
-                k = 0
-                while k < KH:
-                    l = 0
-                    while l < KW:
-                        for position in range(4):
-                            value = patch[index(pixel + l + position // 2 * columns + position % 2)]
-                            for q in range(WIDE):
-                                sums[position, q] += value * taps[index(tap + l * filters + q)]
-                        l += 1
-                    pixel += columns
-                    tap += KW * filters
-                    k += 1
-                pixel += (rows - KH) * columns
-                c += 1
+            multiply(sums, patch, taps, i * (2 * columns) + j * 2, group * WIDE)
             cuda.syncthreads()
             c0 += deep
 
@@ -276,17 +224,7 @@ def _forward(KH, KW, groups, high, wide, deep, whole):
             for q in range(WIDE):
                 f = f0 + group * WIDE + q
                 if whole or f < F:
-                    bias = b[index(f)]
-                    best = sums[0, q] + bias
-                    winner = 0
-                    for position in range(1, 4):
-                        value = sums[position, q] + bias
-                        if not value <= best and best == best:  # larger, or the first NaN
-                            best = value
-                            winner = position
-                    if best <= float32(0):
-                        best = float32(0)
-                        winner = -1
+                    best, winner = _largest(sums, q, b[index(f)])
                     out[index(at + f)] = best
                     if keep:
                         argmax[index(at + f)] = np.int8(winner)
@@ -294,11 +232,114 @@ def _forward(KH, KW, groups, high, wide, deep, whole):
     return conv2d_relu_max_pool2d_kernel
 
 
+def _copy_pixels(rows, columns, deep, threads, whole):
+    """What copies a patch of the image, and ``deep`` channels of it, to shared memory."""
+    pixels = deep * rows * columns
+    adjacent = 4 if deep % 4 == 0 else 1  # channels that one thread copies at a time
+    steps = min(COPIES // adjacent, blocks_for(pixels // adjacent, threads))
+
+    @inlined
+    def copy_pixels(patch, copied, x, t, corner, shape):
+        H, W, C, PH, PW, F = shape
+        n, y0, column0, c0 = corner
+        at = t
+        while at < pixels // adjacent:  # neighbouring threads copy neighbouring channels
+            for step in range(steps):
+                place, c = divided(min(at + step * threads, pixels // adjacent - 1), deep // adjacent)
+                y, column = divided(place, columns)
+                y += y0
+                column += column0
+                c *= adjacent
+                inside = (y >= 0) & (y < H) & (column >= 0) & (column < W)
+                first = ((n * H + y) * W + column) * C + c0 + c
+                for q in range(adjacent):
+                    there = inside & (whole | (c0 + c + q < C))
+                    value = x[index(first + q if there else 0)]
+                    copied[step * adjacent + q] = value if there else float32(0)
+            for step in range(steps):
+                if at < pixels // adjacent:
+                    place, c = divided(at, deep // adjacent)
+                    for q in range(adjacent):
+                        patch[index((c * adjacent + q) * (rows * columns) + place)] = copied[step * adjacent + q]
+                at += threads
+
+    return copy_pixels
+
+
+def _copy_weights(count, filters, deep, threads, whole):
+    """What copies the ``count`` taps of some filters, and ``deep`` channels of them, to shared memory."""
+    weights = deep * count * filters
+    steps = min(COPIES // 4, blocks_for(weights // 4, threads))
+
+    @inlined
+    def copy_weights(taps, copied, w, t, c0, f0, C, F):
+        at = t
+        while at < weights // 4:  # neighbouring threads copy neighbouring filters
+            for step in range(steps):
+                place, f = divided(min(at + step * threads, weights // 4 - 1), filters // 4)
+                c, tap = divided(place, count)
+                f = f0 + 4 * f
+                first = (tap * C + c0 + c) * F + f
+                for q in range(4):
+                    there = whole | ((f + q < F) & (c0 + c < C))
+                    value = w[index(first + q if there else 0)]
+                    copied[step * 4 + q] = value if there else float32(0)
+            for step in range(steps):
+                if at < weights // 4:
+                    for q in range(4):
+                        taps[index(4 * at + q)] = copied[step * 4 + q]
+                at += threads
+
+    return copy_weights
+
+
+def _multiply(KH, KW, rows, columns, filters, deep):
+    """What adds up a thread's 16 sums over what is in shared memory, from its first pixel and its first weight on."""
+
+    @inlined
+    def multiply(sums, patch, taps, pixel, tap):
+        c = 0
+        while c < deep:
+            k = 0
+            while k < KH:
+                l = 0
+                while l < KW:
+                    for position in range(4):
+                        value = patch[index(pixel + l + position // 2 * columns + position % 2)]
+                        for q in range(WIDE):
+                            sums[position, q] += value * taps[index(tap + l * filters + q)]
+                    l += 1
+                pixel += columns
+                tap += KW * filters
+                k += 1
+            pixel += (rows - KH) * columns
+            c += 1
+
+    return multiply
+
+
+@inlined
+def _largest(sums, q, bias):
+    """The largest of a cell's four outputs behind ReLU, and which of them it is; -1 if none is above 0."""
+    best = sums[0, q] + bias
+    winner = 0
+    for position in range(1, 4):
+        value = sums[position, q] + bias
+        if not value <= best and best == best:  # larger, or the first NaN
+            best = value
+            winner = position
+    if best <= float32(0):
+        best = float32(0)
+        winner = -1
+    return best, winner
+
+
 @cache
 def _few_taps(KH, KW, C, padded):
     """dw of filters with few taps: a lane owns a filter; eight warps share the rows of cells."""
     count = KH * KW * C
     rows = count + 1  # db is the last
+    pixel = _pixel(padded)
 
     @cuda.jit
     def dw_few_taps_kernel(sums, dout, argmax, x, shape, scale):
@@ -329,20 +370,13 @@ def _few_taps(KH, KW, C, padded):
                     winners[q] = max(winner, 0)
                 for q in range(BATCH):
                     value = values[q]
-                    y = 2 * i + (winners[q] >> 1) - top
-                    column = 2 * min(j + q, PW - 1) + (winners[q] & 1) - left
-                    corner = ((n * H + y) * W + column) * C
+                    y, column, corner = _corner((n, i, min(j + q, PW - 1)), winners[q], C, shape)
                     db += value
                     for tap in range(count):
                         k = tap // (KW * C)
                         l = tap // C % KW
                         at = corner + (k * W + l) * C + tap % C
-                        if padded:
-                            inside = (y + k >= 0) & (y + k < H) & (column + l >= 0) & (column + l < W)
-                            pixel = x[index(at if inside else 0)]
-                            dw[tap] += value * (pixel if inside else float32(0))
-                        else:
-                            dw[tap] += value * x[index(at)]
+                        dw[tap] += value * pixel(x, at, y + k, column + l, H, W)
                 j += BATCH
             row += WARPS
         for tap in range(count):
@@ -365,6 +399,7 @@ def _few_taps(KH, KW, C, padded):
 def _many_taps(KH, KW, C, threads, padded):
     """dw of filters with many taps: a block owns a filter and some cells, a thread the taps of a row and channel."""
     count = KH * KW * C
+    add_winners = _add_winners(KW, C, padded)
 
     @cuda.jit
     def dw_many_taps_kernel(sums, dout, argmax, x, shape, scale):
@@ -375,7 +410,6 @@ def _many_taps(KH, KW, C, threads, padded):
         ys = cuda.shared.array(threads, np.int32)  # its row
         columns = cuda.shared.array(threads, np.int32)  # and its column
         dw = cuda.local.array(KW, np.float32)
-        H, W, size, top, left = shape
         N, PH, PW, F = dout.shape
         t = cuda.threadIdx.x
         f = cuda.blockIdx.x
@@ -383,54 +417,28 @@ def _many_taps(KH, KW, C, threads, padded):
         row = cuda.blockIdx.z * threads + t
         k, c = divided(row, C)
         k = min(k, KH - 1)  # threads beyond the last row do as it does, for nothing
-        offset = k * W * C + c
         db = float32(0)
         for l in range(KW):
             dw[l] = float32(0)
-        start = part * size
-        stop = min(start + size, N * PH * PW)
+        start = part * shape[2]
+        stop = min(start + shape[2], N * PH * PW)
         while start < stop:
-            cell = min(start + t, stop - 1)
-            ni, j = divided(cell, PW)
+            ni, j = divided(min(start + t, stop - 1), PW)
             n, i = divided(ni, PH)
             winner = int(argmax[n, i, j, f])
             value = scale * dout[n, i, j, f]
             kept = (winner >= 0) & (value != float32(0)) & (start + t < stop)
             flags[t] = float32(1) if kept else float32(0)
             cuda.syncthreads()
-            rank = float32(0)  # how many threads before this one keep theirs
-            other = 0
-            while other < t:
-                rank += flags[index(other)]
-                other += 1
+            rank = _count_before(flags, t)
             if kept:
                 place = index(rank)
-                y = 2 * i + (winner >> 1) - top
-                column = 2 * j + (winner & 1) - left
                 values[place] = value
-                corners[place] = ((n * H + y) * W + column) * C
-                ys[place] = y
-                columns[place] = column
+                ys[place], columns[place], corners[place] = _corner((n, i, j), winner, C, shape)
             if t == threads - 1:
                 length[0] = rank + flags[t]
             cuda.syncthreads()
-            entries = int(length[0])
-            entry = 0
-            while entry < entries:
-                value = values[index(entry)]
-                at = corners[index(entry)] + offset
-                db += value
-                if padded:
-                    y = ys[index(entry)] + k
-                    column = columns[index(entry)]
-                    for l in range(KW):
-                        inside = (y >= 0) & (y < H) & (column + l >= 0) & (column + l < W)
-                        pixel = x[index(at + l * C if inside else 0)]
-                        dw[l] += value * (pixel if inside else float32(0))
-                else:
-                    for l in range(KW):
-                        dw[l] += value * x[index(at + l * C)]
-                entry += 1
+            db = add_winners(dw, db, x, int(length[0]), (values, corners, ys, columns), k, c, shape)
             cuda.syncthreads()
             start += threads
         if row < KH * C:
@@ -440,6 +448,65 @@ def _many_taps(KH, KW, C, threads, padded):
             sums[(part * (count + 1) + count) * F + f] = db
 
     return dw_many_taps_kernel
+
+
+def _add_winners(KW, C, padded):
+    """What adds up the listed winners, each times the pixels under one row and channel of its filter's taps."""
+    pixel = _pixel(padded)
+
+    @inlined
+    def add_winners(dw, db, x, entries, winners, k, c, shape):
+        values, corners, ys, columns = winners
+        offset = k * shape[1] * C + c
+        entry = 0
+        while entry < entries:
+            value = values[index(entry)]
+            at = corners[index(entry)] + offset
+            y = ys[index(entry)] + k
+            column = columns[index(entry)]
+            db += value
+            for l in range(KW):
+                dw[l] += value * pixel(x, at + l * C, y, column + l, shape[0], shape[1])
+            entry += 1
+        return db
+
+    return add_winners
+
+
+@cache
+def _pixel(padded):
+    """What reads a pixel of the flat images; if they are padded, 0 where its row and column are outside."""
+
+    @inlined
+    def pixel(x, at, y, column, H, W):
+        if padded:
+            inside = (y >= 0) & (y < H) & (column >= 0) & (column < W)
+            value = x[index(at if inside else 0)]
+            return value if inside else float32(0)
+        return x[index(at)]
+
+    return pixel
+
+
+@inlined
+def _corner(cell, winner, C, shape):
+    """Where the window of a cell's winner begins: row and column of its first pixel, and its place in x."""
+    H, W, size, top, left = shape
+    n, i, j = cell
+    y = 2 * i + (winner >> 1) - top
+    column = 2 * j + (winner & 1) - left
+    return y, column, ((n * H + y) * W + column) * C
+
+
+@inlined
+def _count_before(flags, t):
+    """How many of the flags before number t are set."""
+    rank = float32(0)
+    other = 0
+    while other < t:
+        rank += flags[index(other)]
+        other += 1
+    return rank
 
 
 @cuda.jit

@@ -27,25 +27,16 @@ def adam_update(params, m, v, grads, counters, learning_rate, beta_1, beta_2, ep
     1 - beta ** t, in float32, would lose half its digits to cancellation while t is small. It is -expm1(t * log(beta)),
     which loses none; the logarithm is taken once, here, in double precision.
     """
-    launch(
-        _adam_update,
-        blocks_for(params.size),
-        THREADS,
-        *(params, m, v, grads, counters, learning_rate),
-        *(float32(1 - beta_1), float32(1 - beta_2), _log(beta_1), _log(beta_2)),
-        *(float32(epsilon), float32(weight_decay)),
-    )
+    rests, logs = (float32(1 - beta_1), float32(1 - beta_2)), (_log(beta_1), _log(beta_2))
+    rates = *rests, *logs, float32(epsilon), float32(weight_decay)
+    launch(_adam_update, blocks_for(params.size), THREADS, params, m, v, grads, counters, learning_rate, rates)
 
 
 def rmsprop_update(params, mean_squares, velocity, means, grads, learning_rate, rho, momentum, epsilon, weight_decay):
     """See reference. One thread a parameter."""
-    launch(
-        _rmsprop_update,
-        blocks_for(params.size),
-        THREADS,
-        *(params, mean_squares, velocity, means, grads, learning_rate),
-        *map(float32, (rho, 1 - rho, momentum, epsilon, weight_decay)),
-    )
+    arrays = params, mean_squares, velocity, means, grads, learning_rate
+    rates = tuple(map(float32, (rho, 1 - rho, momentum, epsilon, weight_decay)))
+    launch(_rmsprop_update, blocks_for(params.size), THREADS, *arrays, rates)
 
 
 def sgd_update(params, velocity, grads, learning_rate, momentum, nesterov, weight_decay):
@@ -108,7 +99,8 @@ def _scale(grads, sums, parts, limit):
 
 
 @cuda.jit
-def _adam_update(params, m, v, grads, counters, learning_rate, rest_1, rest_2, log_1, log_2, epsilon, weight_decay):
+def _adam_update(params, m, v, grads, counters, learning_rate, rates):
+    rest_1, rest_2, log_1, log_2, epsilon, weight_decay = rates
     i = cuda.grid(1)
     if i < params.size:
         t = float32(counters[STEP] + 1)
@@ -125,9 +117,8 @@ def _adam_update(params, m, v, grads, counters, learning_rate, rest_1, rest_2, l
 
 
 @cuda.jit
-def _rmsprop_update(
-    params, mean_squares, velocity, means, grads, learning_rate, rho, rest, momentum, epsilon, weight_decay
-):
+def _rmsprop_update(params, mean_squares, velocity, means, grads, learning_rate, rates):
+    rho, rest, momentum, epsilon, weight_decay = rates
     i = cuda.grid(1)
     if i < params.size:
         rate = learning_rate[0]

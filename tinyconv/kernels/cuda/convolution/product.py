@@ -15,7 +15,17 @@ each; they go to scratch and :func:`add_parts` adds them in order. How many foll
 
 import numpy as np
 
-from tinyconv.kernels.cuda.runtime.device import VECTOR, blocks_for, cuda, divided, float32, index, launch, together
+from tinyconv.kernels.cuda.runtime.device import (
+    VECTOR,
+    blocks_for,
+    cuda,
+    divided,
+    float32,
+    index,
+    inlined,
+    launch,
+    together,
+)
 
 TILE, DEPTH, SIDE = 64, 16, 4  # results of a block; depth of a round; results of a thread (each squared, but DEPTH)
 THREADS = (TILE // SIDE) ** 2
@@ -44,7 +54,7 @@ def multiply(kernel, out, a, b, bias, work, sizes, shape, finish, relu):
     parts, part = parts_of(rows, columns, depth)
     if parts == 1:
         grid = blocks_for(rows, TILE), blocks_for(columns, TILE)
-        launch(kernel, grid, THREADS, out, a, b, bias, rows, columns, depth, part, shape, finish, relu)
+        launch(kernel, grid, THREADS, out, a, b, bias, (*sizes, part), shape, finish, relu)
         return
     sums = work[: parts * rows * columns]
     multiply_parts(kernel, sums, a, b, bias, sizes, shape)
@@ -83,7 +93,7 @@ def multiply_parts(kernel, sums, a, b, bias, sizes, shape):
     rows, columns, depth = sizes
     parts, part = parts_of(rows, columns, depth)
     grid = blocks_for(rows, TILE), blocks_for(columns, TILE), parts
-    launch(kernel, grid, THREADS, sums, a, b, bias, rows, columns, depth, part, shape, False, False)
+    launch(kernel, grid, THREADS, sums, a, b, bias, (*sizes, part), shape, False, False)
 
 
 def add_parts(out, rest, sums, parts, bias, finish, relu):
@@ -128,46 +138,35 @@ def product(row_of_a, depth_of_a, value_of_a, column_of_b, depth_of_b, value_of_
     ``value_of_a(a, row's three, depth's three, shape)`` finds the value; the same for b. ``a_along_depth`` says which
     way a lies in memory: neighbouring threads read along the depth, else along the rows.
     """
+    find_a, read_a, store_a = _copying(row_of_a, depth_of_a, value_of_a, a_along_depth)
+    find_b, read_b, store_b = _copying(column_of_b, depth_of_b, value_of_b, b_along_depth)
 
     @cuda.jit
-    def product_kernel(out, a, b, bias, rows, columns, depth, part, shape, finish, relu):
+    def product_kernel(out, a, b, bias, sizes, shape, finish, relu):
         tile_a = cuda.shared.array((DEPTH, PITCH), np.float32, VECTOR)
         tile_b = cuda.shared.array((DEPTH, PITCH), np.float32, VECTOR)
         places_a = cuda.local.array((SIDE, 3), np.int64)
         places_b = cuda.local.array((SIDE, 3), np.int64)
-        read_a = cuda.local.array(SIDE, np.float32)
-        read_b = cuda.local.array(SIDE, np.float32)
+        copied_a = cuda.local.array(SIDE, np.float32)
+        copied_b = cuda.local.array(SIDE, np.float32)
         sums = cuda.local.array((SIDE, SIDE), np.float32)
+        rows, columns, depth, part = sizes
         t = cuda.threadIdx.x
         row = cuda.blockIdx.x * TILE
         column = cuda.blockIdx.y * TILE
         d = cuda.blockIdx.z * part
         stop = min(d + part, depth)
+        find_a(places_a, t, row, rows, shape)
+        find_b(places_b, t, column, columns, shape)
         for q in range(SIDE):
-            at = min(row + (t // DEPTH + q * 16 if a_along_depth else t % TILE), rows - 1)
-            places_a[q, 0], places_a[q, 1], places_a[q, 2] = row_of_a(at, shape)
-            at = min(column + (t // DEPTH + q * 16 if b_along_depth else t % TILE), columns - 1)
-            places_b[q, 0], places_b[q, 1], places_b[q, 2] = column_of_b(at, shape)
             for p in range(SIDE):
                 sums[q, p] = float32(0)
 
-        while d < stop:  # beyond the last row, column or depth the last one is read again; only depth must count as 0
-            for q in range(SIDE):
-                k = t % DEPTH if a_along_depth else t // TILE + q * 4
-                place = (places_a[q, 0], places_a[q, 1], places_a[q, 2])
-                value = value_of_a(a, place, depth_of_a(min(d + k, stop - 1), shape), shape)
-                read_a[q] = value if d + k < stop else float32(0)
-                k = t % DEPTH if b_along_depth else t // TILE + q * 4
-                place = (places_b[q, 0], places_b[q, 1], places_b[q, 2])
-                value = value_of_b(b, place, depth_of_b(min(d + k, stop - 1), shape), shape)
-                read_b[q] = value if d + k < stop else float32(0)
-            for q in range(SIDE):
-                k = t % DEPTH if a_along_depth else t // TILE + q * 4
-                r = t // DEPTH + q * 16 if a_along_depth else t % TILE
-                tile_a[index(k), index(r)] = read_a[q]
-                k = t % DEPTH if b_along_depth else t // TILE + q * 4
-                r = t // DEPTH + q * 16 if b_along_depth else t % TILE
-                tile_b[index(k), index(r)] = read_b[q]
+        while d < stop:
+            read_a(copied_a, a, places_a, t, d, stop, shape)
+            read_b(copied_b, b, places_b, t, d, stop, shape)
+            store_a(tile_a, copied_a, t)
+            store_b(tile_b, copied_b, t)
             cuda.syncthreads()
             k = 0
             while k < DEPTH:
@@ -192,3 +191,33 @@ def product(row_of_a, depth_of_a, value_of_a, column_of_b, depth_of_b, value_of_
                     out[index((cuda.blockIdx.z * rows + r) * columns + c)] = value
 
     return product_kernel
+
+
+def _copying(place_of, depth_of, value_of, along_depth):
+    """Three functions with which a thread copies its SIDE values of one matrix's tile: where they are, read, store.
+
+    Beyond the last row, column or depth the last one is read again; only depth must count as 0.
+    """
+
+    @inlined
+    def find(places, t, first, end, shape):
+        for q in range(SIDE):
+            at = min(first + (t // DEPTH + q * 16 if along_depth else t % TILE), end - 1)
+            places[q, 0], places[q, 1], places[q, 2] = place_of(at, shape)
+
+    @inlined
+    def read(copied, matrix, places, t, d, stop, shape):
+        for q in range(SIDE):
+            k = d + (t % DEPTH if along_depth else t // TILE + q * 4)
+            place = (places[q, 0], places[q, 1], places[q, 2])
+            value = value_of(matrix, place, depth_of(min(k, stop - 1), shape), shape)
+            copied[q] = value if k < stop else float32(0)
+
+    @inlined
+    def store(tile, copied, t):
+        for q in range(SIDE):
+            k = t % DEPTH if along_depth else t // TILE + q * 4
+            r = t // DEPTH + q * 16 if along_depth else t % TILE
+            tile[index(k), index(r)] = copied[q]
+
+    return find, read, store
