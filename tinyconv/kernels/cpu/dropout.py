@@ -12,11 +12,11 @@ from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.literals import ZERO
 from tinyconv.kernels.cpu.runtime.tasks import floats, helper, in_tasks, kernel, run
 from tinyconv.kernels.cpu.runtime.views import stack_array
-from tinyconv.kernels.reference.dropout import FIRST_SAMPLE, STEP, keep_threshold
+from tinyconv.kernels.reference.dropout import FIRST_SAMPLE, MULTIPLIERS, STEP, WEYL, keep_threshold
 
 LOW, WORD = np.uint64(0xFFFFFFFF), np.uint64(32)  # the lower half of a uint64, and how long it is
-MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+MULTIPLIER_0, MULTIPLIER_1 = MULTIPLIERS
+WEYL_0, WEYL_1 = map(np.uint64, WEYL)
 CHUNK = 256  # units whose mask is drawn, and then used, before the next
 COST = 4  # of a unit, as a multiple of a simple element-wise operation
 

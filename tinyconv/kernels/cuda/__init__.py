@@ -1,9 +1,9 @@
 """The kernels on a GPU, hand-written in numba.cuda: no cuDNN, no cuBLAS.
 
-:mod:`device` says how to read a kernel and which rules all of them keep; :mod:`product` is the one tiled product
-behind convolutions and dense layers; :mod:`fused` is the fast path of convolution, ReLU and pooling. All arrays live
-on the device, and a step is recorded once into a CUDA graph and replayed (:mod:`memory`). ``NUMBA_ENABLE_CUDASIM=1``
-runs every kernel without a GPU, slowly.
+In :mod:`runtime`, :mod:`device` says how to read a kernel and which rules all of them keep. All arrays live on the
+device, and a step is recorded once into a CUDA graph and replayed (:mod:`memory`). :mod:`convolution.product` is the
+one tiled product behind convolutions and dense layers; :mod:`conv_pool` is the fast path of convolution, ReLU and
+pooling. ``NUMBA_ENABLE_CUDASIM=1`` runs every kernel without a GPU, slowly.
 """
 
 from tinyconv.kernels.cuda.runtime.device import available, compile_watch, cuda, name, require

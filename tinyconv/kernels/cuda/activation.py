@@ -286,16 +286,8 @@ FORMULAS = {
 def _softmax_forward(out, x):
     m = cuda.grid(1)
     if m < x.shape[0]:
-        largest = x[m, 0]
-        for c in range(x.shape[1]):
-            largest = max(largest, x[m, c])
-        total = float32(0)
-        for c in range(x.shape[1]):
-            e = math.exp(x[m, c] - largest)
-            out[m, c] = e
-            total += e
-        for c in range(x.shape[1]):
-            out[m, c] /= total
+        largest, total = softmax_scale(x, m)
+        softmax_row(out, x, m, largest, total)
 
 
 @cuda.jit
@@ -307,3 +299,31 @@ def _softmax_backward(dx, dout, out):
             inner += dout[m, c] * out[m, c]
         for c in range(out.shape[1]):
             dx[m, c] = out[m, c] * (dout[m, c] - inner)
+
+
+@inlined
+def softmax_scale(x, m):
+    """The largest number of row m, and the sum of the exponentials of what all are above it.
+
+    A loop for each thing wanted: the compiler lets no load of a loop overtake a store that might change it.
+    """
+    largest = x[m, 0]
+    c = 1
+    while c < x.shape[1]:
+        largest = max(largest, x[m, c])
+        c += 1
+    total = float32(0)
+    c = 0
+    while c < x.shape[1]:
+        total += math.exp(x[m, c] - largest)
+        c += 1
+    return largest, total
+
+
+@inlined
+def softmax_row(out, x, m, largest, total):
+    """The softmax of row m, from its scale."""
+    c = 0
+    while c < x.shape[1]:
+        out[m, c] = math.exp(x[m, c] - largest) / total
+        c += 1

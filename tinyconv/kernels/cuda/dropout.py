@@ -3,10 +3,10 @@
 import numpy as np
 
 from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, float32, inlined, launch
-from tinyconv.kernels.reference.dropout import FIRST_SAMPLE, STEP
+from tinyconv.kernels.reference.dropout import FIRST_SAMPLE, MULTIPLIERS, STEP, WEYL, keep_threshold
 
-_MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_MULTIPLIER_0, _MULTIPLIER_1 = MULTIPLIERS
+_WEYL_0, _WEYL_1 = map(np.uint64, WEYL)
 _MASK, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
@@ -34,7 +34,7 @@ def _quarters(units):
 
 
 def _constants(seed, rate):
-    return np.uint64(seed & (2**64 - 1)), np.uint64(round(rate * 2**32)), float32(1 / (1 - rate))
+    return np.uint64(seed & (2**64 - 1)), np.uint64(keep_threshold(rate)), float32(1 / (1 - rate))
 
 
 @inlined

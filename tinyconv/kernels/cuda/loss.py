@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 
+from tinyconv.kernels.cuda.activation import softmax_row, softmax_scale
 from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, divided, float32, inlined, launch
+from tinyconv.kernels.reference.loss import EPSILON
 
-EPSILON = np.float32(1e-7)
-_TOP = np.float32(1) - EPSILON
+LOWEST, HIGHEST = np.float32(EPSILON), np.float32(1 - EPSILON)  # of a probability
 
 
 def softmax_cross_entropy_forward(losses, probs, logits, targets):
@@ -86,31 +87,17 @@ def _rows(kernel, first, *others):
 
 @cuda.jit
 def _softmax_cross_entropy_forward(losses, probs, logits, targets):
-    """A loop for each thing wanted: the compiler lets no load of a loop overtake a store that might change it."""
     m = cuda.grid(1)
     if m < logits.shape[0]:
-        classes = logits.shape[1]
-        largest = logits[m, 0]
-        c = 1
-        while c < classes:
-            largest = max(largest, logits[m, c])
-            c += 1
-        total = float32(0)
-        c = 0
-        while c < classes:
-            total += math.exp(logits[m, c] - largest)
-            c += 1
+        largest, total = softmax_scale(logits, m)
         log_total = math.log(total)
         loss = float32(0)
         c = 0
-        while c < classes:
+        while c < logits.shape[1]:
             loss -= targets[m, c] * (logits[m, c] - largest - log_total)
             c += 1
         losses[m] = loss
-        c = 0
-        while c < classes:
-            probs[m, c] = math.exp(logits[m, c] - largest) / total
-            c += 1
+        softmax_row(probs, logits, m, largest, total)
 
 
 @cuda.jit
@@ -270,15 +257,15 @@ def _accumulate(totals, values, slot, weight):
 @inlined
 def clip(q):
     """q within [EPSILON, 1 - EPSILON]; a NaN stays one."""
-    if q < EPSILON:
-        return EPSILON
-    return _TOP if q > _TOP else q
+    if q < LOWEST:
+        return LOWEST
+    return HIGHEST if q > HIGHEST else q
 
 
 @inlined
 def clipped(q):
     """Whether clip changed q."""
-    return q < EPSILON or q > _TOP
+    return q < LOWEST or q > HIGHEST
 
 
 @inlined

@@ -12,8 +12,8 @@ import numpy as np
 
 STEP, CURSOR, FIRST_SAMPLE = 0, 1, 2  # what stands where in ``counters``
 
-_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_WEYL = 0x9E3779B9, 0xBB67AE85
+MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)  # these and the next are Philox's
+WEYL = 0x9E3779B9, 0xBB67AE85
 _MASK = np.uint64(0xFFFFFFFF)
 
 
@@ -26,14 +26,14 @@ def philox(c0, c1, c2, c3, seed):
     c0, c1, c2, c3 = (np.asarray(c, np.uint64) & _MASK for c in np.broadcast_arrays(c0, c1, c2, c3))
     k0, k1 = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
     for _ in range(10):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             (p1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0),
             p1 & _MASK,
             (p0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1),
             p0 & _MASK,
         )
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+        k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
     return c0, c1, c2, c3
 
 
