@@ -35,7 +35,10 @@ FAMILIES = (
     "conv_pool",
     "convolution.product",
     "data",
+    "depthwise",
     "dropout",
+    "image",
+    "layer_norm",
     "loss",
     "merge",
     "normalization",
@@ -63,9 +66,11 @@ def calls():
     for name in ("add", "multiply", "maximum"):
         yield f"{name}_forward", row, row, row
         yield f"{name}_backward", row, row, row, *(() if name == "add" else (row, row))
+    yield "add_to", row, row
     yield "concatenate_forward", rows, rows, 0
     yield "concatenate_backward", rows, rows, 0
     yield "rescale_forward", row, row, 1.0, 0.0
+    yield "rescale_backward", row, row, 1.0
     yield "softmax_forward", rows, rows
     yield "softmax_backward", rows, rows, rows
     for name in ("softmax_cross_entropy", "sigmoid_cross_entropy"):
@@ -89,6 +94,12 @@ def calls():
     yield "max_pool2d_backward", image, pooled, winners, *pooling
     yield "average_pool2d_forward", pooled, image, *pooling
     yield "average_pool2d_backward", image, pooled, *pooling
+    yield "pad2d_forward", image, pooled, (1, 1)
+    yield "pad2d_backward", pooled, image, (1, 1)
+    yield "upsample2d_forward", image, pooled
+    yield "upsample2d_backward", pooled, image
+    yield "layer_norm_forward", rows, row, row, rows, channels, channels, 1e-3
+    yield "layer_norm_backward", rows, channels, channels, rows, rows, channels, row, row
     yield "batch_norm_forward", rows, *(channels,) * 4, rows, channels, channels, 0.9, 1e-3
     yield "batch_norm_backward", rows, channels, channels, rows, rows, channels, channels, channels
     yield "batch_norm_inference", rows, rows, *(channels,) * 4, 1e-3
@@ -116,6 +127,11 @@ def convolutions():
         yield "conv2d_prepare", work, w, out.shape, x.shape, *geometry
         yield "conv2d_forward", out, x, w, b, work, *geometry, True
         yield "conv2d_backward", x, w, b, out, x, w, work, *geometry
+        yield "conv2d_transpose_forward", x, out, w, zeros(C), work, *geometry
+        yield "conv2d_transpose_backward", out, w, zeros(C), x, out, w, work, *geometry
+        filters, of_depth, both = zeros(3, 3, C, 2), zeros(2 * C), zeros(*out.shape[:3], 2 * C)
+        yield "depthwise_conv2d_forward", both, x, filters, of_depth, *geometry
+        yield "depthwise_conv2d_backward", x, filters, of_depth, both, x, filters, *geometry
         P = (H - 2) // 2
         out, argmax = zeros(128, P, P, F), zeros(128, P, P, F, dtype=np.int8)
         work = zeros(cuda.conv2d_relu_max_pool2d_workspace(out.shape, x.shape, w.shape, (0, 0)))
