@@ -8,6 +8,7 @@ from tinyconv.kernels.reference.activation import SELU_ALPHA, SELU_SCALE
 
 ZERO, HALF, ONE, TWO, THREE, SIX, LARGE = (float32(value) for value in (0, 0.5, 1, 2, 3, 6, 20))
 SCALE, SCALED_ALPHA = float32(SELU_SCALE), float32(SELU_SCALE * SELU_ALPHA)
+DENSITY = float32((2 * math.pi) ** -0.5)  # of the normal distribution, at 0
 TWO_U, CUBED = float32(2 * (2 / math.pi) ** 0.5), float32(0.044715)  # gelu's approximation
 
 
@@ -214,7 +215,7 @@ def gelu(x, _):
 
 @inlined
 def gelu_gradient(dout, x, out, _):
-    density = math.exp(-HALF * x * x) * float32((2 * math.pi) ** -0.5)
+    density = math.exp(-HALF * x * x) * DENSITY
     return dout * (normal(x) + x * density)
 
 
