@@ -4,6 +4,7 @@ import numpy as np
 
 from tinyconv import kernels, layers
 from tinyconv.plan.arena import Arena
+from tinyconv.plan.graph import chain_of
 from tinyconv.plan.lowering import lower
 from tinyconv.plan.state import State
 
@@ -48,8 +49,7 @@ def run(stack, weights, x, dout, backend, training=True, fuse=True, input_gradie
         kernel_set.upload((params if spec.trainable else moving)[name], np.asarray(array, np.float32))
     state = State(kernel_set, params, moving)
     plan = lower(
-        [*built, Probe(dout)],
-        x.shape[1:],
+        chain_of([*built, Probe(dout)], x.shape[1:]),
         len(x),
         state,
         training=training,

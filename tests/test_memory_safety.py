@@ -14,6 +14,7 @@ import tinyconv
 from tinyconv import kernels, layers
 from tinyconv.kernels import cpu, memory, reference, shapes
 from tinyconv.plan.arena import Arena, Storage
+from tinyconv.plan.graph import chain_of
 from tinyconv.plan.lowering import lower
 from tinyconv.plan.state import State
 
@@ -166,7 +167,7 @@ def state_of(kernel_set, stack, input_shape, learning=None):
 def test_what_a_program_runs_before_and_after_the_plan_is_checked_too():
     stack = [layers.Dense(2, name="dense")]
     state = state_of(cpu, stack, (3,))
-    plan = lower(stack, (3,), 4, state, training=False)
+    plan = lower(chain_of(stack, (3,)), 4, state, training=False)
     data, order = np.zeros((5, 3), np.float32), np.arange(5)
     plan.program("forward", before=[(cpu.gather_rows, (plan.x, data, order, state.counters))])
     for wrong in ((plan.x, data[:, :2].copy(), order), (plan.x, data[:3], order[:3]), (plan.x, data, order[:4])):
@@ -231,7 +232,7 @@ def test_a_model_without_weights_trains_as_in_keras(name, backend):
 
 def backward_of(stack, input_shape, learning, fuse=True, **more):
     state = state_of(reference, stack, input_shape, learning)
-    plan = lower(stack, input_shape, 2, state, training=True, fuse=fuse, **more)
+    plan = lower(chain_of(stack, input_shape), 2, state, training=True, fuse=fuse, **more)
     return plan, state, [(step.name, step.kernel_name) for step in plan.steps["backward"]]
 
 
@@ -273,7 +274,7 @@ def test_weights_that_are_partly_frozen(backend, learning):
     with memory.guarded():
         for some in (keys, None):
             state = state_of(SETS[backend], stack, (5, 5, 2), some)
-            plan = lower(stack, (5, 5, 2), 2, state, training=True)
+            plan = lower(chain_of(stack, (5, 5, 2)), 2, state, training=True)
             plan.x[...], plan.dout[...] = x, dout
             plan.program("prepare", "forward", "backward")()
             gradients.append({key: state.grads[key].copy() for key in keys})
@@ -293,7 +294,7 @@ def test_a_frozen_normalisation_goes_by_its_moving_statistics(backend):
     state.moving["norm/moving_mean"][...] = rng.standard_normal(4)
     state.moving["norm/moving_variance"][...] = 0.5 + rng.random(4)
     before = state.moving.flat.copy()
-    plan = lower(stack, (3,), 5, state, training=True)
+    plan = lower(chain_of(stack, (3,)), 5, state, training=True)
     plan.x[...] = rng.standard_normal((5, 3))
     plan.dout[...] = 1
     plan.program("prepare", "forward", "backward")()

@@ -13,6 +13,7 @@ from tinyconv.losses import Loss
 from tinyconv.metrics import Metric
 from tinyconv.optimizers import Optimizer
 from tinyconv.plan.arena import Arena
+from tinyconv.plan.graph import Graph
 from tinyconv.plan.locks import ModelLock
 
 Moments = Mapping[str, Mapping[str, np.ndarray]]  # of an optimiser: by slot and by "layer/weight"
@@ -57,3 +58,4 @@ class Network(Protocol):
     _lock: ModelLock
 
     def _need_built(self) -> None: ...
+    def _graph(self) -> Graph: ...

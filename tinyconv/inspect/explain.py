@@ -7,7 +7,6 @@ import numpy as np
 from tinyconv.checking import inputs
 from tinyconv.checking.arguments import Shape
 from tinyconv.kernels import reference
-from tinyconv.layers import Layer
 from tinyconv.network import Network
 from tinyconv.plan import ops
 from tinyconv.plan.lowering import lower
@@ -44,46 +43,18 @@ def input_gradient(model: Network, x: Any, classes: Any) -> np.ndarray:
     seed = np.zeros((len(x), *shape), np.float32)
     seed[np.arange(len(x)), numbers] = 1
     assert model._arenas is not None
-    state = State(reference, *model._arenas)
-    stack = [_Inference(model.layers), _Seed(seed)]
-    plan = lower(stack, model.input_shape[1:], len(x), state, training=True, input_gradient=True)  # type: ignore[arg-type]
+    graph = model._graph().at_inference()
+    last = graph[graph.outputs[0]]
+    if isinstance(last.op, ops.Softmax) or (isinstance(last.op, ops.Activation) and last.op.kind == "sigmoid"):
+        graph.outputs[0] = last.reads[0]
+    plan = lower(graph, len(x), State(reference, *model._arenas), training=True, input_gradient=True)
     plan.x[...] = x
-    plan.program("prepare", "forward", "backward")()
+    plan.program("prepare", "forward")()
+    plan.dout[...] = seed  # the derivative of the chosen scores with respect to all of them
+    plan.program("backward")()
     return plan.dx.copy()
 
 
 def _batch(model: Network, x: Any) -> np.ndarray:
     model._need_built()
     return inputs.as_input(x, model.input_shape[1:], f"model {model.name!r}")  # type: ignore[arg-type]
-
-
-class _Inference:
-    """A model's ops with a backward pass and yet as at inference, up to the last activation."""
-
-    def __init__(self, layers: list[Layer]) -> None:
-        self.layers = layers
-
-    def ops(self, input_shape: Shape) -> list[ops.Op]:
-        found: list[ops.Op] = []
-        shape = input_shape
-        for layer in self.layers:
-            found += ops.at_inference(layer.ops(shape))
-            shape = layer.output_shape(shape)
-        last = found[-1] if found else None
-        if isinstance(last, ops.Softmax) or (isinstance(last, ops.Activation) and last.kind == "sigmoid"):
-            found.pop()
-        return found
-
-
-class _Seed(Layer):
-    """The end: hands on the scores, and begins the backward pass with the derivative of the chosen ones, 1."""
-
-    def __init__(self, seed: np.ndarray) -> None:
-        super().__init__()
-        self.seed = seed
-
-    def forward(self, out: np.ndarray, x: np.ndarray, weights: dict[str, np.ndarray]) -> None:
-        out[...] = x
-
-    def backward(self, dx: np.ndarray, *rest: Any, **more: Any) -> None:
-        dx[...] = self.seed

@@ -11,6 +11,7 @@ from tinyconv.initializers import drawn
 from tinyconv.layers import Layer
 from tinyconv.plan import ops
 from tinyconv.plan.arena import Arena
+from tinyconv.plan.graph import chain_of
 from tinyconv.plan.lowering import lower
 from tinyconv.plan.state import State
 
@@ -54,8 +55,9 @@ def check_gradients(
     reference = kernels.load("reference")
     lowered, specs, sample = [], {}, shape
     for layer, name in zip(stack, _different_names(stack), strict=True):
-        own = layer.ops(sample)
-        own = [replace(op, name=name) for op in (own if training else ops.at_inference(own))]
+        own = [replace(op, name=name) for op in layer.ops(sample)]
+        if not training:
+            own = [ops.settled(op) for op in own if not isinstance(op, ops.Dropout)]
         fixed = not layer.trainable or any(isinstance(op, ops.BatchNorm) and op.frozen for op in own)
         for spec in layer.weight_specs(sample):
             specs[f"{name}/{spec.name}"] = spec, spec.trainable and not fixed
@@ -69,7 +71,7 @@ def check_gradients(
         noise = 0.1 * rng.standard_normal(spec.shape) if spec.trainable else 0
         (params if learns else moving)[key][...] = drawn(repr(key), spec.initializer, spec.shape, rng) + noise
     state = State(reference, params, moving, seed=seed)
-    plan = lower(lowered, shape, batch_size, state, training=True, input_gradient=True)
+    plan = lower(chain_of(lowered, shape), batch_size, state, training=True, input_gradient=True)
     start = moving.flat.copy()
     plan.x[...] = rng.standard_normal(plan.x.shape)
     direction = rng.standard_normal(plan.out.shape)

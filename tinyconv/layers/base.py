@@ -19,6 +19,7 @@ from tinyconv.kernels.backends import load_backend, resolve_backend
 from tinyconv.layers.arguments import shape_of
 from tinyconv.plan import ops
 from tinyconv.plan.arena import Arena
+from tinyconv.plan.graph import chain_of
 from tinyconv.plan.locks import ModelLock, locked
 from tinyconv.plan.lowering import lower
 from tinyconv.plan.state import State
@@ -276,7 +277,7 @@ class Layer(Configured):
             for key in arena.shapes:
                 kernel_set.upload(arena[key], self._arrays[key.rpartition("/")[2]])
         state = State(kernel_set, params, moving, seed=random.next_seed() if training else 0)
-        plan = lower([self], self._input_shape, len(x), state, training=training)
+        plan = lower(chain_of([self], self._input_shape), len(x), state, training=training)
         kernel_set.upload(plan.x, x)
         plan.program("prepare", "forward")()
         for key in moving.shapes:  # training may have moved the statistics

@@ -16,6 +16,7 @@ from tinyconv.kernels import memory
 from tinyconv.layers import InputLayer, Layer, WeightSpec
 from tinyconv.models.summary import summary
 from tinyconv.plan.arena import Arena
+from tinyconv.plan.graph import Graph, chain_of
 from tinyconv.plan.locks import ModelLock, locked
 
 BatchShape = tuple[int | None, ...]
@@ -276,6 +277,11 @@ class Stack(Configured):
             layer._arrays[spec.name] = view
             layer._is_fixed = not layer.trainable
         self._arenas = arenas
+
+    def _graph(self) -> Graph:
+        """What a plan makes of the layers."""
+        assert self._input is not None
+        return chain_of(self._layers, self._input.shape)
 
     @property
     def _is_stale(self) -> bool:

@@ -1,6 +1,6 @@
 """Writing a plan: its steps and buffers, which the ops (:mod:`tinyconv.plan.ops`) add one after another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,7 +74,8 @@ class Operation(Protocol):
     def layers(self) -> str: ...
     @property
     def out_shape(self) -> Shape: ...
-    def emit(self, b: "Builder", x: Value) -> Value: ...
+    @property
+    def call(self) -> int: ...
 
 
 class Builder:
@@ -86,16 +87,18 @@ class Builder:
         self.contract = kernel_sets.contract()
         self.buffers: dict[str, Any] = {}
         self.steps: dict[str, list[Step]] = {phase: [] for phase in PHASES}
-        self.target_buffer: Any = None
+        self.targets: list[Any] = []
+        self.shared: list[tuple[Operation, Any, Any]] = []  # gradients of a shared layer's further calls
 
     # Buffers
 
     def buffer(self, op: Operation, name: str, shape: Shape, dtype: Any, fill: float = 0) -> Any:
-        """A buffer called ``op/name``."""
-        array = self.storage.get(f"{op.name}/{name}", shape, dtype)
+        """A buffer called ``op/name``; of a layer's further calls ``op:1/name``, ``op:2/name`` ..."""
+        key = f"{op.name}:{op.call}/{name}" if op.call else f"{op.name}/{name}"
+        array = self.storage.get(key, shape, dtype)
         if fill:
             self.kernels.upload(array, np.full(shape, fill, dtype))
-        self.buffers[f"{op.name}/{name}"] = array
+        self.buffers[key] = array
         return array
 
     def nothing(self, rank: int) -> Any:
@@ -120,9 +123,12 @@ class Builder:
     def scratch(self, op: Operation, size: int) -> Any:
         return self.buffer(op, "work", (size,), self.state.dtype)
 
-    def targets(self, shape: Shape) -> Any:
-        self.target_buffer = self.buffers["targets"] = self.storage.get("targets", shape, self.state.dtype)
-        return self.target_buffer
+    def target(self, op: Operation, shape: Shape) -> Any:
+        """Where the targets of a loss go."""
+        key = f"targets of {op.name}" if self.targets else "targets"
+        array = self.buffers[key] = self.storage.get(key, shape, self.state.dtype)
+        self.targets.append(array)
+        return array
 
     def weight(self, op: Operation, name: str) -> Any:
         key = f"{op.name}/{name}"
@@ -133,12 +139,37 @@ class Builder:
         return any(f"{op.name}/{name}" in self.state.grads for name in names)
 
     def gradient(self, op: Operation, name: str, shape: Shape) -> Any:
-        """Where the gradient of a weight goes: a scrap buffer for one that does not learn, or is not there."""
+        """Where the gradient of a weight goes: a scrap buffer for one that does not learn, or is not there.
+
+        Backward kernels overwrite. So each further call of a shared layer has a buffer of its own, which is added at
+        the end of the backward pass.
+        """
         key = f"{op.name}/{name}"
-        if key in self.state.grads:
+        learns = key in self.state.grads
+        if learns and not op.call:
             return self.state.grads[key]
         shape = shape or self.weight(op, name).shape
-        return self.buffer(op, f"unused_d{name}", shape, self.state.dtype)
+        array = self.buffer(op, f"d{name}" if learns else f"unused_d{name}", shape, self.state.dtype)
+        if learns:
+            self.shared.append((op, self.state.grads[key], array))
+        return array
+
+    def fork(self, op: Operation, value: Value, readers: int) -> list[Value]:
+        """A value for each of its readers. Each fills a gradient of its own; before the backward pass of ``op``, which
+        computed the value, they are added to the first, in the order of the readers."""
+        if not value.wanted or readers < 2:
+            return [value] * readers
+        forks = [value]
+        for reader in range(1, readers):
+            grad = self.buffer(op, f"dout_{reader}", value.grad.shape, self.state.dtype)
+            forks.append(Value(value.data, grad, self.nothing))
+            self.backward(op, "add_to", 0, out=value.flat.grad, x=forks[-1].flat.grad)
+        return forks
+
+    def add_shared(self) -> None:
+        """Add the gradients of a shared layer's further calls to that of its first."""
+        for op, grad, array in self.shared:
+            self.backward(op, "add_to", 0, out=grad.reshape((grad.size,)), x=array.reshape((array.size,)))
 
     # Steps
 
@@ -162,13 +193,3 @@ class Builder:
             raise TypeError(f"{kernel} takes no {', '.join(arguments)}.")
         shapes.check(self.kernels, kernel, ordered)
         self.steps[phase].append(Step(phase, name, what, kernel, getattr(self.kernels, kernel), ordered, flops))
-
-    def emit(self, sequence: Sequence[Operation], x: Value) -> Value:
-        """Let every op write its steps; backward steps end up in reverse order of the ops."""
-        backward: list[Step] = []
-        for op in sequence:
-            x = op.emit(self, x)
-            backward = self.steps["backward"] + backward
-            self.steps["backward"] = []
-        self.steps["backward"] = backward
-        return x

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tinyconv.plan import ops
+from tinyconv.plan.graph import Graph
 from tinyconv.plan.ops import Op
 
 
@@ -69,19 +70,30 @@ RULES = (
 )
 
 
-def fuse(sequence: Sequence[Op], training: bool) -> list[Op]:
-    """Apply every rule of the table, in its order, wherever it fits."""
-    fused = list(sequence)
+def fuse(graph: Graph, training: bool) -> None:
+    """Apply every rule of the table, in its order, wherever it fits: to a chain whose inner values nobody else reads.
+    The graph is changed."""
     for rule in RULES:
         if rule.inference_only and training:
             continue
-        at, width = 0, len(rule.pattern)
-        while at + width <= len(fused):
-            window = fused[at : at + width]
-            matches = all(isinstance(op, kind) for op, kind in zip(window, rule.pattern, strict=True))
-            replacement = rule.apply(*window) if matches else None
-            if replacement is None:
-                at += 1
-            else:
-                fused[at : at + width] = replacement
-    return fused
+        for number in range(len(graph.nodes)):
+            at: int | None = number
+            while at is not None:  # what a rule has made may fit again
+                at = _apply(rule, graph, at)
+
+
+def _apply(rule: Rule, graph: Graph, number: int) -> int | None:
+    """Apply a rule to the chain that begins at a node; where its replacement begins, or None if it does not fit."""
+    node = graph.nodes[number]
+    if node is None or not isinstance(node.op, rule.pattern[0]):
+        return None
+    chain = graph.chain_from(number, len(rule.pattern))
+    if chain is None:
+        return None
+    found = [graph[each].op for each in chain]
+    fits = all(isinstance(op, kind) for op, kind in zip(found, rule.pattern, strict=True))
+    replacement = rule.apply(*found) if fits else None
+    if replacement is None:
+        return None
+    graph.replace_chain(chain, replacement)
+    return chain[len(chain) - len(replacement)]

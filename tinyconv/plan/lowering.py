@@ -21,19 +21,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinyconv import kernels as kernel_sets
-from tinyconv.checking.arguments import Shape
 from tinyconv.kernels import memory, shapes
 from tinyconv.plan import ops, tables
 from tinyconv.plan.arena import Storage
-from tinyconv.plan.builder import PHASES, Builder, Step
+from tinyconv.plan.builder import PHASES, Builder, Step, Value
 from tinyconv.plan.fusion import fuse as apply_fusion
+from tinyconv.plan.graph import Graph, Node
 from tinyconv.plan.state import State
-
-
-class Lowerable(Protocol):
-    """What :func:`lower` wants of a layer."""
-
-    def ops(self, input_shape: Shape) -> list[ops.Op]: ...
 
 
 class Updater(Protocol):
@@ -48,13 +42,35 @@ class Plan:
 
     kernels: ModuleType
     batch_size: int
-    x: Any
-    dx: Any  # the gradient of the loss with respect to the input; of size zero unless it was asked for
-    targets: Any
-    out: Any
-    dout: Any  # the output's gradient, where a plan without a loss expects it; of size zero if nothing below learns
+    xs: tuple[Any, ...]
+    dxs: tuple[Any, ...]  # the gradients with respect to the inputs; of size zero unless they were asked for
+    all_targets: tuple[Any, ...]  # for each loss
+    outs: tuple[Any, ...]
+    douts: tuple[Any, ...]  # the outputs' gradients, where a plan without a loss expects them; else of size zero
     steps: dict[str, tuple[Step, ...]]
     buffers: dict[str, Any] = field(repr=False)
+
+    # Of a network with one input and one output:
+
+    @property
+    def x(self) -> Any:
+        return self.xs[0]
+
+    @property
+    def dx(self) -> Any:
+        return self.dxs[0]
+
+    @property
+    def targets(self) -> Any:
+        return self.all_targets[0]
+
+    @property
+    def out(self) -> Any:
+        return self.outs[0]
+
+    @property
+    def dout(self) -> Any:
+        return self.douts[0]
 
     def program(self, *phases: str, before: Sequence[Any] = (), after: Sequence[Any] = ()) -> Callable[[], None]:
         """One callable that runs these phases' steps; ``before`` and ``after`` are further (kernel, arguments)."""
@@ -102,57 +118,76 @@ class Plan:
 
 
 def lower(
-    layers: Sequence[Lowerable],
-    input_shape: Shape,
+    network: Graph,
     batch_size: int,
     state: State,
     *,
     training: bool,
-    loss: ops.Loss | None = None,
+    losses: Sequence[ops.Loss] = (),
     optimizer: Updater | None = None,
     fuse: bool = True,
     storage: Storage | None = None,
     input_gradient: bool = False,
 ) -> Plan:
-    """Turn layers into a :class:`Plan`.
+    """Turn a network into a :class:`Plan`.
 
     Args:
-        layers: what to compute, in order; each gives its :mod:`~tinyconv.plan.ops`.
-        input_shape: the shape of one sample.
+        network: what to compute; :func:`~tinyconv.plan.graph.chain_of` makes it of layers.
         batch_size: how many samples a run takes.
         state: the parameters, gradients and counters to work on, and with them the kernel set.
         training: whether to drop units, use batch statistics, and compute gradients.
-        loss: what to compute at the end.
+        losses: what to compute of each output at the end.
         optimizer: how to update the parameters (training only).
         fuse: whether to apply the fusion table.
         storage: buffers to share with other plans of the same model.
-        input_gradient: whether the gradient with respect to the input is wanted too (``plan.dx``).
+        input_gradient: whether the gradients with respect to the inputs are wanted too (``plan.dxs``).
     """
-    storage = storage or Storage(state.kernels)
-    sequence: list[ops.Op] = []
-    shape = input_shape
-    for layer in layers:
-        sequence += layer.ops(shape)
-        shape = sequence[-1].out_shape if sequence else shape
-    if not training:
-        sequence = [op for op in sequence if not isinstance(op, ops.Dropout)]
-    if loss is not None:
-        sequence.append(loss)
+    graph = network.copy() if training else network.without(ops.Dropout)
+    if losses:
+        graph.outputs = [graph.add(loss, out) for loss, out in zip(losses, graph.outputs, strict=True)]
+    graph = graph.pruned()
+    wanted = training and input_gradient
+    for number in graph.inputs:
+        source = graph[number].op
+        graph.nodes[number] = Node(ops.Source(source.name, source.x_shape, source.out_shape, wanted), ())
     if fuse:
-        sequence = apply_fusion(sequence, training)
-    b = Builder(state, storage, batch_size, training)
-    source = ops.Op("input", input_shape, input_shape)
-    x = b.value(source, "x", input_shape, training and input_gradient)
-    out = b.emit(sequence, x)
-    if loss is not None:
+        apply_fusion(graph, training)
+    b = Builder(state, storage or Storage(state.kernels), batch_size, training)
+    xs, outs = _emit(b, graph)
+    if losses:
         for power, strength in state.penalties.items():
             _penalise(b, state, power, strength)
     if optimizer is not None:
         for kernel, arguments in optimizer.steps(state):
             b._kernel("update", "optimizer", "all parameters", kernel, 0, arguments)
     steps = {phase: tuple(found) for phase, found in b.steps.items()}
-    targets = b.target_buffer if b.target_buffer is not None else b.nothing(2)
-    return Plan(state.kernels, batch_size, x.data, x.grad, targets, out.data, out.grad, steps, b.buffers)
+    data, grads = ([getattr(value, part) for value in (*xs, *outs)] for part in ("data", "grad"))
+    split = len(xs)
+    arrays = (tuple(data[:split]), tuple(grads[:split]), tuple(b.targets), tuple(data[split:]), tuple(grads[split:]))
+    return Plan(state.kernels, batch_size, *arrays, steps, b.buffers)
+
+
+def _emit(b: Builder, graph: Graph) -> tuple[list[Value], list[Value]]:
+    """Let every op write its steps, and return the values of the inputs and of the outputs.
+
+    Backward steps end up in reverse order of the ops. Where a value has several readers, an output of the network
+    being one too, the sum of their gradients stands before the backward pass of the op that computed it.
+    """
+    waiting: dict[int, list[Value]] = {}  # of each value, one for each reader that is still to come
+    inputs: dict[int, Value] = {}
+    backward: list[Step] = []
+    for number, node in graph:
+        value = node.op.emit(b, *(waiting[read].pop(0) for read in node.reads))
+        own, b.steps["backward"] = b.steps["backward"], []
+        if number in graph.inputs:
+            inputs[number] = value
+        readers = len(graph.readers(number)) + graph.outputs.count(number)
+        waiting[number] = b.fork(node.op, value, readers)
+        backward = b.steps["backward"] + own + backward
+        b.steps["backward"] = []
+    b.add_shared()
+    b.steps["backward"] = backward + b.steps["backward"]
+    return [inputs[number] for number in graph.inputs], [waiting[number].pop(0) for number in graph.outputs]
 
 
 def _penalise(b: Builder, state: State, power: int, strength: Any) -> None:

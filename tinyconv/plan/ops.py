@@ -7,8 +7,7 @@ Shapes of ops have no batch axis; the buffers have it.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +25,7 @@ class Op:
     name: str
     x_shape: Shape
     out_shape: Shape
+    call: int = field(default=0, kw_only=True)  # of a layer that is called more than once: which of its calls
 
     label: ClassVar[str] = "op"
 
@@ -34,9 +34,21 @@ class Op:
         """The layers that its steps are listed under: more than one where they are fused."""
         return self.name
 
-    def emit(self, b: Builder, x: Value) -> Value:
-        """Write the steps into the plan and return the value they compute."""
+    def emit(self, b: Builder, *values: Any) -> Value:
+        """Write the steps into the plan, and return the value that they compute from those values."""
         raise TypeError(f"{type(self).__name__} does not say which steps it consists of.")
+
+
+@dataclass(frozen=True)
+class Source(Op):
+    """An input: its values come from outside. ``wanted``: whether its gradient is asked for."""
+
+    wanted: bool = False
+
+    label = "input"
+
+    def emit(self, b: Builder) -> Value:  # type: ignore[override]
+        return b.value(self, "x", self.out_shape, self.wanted)
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Conv2D(Op):
         """Multiply-adds for one image, forward; as many again for each of dW and dX."""
         return math.prod(self.out_shape) * math.prod(self.kernel_size) * self.x_shape[-1]
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
         out = b.output(self, x.wanted or b.learns(self, *self.weights))
         w, bias = affine_weights(self, b)
@@ -89,7 +101,7 @@ class Conv2DReluMaxPool2D(Op):
     def layers(self) -> str:
         return f"{self.conv.name} + {self.name}"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         conv, padding = self.conv, self.conv.padding
         out = b.output(self, x.wanted or b.learns(conv, *conv.weights))
         needs_argmax = out.wanted or self.dropout is not None
@@ -128,8 +140,8 @@ class Dense(Op):
     label = "dense"
     weights: ClassVar[tuple[str, str]] = ("kernel", "bias")
 
-    def emit(self, b: Builder, x: Value) -> Value:
-        out = b.output(self, x.wanted or b.learns(self, *self.weights))
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
+        out = b.output(self, x.wanted or b.learns(self, "kernel", "bias"))
         w, bias = affine_weights(self, b)
         rows = b.batch_size * math.prod(self.x_shape[:-1])
         x_rows, out_rows = x.reshape((rows, self.x_shape[-1])), out.reshape((rows, self.out_shape[-1]))
@@ -198,7 +210,7 @@ class DepthwiseConv2D(Op):
 
     label = "depthwise_conv2d"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
         out = b.output(self, x.wanted or b.learns(self, *self.weights))
         w, bias = own_weights(self, b)
@@ -224,7 +236,7 @@ class Conv2DTranspose(Op):
     label = "conv2d_transpose"
     weights: ClassVar[tuple[str, str]] = ("kernel", "bias")
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
         out = b.output(self, x.wanted or b.learns(self, *self.weights))
         w, bias = own_weights(self, b)
@@ -252,7 +264,7 @@ class MaxPool2D(Op):
 
     label = "max_pool2d"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         geometry = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
         out = b.output(self, x.wanted)
         image = pooled_image(b, out)
@@ -271,7 +283,7 @@ class AveragePool2D(Op):
 
     label = "average_pool2d"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         geometry = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
         out = b.output(self, x.wanted)
         image = pooled_image(b, out)
@@ -295,7 +307,7 @@ class Rescale(Op):
 
     label = "rescale"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         out = b.output(self, x.wanted)
         b.forward(self, "rescale_forward", 0, out=out.flat.data, x=x.flat.data, scale=self.scale, shift=self.shift)
         if x.wanted:
@@ -309,7 +321,7 @@ class Reshape(Op):
 
     label = "view"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         return x.reshape((b.batch_size, *self.out_shape))
 
 
@@ -321,7 +333,7 @@ class Pad2D(Op):
 
     label = "pad2d"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         out = b.output(self, x.wanted)
         b.forward(self, "pad2d_forward", 0, out=out.data, x=x.data, corner=self.corner)
         if x.wanted:
@@ -335,7 +347,7 @@ class Upsample2D(Op):
 
     label = "upsample2d"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         out = b.output(self, x.wanted)
         b.forward(self, "upsample2d_forward", 0, out=out.data, x=x.data)
         if x.wanted:
@@ -353,9 +365,10 @@ class Dropout(Op):
     label = "dropout"
 
     def randomness(self, b: Builder) -> dict[str, Any]:
-        return {"counters": b.state.counters, "seed": b.state.seed, "layer": self.index, "rate": self.rate}
+        layer = self.index ^ (self.call << 20)  # each call draws a mask of its own
+        return {"counters": b.state.counters, "seed": b.state.seed, "layer": layer, "rate": self.rate}
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         rows = (b.batch_size, math.prod(self.x_shape))
         out = b.output(self, x.wanted)
         x_rows, out_rows = x.reshape(rows), out.reshape(rows)
@@ -376,7 +389,7 @@ class Activation(Op):
     def label(self) -> str:  # type: ignore[override]
         return self.kind
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         out = b.output(self, x.wanted)
         arrays = {"x": x.flat.data, "out": out.flat.data}
         formula = {"kind": self.kind, "options": self.options}
@@ -392,7 +405,7 @@ class Softmax(Op):
 
     label = "softmax"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         rows = (b.batch_size * math.prod(self.x_shape[:-1]), self.x_shape[-1])
         out = b.output(self, x.wanted)
         x_rows, out_rows = x.reshape(rows), out.reshape(rows)
@@ -424,7 +437,7 @@ class BatchNorm(Op):
     def moving(self, b: Builder) -> dict[str, Any]:
         return {name: b.weight(self, name) for name in ("moving_mean", "moving_variance")}
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         channels = self.x_shape[-1:]
         rows = (b.batch_size * math.prod(self.x_shape[:-1]), *channels)
         out = b.output(self, x.wanted or (not self.frozen and b.learns(self, "gamma", "beta")))
@@ -457,7 +470,7 @@ class LayerNorm(Op):
 
     label = "layer_norm"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         shape = self.x_shape[-self.axes :]
         columns = math.prod(shape)
         rows = (b.batch_size * math.prod(self.x_shape[: -self.axes]), columns)
@@ -484,7 +497,7 @@ class Custom(Op):
 
     label = "custom"
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         if not b.state.on_host:
             raise ValueError(
                 f"Layer {self.name!r} ({type(self.layer).__name__}) computes with NumPy, which cannot reach the memory "
@@ -508,10 +521,9 @@ class Custom(Op):
         return out
 
 
-def at_inference(sequence: Sequence[Op]) -> list[Op]:
-    """Ops that behave as at inference in a plan for training too, so that their backward pass is inference's."""
-    kept = [op for op in sequence if not isinstance(op, Dropout)]
-    return [replace(op, frozen=True) if isinstance(op, BatchNorm) else op for op in kept]
+def settled(op: Op) -> Op:
+    """The op as it behaves at inference, in a plan for training too."""
+    return replace(op, frozen=True) if isinstance(op, BatchNorm) else op
 
 
 class OwnMethod:
@@ -598,11 +610,11 @@ class Loss(Op):
     def from_scores(self) -> bool:
         return self.kind in ("softmax_cross_entropy", "sigmoid_cross_entropy")
 
-    def emit(self, b: Builder, x: Value) -> Value:
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         columns = self.x_shape[-1]
         rows = b.batch_size * math.prod(self.x_shape[:-1])
         x_rows = x.reshape((rows, columns))
-        targets = b.targets((rows, columns))
+        targets = b.target(self, (rows, columns))
         losses = b.buffer(self, "losses", (rows,), b.state.dtype)
         backward = f"{self.kind}_backward"
         if self.from_scores:

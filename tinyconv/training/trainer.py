@@ -80,17 +80,16 @@ class Trainer:
                 self.programs.clear()
                 self.prepared.clear()
                 self.warm.clear()
-            model, loss = self.model, None
+            losses: list[Any] = []
             if with_loss and self.loss is not None:
                 metrics = tuple((metric.kernel, metric.options) for metric in self.metrics)
-                loss = self.loss.op(model.output_shape[1:], metrics)  # type: ignore[arg-type]
+                losses.append(self.loss.op(self.model.output_shape[1:], metrics))  # type: ignore[arg-type]
             self.plans[key] = lower(
-                model.layers,
-                model.input_shape[1:],  # type: ignore[arg-type]
+                self.model._graph(),
                 batch_size,
                 self.state,
                 training=training,
-                loss=loss,
+                losses=losses,
                 optimizer=self.optimizer if training and with_loss else None,
                 fuse=self.fuse,
                 storage=self.storages[training],
