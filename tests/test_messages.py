@@ -281,11 +281,6 @@ STRUCTURE = {
     "not a layer": (lambda: tinyconv.Sequential([3]), TypeError, ["expected a tinyconv layer", "Received: 3"]),
     "a class": (lambda: tinyconv.Sequential([layers.Flatten]), TypeError, ["expected a tinyconv layer", "Flatten"]),
     "twice": (lambda: tinyconv.Sequential([a := layers.Dense(2), a]), ValueError, ["'dense' is in the model already"]),
-    "in another model": (
-        lambda: tinyconv.Sequential(network().layers[:2], name="features"),
-        ValueError,
-        ["Model 'features': layer 'conv2d' is in model 'small' already", "Fix: make a new one", "set_weights"],
-    ),
     "two inputs": (
         lambda: tinyconv.Sequential([tinyconv.Input((3,)), tinyconv.Input((3,))]),
         ValueError,

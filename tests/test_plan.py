@@ -11,6 +11,7 @@ import tinyconv
 from tinyconv import layers
 from tinyconv.plan import ops
 from tinyconv.plan.fusion import fuse
+from tinyconv.plan.graph import Graph
 
 
 def mnist_network(**compile_arguments):
@@ -102,14 +103,22 @@ def test_what_is_fused():
     ]
 
 
+def fused(sequence, training):
+    """What the rules make of a chain of ops."""
+    graph = Graph()
+    graph.outputs = [graph.add_chain(sequence, graph.add_input("input", sequence[0].x_shape))]
+    fuse(graph, training)
+    return [node.op for _, node in graph][1:]
+
+
 def test_a_normalisation_is_folded_at_inference_only():
     conv = ops.Conv2D("conv", (8, 8, 3), (8, 8, 4), (3, 3), (1, 1), (1, 1), (1, 1), True)
     norm = ops.BatchNorm("norm", (8, 8, 4), (8, 8, 4), 0.99, 1e-3, True, True)
     relu = ops.Activation("relu", (8, 8, 4), (8, 8, 4), "relu")
-    (folded,) = fuse([conv, norm, relu], training=False)
+    (folded,) = fused([conv, norm, relu], training=False)
     assert folded.norm is norm
     assert folded.relu
-    assert fuse([conv, norm, relu], training=True) == [conv, norm, relu]
+    assert fused([conv, norm, relu], training=True) == [conv, norm, relu]
 
 
 @pytest.mark.parametrize(
@@ -123,8 +132,8 @@ def test_a_normalisation_is_folded_at_inference_only():
 def test_a_pooling_is_fused_only_where_the_kernel_can(change):
     conv = ops.Conv2D("conv", (9, 9, 3), (8, 8, 4), (2, 2), (1, 1), (0, 0), (1, 1), True, relu=True)
     pool = ops.MaxPool2D("pool", (8, 8, 4), (4, 4, 4), (2, 2), (2, 2), (0, 0))
-    assert len(fuse([conv, pool], True)) == 1
-    assert len(fuse([replace(conv, **change), pool], True)) == 2
+    assert len(fused([conv, pool], True)) == 1
+    assert len(fused([replace(conv, **change), pool], True)) == 2
 
 
 def test_a_step_allocates_nothing_and_keeps_its_buffers():

@@ -24,10 +24,12 @@ from tinyconv.datasets import pictures
 from tinyconv.inspect import explain, plots, report
 from tinyconv.inspect.gradient_check import check_gradients
 from tinyconv.layers import Input
+from tinyconv.models.model import Model
 from tinyconv.models.sequential import Sequential
 
 __all__ = [
     "Input",
+    "Model",
     "Sequential",
     "activations",
     "callbacks",

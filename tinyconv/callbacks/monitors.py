@@ -62,7 +62,7 @@ class MonitorCallback(Callback):
 
     def names_of_batch(self) -> list[str]:
         """The names in the logs of a batch."""
-        return ["loss", *(metric.name for metric in self.model.metrics)]
+        return list(self.model.log_names)
 
     def names_of_epoch(self) -> tuple[list[str], bool]:
         """The names in the logs of an epoch, and whether another callback, not of this package, may add more."""

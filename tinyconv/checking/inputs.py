@@ -17,9 +17,8 @@ def as_batch(x: Any, where: str) -> np.ndarray:
     """``x`` as an array of numbers with a batch axis, not yet of the right shape or type."""
     if hasattr(x, "weight_specs"):
         raise TypeError(
-            f"{where[0].upper()}{where[1:]} was called on {x!r}, which is not data. Expected a batch of samples: an "
-            "array. Layers are not called on Input, as tinyconv has no functional API yet. "
-            "Fix: Sequential([Input(...), ...])."
+            f"{where[0].upper()}{where[1:]} was called on {x!r}, which is not data. Expected a batch of samples, an "
+            "array, or a tensor such as Input(...)."
         )
     array = numbers(f"The input of {where}", x)
     if array.ndim == 0:
@@ -160,16 +159,22 @@ def checked_weights(
 
 
 def split_validation(
-    x: np.ndarray, y: np.ndarray, share: float
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    xs: Sequence[np.ndarray], ys: Sequence[np.ndarray], share: float
+) -> tuple[tuple[tuple[Any, ...], tuple[Any, ...]], tuple[tuple[Any, ...], tuple[Any, ...]]]:
     """The first samples for training and the last ``share`` of them for validation, before any shuffling."""
     number("", "validation_split", share, above=0.0, below=1.0)
-    samples = len(x)
-    rows = len(y) // samples  # of targets for each sample
+    samples = len(xs[0])
     split = int(samples * (1 - share))
     if split in (0, samples):
         raise ValueError(
             f"validation_split={share} leaves no samples for {'training' if split == 0 else 'validation'}. "
             f"Received: {samples} samples."
         )
-    return (x[:split], y[: split * rows]), (x[split:], y[split * rows :])
+
+    def rows(part: slice) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Targets may have several rows for each sample."""
+        many = [len(y) // samples for y in ys]
+        cut = [slice(*(edge and edge * rows for edge in (part.start, part.stop))) for rows in many]
+        return tuple(x[part] for x in xs), tuple(y[each] for y, each in zip(ys, cut, strict=True))
+
+    return rows(slice(0, split)), rows(slice(split, samples))

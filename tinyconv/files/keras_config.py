@@ -59,8 +59,7 @@ MOST_LAYERS, LONGEST_NAME = 10_000, 1000
 def of_model(model: Network) -> Config:
     """The content of ``config.json``."""
     batch_shape = list(model.input_shape)
-    assert model._input is not None
-    source = {"batch_shape": batch_shape, "dtype": "float32", "sparse": False, "name": model._input.name}
+    source = {"batch_shape": batch_shape, "dtype": "float32", "sparse": False, "name": model._inputs[0].name}
     entries = [_entry("keras.layers", "InputLayer", source)]
     if len(model.layers) > MOST_LAYERS:
         raise ValueError(f"Model {model.name!r} is too large to be saved. Expected at most {MOST_LAYERS:,} layers.")

@@ -42,6 +42,7 @@ def input_gradient(model: Network, x: Any, classes: Any) -> np.ndarray:
         raise ValueError(f"input_gradient expects a model with one row of outputs. Received: outputs of shape {shape}.")
     seed = np.zeros((len(x), *shape), np.float32)
     seed[np.arange(len(x)), numbers] = 1
+    model._claim()
     assert model._arenas is not None
     graph = model._graph().at_inference()
     last = graph[graph.outputs[0]]

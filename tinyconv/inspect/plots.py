@@ -16,7 +16,7 @@ from tinyconv.callbacks.curves import training_curves
 from tinyconv.checking.messages import received
 from tinyconv.inspect import explain, report
 from tinyconv.layers import Conv2D
-from tinyconv.models.stack import Stack
+from tinyconv.models.model import Model
 from tinyconv.network import Network
 
 __all__ = ["confusion", "feature_maps", "filters", "saliency", "training_curves", "worst_mistakes"]
@@ -135,7 +135,7 @@ def _frame(ax: Any) -> None:
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, Stack):
+    if not isinstance(model, Model):
         raise TypeError(f"Invalid model. Expected a Sequential. Received: {received(model)}.")
 
 

@@ -10,6 +10,7 @@ from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.layers.convolutions import Conv2DTranspose, DepthwiseConv2D, SeparableConv2D
 from tinyconv.layers.core import Dropout, Flatten, Input, InputLayer, Rescaling, Reshape
 from tinyconv.layers.image import UpSampling2D, ZeroPadding2D
+from tinyconv.layers.merge import Add, Average, Concatenate, Maximum, Multiply
 from tinyconv.layers.normalization import BatchNormalization, LayerNormalization
 from tinyconv.layers.pooling import (
     AveragePooling2D,
@@ -25,9 +26,12 @@ from tinyconv.layers.pooling import (
 __all__ = [
     "ELU",
     "Activation",
+    "Add",
+    "Average",
     "AveragePooling2D",
     "AvgPool2D",
     "BatchNormalization",
+    "Concatenate",
     "Conv2D",
     "Conv2DTranspose",
     "Dense",
@@ -45,6 +49,8 @@ __all__ = [
     "LeakyReLU",
     "MaxPool2D",
     "MaxPooling2D",
+    "Maximum",
+    "Multiply",
     "ReLU",
     "Rescaling",
     "Reshape",

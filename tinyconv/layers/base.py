@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from tinyconv.checking.messages import refuse
 from tinyconv.initializers import Initializer, drawn
 from tinyconv.kernels.backends import load_backend, resolve_backend
 from tinyconv.layers.arguments import shape_of
+from tinyconv.layers.symbolic import Call, Tensor, tensors_of
 from tinyconv.plan import ops
 from tinyconv.plan.arena import Arena
 from tinyconv.plan.graph import chain_of
@@ -96,6 +98,8 @@ class Layer(Configured):
         names = dict.fromkeys(name for name in known if name not in unpacked)
         refuse(type(self).__name__, {**keras, **unsupported}, NEUTRAL, names)
         self._owner: Owner | None = None  # the model that holds the weights, and has to hear of changes
+        self._users: weakref.WeakSet[Owner] = weakref.WeakSet()  # all models that the layer is in
+        self._calls: list[Call] = []  # on tensors
         self._name = checking.optional_name(type(self).__name__, name) or default_name(type(self))
         self._named_by_user = name is not None
         self._trainable = checking.boolean(type(self).__name__, "trainable", trainable)
@@ -119,11 +123,14 @@ class Layer(Configured):
     @name.setter
     def name(self, name: str) -> None:
         name = checking.name(self._who(), name)
-        if self._owner is None:
-            self._name = name
-        else:
-            self._owner._rename(self, name)
-        self._named_by_user = True
+        with self._lock:
+            users = list(self._users)
+            for user in users:
+                user._check_name(self, name)
+            before, self._name = self._name, name
+            for user in users:
+                user._renamed_layer(self, before)
+            self._named_by_user = True
 
     @property
     def trainable(self) -> bool:
@@ -161,7 +168,11 @@ class Layer(Configured):
         """A copy is in no model, and has weights of its own."""
         with self._lock:
             arrays = {name: array.copy() for name, array in self._arrays.items()}
-        return {**self.__dict__, "_owner": None, "_arrays": arrays}
+        return {**self.__dict__, "_owner": None, "_users": (), "_calls": [], "_arrays": arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._users = weakref.WeakSet()
 
     # What a layer is
 
@@ -258,9 +269,54 @@ class Layer(Configured):
 
     # Computing
 
+    def __call__(self, x: Any, training: bool = False, backend: str = "reference") -> Any:
+        """The layer's output for a batch of inputs, (batch, ...); or, called on a tensor, the tensor that a model will
+        compute. Builds the layer first if need be."""
+        tensors = tensors_of(x)
+        return self._compute(x, training, backend) if tensors is None else self._call_on(tensors)
+
+    def _call_on(self, tensors: Sequence[Tensor], within: tuple[Any, ...] = ()) -> Tensor:
+        """The output for these inputs, as a value that a model will compute; ``within``: of which models as a part."""
+        shape: Any = self._joined([tensor.sample_shape for tensor in tensors])
+        if not self.built:
+            self.initialize(shape, np.random.default_rng(random.next_seed()))
+        elif shape != self._input_shape and self._arrays:
+            raise ValueError(
+                f"Layer {self.name!r} was built for samples of shape {self._input_shape}. Received: {shape}. "
+                "Fix: make a new layer."
+            )
+        self._calls.append(Call(self, tensors, self.output_shape(shape), within))
+        return self._calls[-1].output
+
+    def _joined(self, shapes: Sequence[Shape]) -> Any:
+        """What the layer takes as the shape of its input, of those of its inputs: it has one."""
+        if len(shapes) != 1:
+            raise ValueError(f"Layer {self.name!r} takes one input. Received: {len(shapes)} tensors.")
+        return shapes[0]
+
+    def _only_call(self) -> Call:
+        for user in list(self._users) if not self._calls else ():
+            user._trace()
+        calls = [call for call in self._calls if not call.within]
+        if len(calls) != 1:
+            problem = f"has been called on tensors {len(calls)} times"
+            raise AttributeError(f"Layer {self.name!r} {problem}. Expected one call, whose input and output are meant.")
+        return calls[0]
+
+    @property
+    def input(self) -> Any:
+        """The tensor (or the list of them) that the layer was called on."""
+        found = self._only_call().inputs
+        return found[0] if len(found) == 1 else list(found)
+
+    @property
+    def output(self) -> Tensor:
+        """The tensor that came of the call: with it and a model's input, ``Model(model.input, layer.output)`` is a
+        model that ends here, and has the same weights."""
+        return self._only_call().output
+
     @locked
-    def __call__(self, x: Any, training: bool = False, backend: str = "reference") -> np.ndarray:
-        """The layer's output for a batch of inputs, (batch, ...). Builds the layer first if need be."""
+    def _compute(self, x: Any, training: bool, backend: str) -> np.ndarray:
         x = inputs.as_batch(x, f"layer {self.name!r}")
         training = checking.boolean(self._who(), "training", training)
         if not self.built:
@@ -295,7 +351,9 @@ class Owner(Protocol):
     @property
     def _lock(self) -> ModelLock: ...
     def _weights_changed(self) -> None: ...
-    def _rename(self, layer: Layer, name: str) -> None: ...
+    def _check_name(self, layer: Layer, name: str) -> None: ...
+    def _renamed_layer(self, layer: Layer, before: str) -> None: ...
+    def _trace(self) -> None: ...
     def _who(self) -> str: ...
 
 
@@ -309,7 +367,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def default_name(layer_type: type[Layer]) -> str:
+def default_name(layer_type: type) -> str:
     """Keras' automatic name: Conv2D -> conv2d, MaxPooling2D -> max_pooling2d."""
     words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", layer_type.__name__)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()

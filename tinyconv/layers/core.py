@@ -9,6 +9,7 @@ from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import explained, refuse
 from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, shape_of, who
 from tinyconv.layers.base import Layer
+from tinyconv.layers.symbolic import Call, Tensor
 from tinyconv.plan import ops
 
 # Input's further arguments in Keras, none of which changes anything here at its default.
@@ -62,6 +63,12 @@ class InputLayer(Layer):
             shape = batch_shape[1:]  # type: ignore[assignment]  # what is None in it is refused below
         self.shape = shape_of(self, shape)  # type: ignore[arg-type]
 
+    def _only_call(self) -> Call:
+        """An input layer reads nothing: what a model is called with is its output."""
+        if not self._calls:
+            self._calls.append(Call(self, (), self.shape))
+        return self._calls[0]
+
     def _why_frozen(self) -> str | None:
         return "a model may have been built from it"
 
@@ -83,10 +90,11 @@ def Input(
     name: str | None = None,
     tensor: None = None,
     optional: bool = False,
-) -> InputLayer:
-    """What samples look like: the first entry of a Sequential. See :class:`InputLayer`."""
+) -> Tensor:
+    """A value that a model begins with: the first entry of a Sequential, or what layers are called on. See
+    :class:`InputLayer` for the arguments."""
     refuse("Input", {"tensor": tensor}, KERAS_INPUT)
-    return InputLayer(shape, batch_size, dtype, sparse, ragged, batch_shape, None, optional, name)
+    return InputLayer(shape, batch_size, dtype, sparse, ragged, batch_shape, None, optional, name).output
 
 
 class Flatten(Layer):

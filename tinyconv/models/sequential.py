@@ -1,639 +1,178 @@
-"""Sequential: a stack of layers that can be trained, with Keras' interface.
+"""Sequential: a stack of layers."""
 
-What happens on the way down: ``fit`` checks the arrays (:mod:`tinyconv.checking.inputs`) and runs the loops of
-:mod:`tinyconv.training`, which run a plan (:mod:`tinyconv.plan`) once per batch; the plan calls kernels.
-"""
-
-import math
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinyconv import checking, losses, metrics, optimizers
-from tinyconv.callbacks import Callback, CallbackList, History
-from tinyconv.callbacks.base import Position, as_callbacks
-from tinyconv.checking import console, count_of, inputs
+from tinyconv import checking
 from tinyconv.checking.arguments import Shape
-from tinyconv.checking.messages import explained, refuse, warn
-from tinyconv.files import store
-from tinyconv.kernels.backends import load_backend, resolve_backend
-from tinyconv.layers import Layer
-from tinyconv.losses import Loss, LossLike
-from tinyconv.metrics import Metric, MetricLike
-from tinyconv.models.stack import Stack
-from tinyconv.network import Moments
-from tinyconv.optimizers import Optimizer, OptimizerLike
-from tinyconv.plan import tables
+from tinyconv.checking.messages import explained, received
+from tinyconv.layers import InputLayer, Layer
+from tinyconv.layers.symbolic import Tensor
+from tinyconv.models.model import Model
+from tinyconv.models.structure import Structure, Use
 from tinyconv.plan.locks import locked
-from tinyconv.plan.lowering import Plan
-from tinyconv.training.data import Data, Pass
-from tinyconv.training.progress import Progress, Verbosity
-from tinyconv.training.session import Session
-from tinyconv.training.trainer import Trainer
-
-Pair = tuple[np.ndarray, np.ndarray]  # inputs and targets
-
-ONLY_KERAS = dict.fromkeys(("sample_weight", "class_weight", "steps"), (None,))
-COMPILE_ONLY_KERAS: dict[str, tuple[Any, ...]] = {  # accepted where they change nothing
-    "loss_weights": (None,),
-    "weighted_metrics": (None, []),
-    "run_eagerly": (False,),
-    "steps_per_execution": (1,),
-    "jit_compile": ("auto", True, False),
-}
 
 
-class Sequential(Stack):
+class Sequential(Model):
     """A stack of layers: each one's output is the next one's input.
 
     Args:
-        layers: the layers, beginning with ``Input(shape=...)``; more can be added with :meth:`add`.
+        layers: the layers, beginning with ``Input(shape=...)``; more can be added with :meth:`add`. A model with one
+            input and one output can be one of them.
         trainable: whether training changes its weights.
         name: shown in the summary.
 
     >>> model = Sequential([Input((28, 28, 1)), layers.Conv2D(32, 3, activation="relu"), ...])
     >>> model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
     >>> history = model.fit(x_train, y_train, batch_size=128, epochs=15, validation_split=0.1)
-
-    Several threads may use a model at once: what reads or writes weights waits for its turn, see
-    :mod:`tinyconv.plan.locks`.
-    A copy (``copy.deepcopy``, pickle, a process it is sent to) has weights, an optimiser and a state of its own.
     """
 
-    def __init__(self, layers: Iterable[Layer] | None = None, trainable: bool = True, name: str | None = None) -> None:
-        self._stop_training = False
-        self._history: History | None = None
-        self._optimizer: Optimizer | None = None
-        self._loss: Loss | None = None
-        self._metrics: tuple[Metric, ...] = ()
-        self._compiled: dict[str, Any] | None = None
-        self._trainer: Trainer | None = None
+    def __init__(self, layers: Iterable[Any] | None = None, trainable: bool = True, name: str | None = None) -> None:
         if isinstance(layers, str | bytes | np.ndarray) or (layers is not None and not isinstance(layers, Iterable)):
             one = isinstance(layers, Layer)
             fix = f"a list, [{layers!r}]" if one else ""
             raise checking.invalid("Sequential", "layers", "a list of layers", layers, fix)
-        super().__init__(layers or (), checking.optional_name("Sequential", name) or "sequential", trainable)
-
-    def __repr__(self) -> str:
-        shape = f", input_shape={self.input_shape}" if self._input is not None else ""
-        return f"<Sequential {self.name!r}: {len(self._layers)} layers, {self.count_params():,} parameters{shape}>"
-
-    # What training is about
-
-    @property
-    def optimizer(self) -> Optimizer | None:
-        """What ``compile`` was given; compile again to have another one."""
-        return self._optimizer
-
-    @property
-    def loss(self) -> Loss | None:
-        """What ``compile`` was given; compile again to have another one."""
-        return self._loss
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """What is measured beside the loss."""
-        return self._metrics
-
-    @property
-    def history(self) -> History | None:
-        """What the last ``fit`` returned."""
-        return self._history
-
-    @property
-    def stop_training(self) -> bool:
-        """Set it to True to end the run under way after this batch."""
-        return self._stop_training
-
-    @stop_training.setter
-    def stop_training(self, stop: bool) -> None:
-        self._stop_training = checking.boolean(self._who(), "stop_training", stop)
-
-    # Changes below a trainer
-
-    def _check_free(self, what: str) -> None:
-        if self._trainer is not None and self._trainer.runs:
-            raise RuntimeError(
-                f"Model {self.name!r} is in the middle of a run, which {what} would break. "
-                "Fix: do it before the run, or after it."
-            )
-
-    def _weights_moved(self) -> None:
-        self._hand_over_moments()
-        self._trainer = None
-
-    def _weights_changed(self) -> None:
-        if self._trainer is not None:
-            self._trainer.weights_changed()
-
-    def _renamed(self, names: dict[str, str]) -> None:
-        self._weights_moved()
-        if self._optimizer is not None:
-            self._optimizer.rename(names)
-
-    def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            return {**super().__getstate__(), "_trainer": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if self._optimizer is not None and self._optimizer.built:
-            self._bind()
-
-    # The optimiser's state
-
-    @locked
-    def _hand_over_moments(self) -> None:
-        """Give the optimiser the moments as they are now, of the weights that are trained."""
-        if self._trainer is not None and self._optimizer is not None and self._optimizer.built:
-            self._optimizer.keep(self._trainer.moments())
-
-    def _bind(self) -> None:
-        """Make the optimiser this model's."""
-        assert self._optimizer is not None
-        trained: dict[str, Layer] = {}
-        frozen: dict[str, Layer] = {}
-        for name, layer, spec in self._specs():
-            (trained if self._is_trained(layer, spec) else frozen)[name] = layer
-        self._optimizer.belong(self, trained, frozen)
-
-    @locked
-    def optimizer_state(self) -> Moments:
-        """Copies of the optimiser's moments, by slot ("momentum", "velocity") and by "layer/weight": of every weight
-        that it trains; zeros before the first step."""
-        self._need_built()
-        if self._optimizer is None:
-            return {}
-        found = self._optimizer.moments()
-        shapes = {
-            name: layer._arrays[spec.name].shape
-            for name, layer, spec in self._specs()
-            if spec.trainable and (self._is_trained(layer, spec) or self._optimizer.knows(name))
-        }
-        return {
-            slot: {name: moments.get(name, np.zeros(shape, np.float32)) for name, shape in shapes.items()}
-            for slot, moments in found.items()
-        }
-
-    @locked
-    def set_optimizer_state(self, moments: Moments) -> None:
-        """Set the optimiser's moments; with its ``iterations``, training goes on as if it had not stopped."""
-        self._check_free("set_optimizer_state()")
-        self._need_built()
-        if self._optimizer is None:
-            raise ValueError(f"Model {self.name!r} is not compiled, and so has no optimizer. Fix: compile() first.")
-        shapes = next(iter(self.optimizer_state().values()), {})
-        slots = self._optimizer.slots
-        for slot in slots:
-            for name, array in shapes.items():
-                given = moments.get(slot, {}).get(name)
-                if given is None or np.shape(given) != array.shape:
-                    raise ValueError(
-                        f"The optimizer's state does not fit model {self.name!r}: {slot} of {name!r}. Expected an "
-                        f"array of shape {array.shape}. Received: {None if given is None else np.shape(given)}."
-                    )
-        self._bind()
-        self._trainer = None
-        self._optimizer.keep(
-            {slot: {name: np.array(moments[slot][name], np.float32) for name in shapes} for slot in slots}
-        )
-
-    @locked
-    def restart(self, seed: int, iterations: int, moments: Moments) -> None:
-        """Go on as a model with that seed, step count and moments would, in everything random too."""
-        assert self._optimizer is not None
-        self.seed = seed
-        self._optimizer.iterations = iterations
-        self.set_optimizer_state(moments)
-
-    @locked
-    def totals(self) -> np.ndarray:
-        """The totals of loss and metrics over the batches of this epoch so far."""
-        return self._need_trainer("totals", None).totals()
-
-    # Files
-
-    @locked
-    @explained
-    def save(self, filepath: str | os.PathLike, overwrite: bool = True, zipped: None = None, **keras: Any) -> None:
-        """Write the whole model, its optimiser's state included, as a ".keras" archive: see :mod:`tinyconv.saving`."""
-        refuse("save()", {"zipped": zipped, **keras}, {"zipped": (None, True)})
-        store.save_model(self, filepath, checking.boolean("save", "overwrite", overwrite))
-
-    @locked
-    @explained
-    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, max_shard_size: None = None) -> None:
-        """Write the weights: ".safetensors", or ".weights.h5" in Keras' layout."""
-        refuse("save_weights()", {"max_shard_size": max_shard_size}, {"max_shard_size": (None,)})
-        store.save_weights(self, filepath, checking.boolean("save_weights", "overwrite", overwrite))
-
-    @locked
-    @explained
-    def load_weights(self, filepath: str | os.PathLike, skip_mismatch: bool = False, **keras: Any) -> None:
-        """Read the weights of a model of the same layers, from a file of either kind.
-
-        With ``skip_mismatch`` layers whose weights do not fit keep theirs, with a warning.
-        """
-        refuse("load_weights()", keras, {"objects_to_skip": (None,)})
-        store.load_weights(self, filepath, checking.boolean("load_weights", "skip_mismatch", skip_mismatch))
-
-    # Training
-
-    @locked
-    @explained
-    def compile(
-        self,
-        optimizer: OptimizerLike = "rmsprop",
-        loss: LossLike | None = None,
-        loss_weights: None = None,
-        metrics: Sequence[MetricLike] | MetricLike | None = None,
-        weighted_metrics: None = None,
-        run_eagerly: bool = False,
-        steps_per_execution: int = 1,
-        jit_compile: str | bool = "auto",
-        auto_scale_loss: bool = True,
-        *,
-        backend: str | None = None,
-        fuse: bool = True,
-    ) -> None:
-        """Say how to train. Arguments that are not described here are Keras', and must have their defaults.
-
-        Args:
-            optimizer: a name ("adam", "adamw", "rmsprop", "sgd") or an object of :mod:`tinyconv.optimizers`. An object
-                that has trained this model goes on where it is; one that has trained another model is refused.
-            loss: a name such as "categorical_crossentropy" or an object of :mod:`tinyconv.losses`.
-            metrics: names such as "accuracy", or objects of :mod:`tinyconv.metrics`.
-            backend: which kernels compute: "cpu", "cuda" or "reference"; "auto" takes CUDA where a GPU is usable, else
-                the CPU. None: the environment variable TINYCONV_BACKEND, else "auto".
-            fuse: whether the plan may fuse neighbouring operations.
-        """
-        self._check_free("compile()")
-        given: dict[str, Any] = {
-            "loss_weights": loss_weights,
-            "weighted_metrics": weighted_metrics,
-            "run_eagerly": run_eagerly,
-        }
-        given |= {"steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
-        refuse("compile()", given, COMPILE_ONLY_KERAS)
-        checking.boolean("compile", "auto_scale_loss", auto_scale_loss)  # of no effect in float32
-        new = optimizers.get(optimizer)
-        if new.built and new is not self._optimizer:
-            self._refuse_foreign(new)
-        new_loss = None if loss is None else losses.get(loss)
-        wanted = _listed(metrics)
-        compiled = {
-            "metrics": wanted,
-            "backend": resolve_backend(backend),
-            "fuse": checking.boolean("compile", "fuse", fuse),
-            "trained": False,
-        }
-        found = self._metrics_of(wanted)
-        self._weights_moved()  # the old trainer, if there was one, gives its optimiser what it knows
-        self._optimizer, self._loss, self._metrics, self._compiled = new, new_loss, found, compiled
-
-    def _refuse_foreign(self, optimizer: Optimizer) -> None:
-        known = list(map(id, (optimizer._known or {}).values()))
-        if not any(id(layer) in known for layer in self._layers):
-            raise ValueError(
-                f"This {type(optimizer).__name__} has trained another model, to whose weights its moments and its step "
-                f"count belong. Fix: a new optimizer for model {self.name!r}, {type(optimizer).__name__}(...)."
-            )
-
-    def _metrics_of(self, wanted: list[Any]) -> tuple[Metric, ...]:
-        shape = self.output_shape[1:] if self._input is not None and self._layers else (2,)
-        return tuple(metrics.get(each, shape) for each in wanted)  # type: ignore[arg-type]
-
-    @explained
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: Verbosity = "auto",
-        callbacks: Iterable[Callback] | Callback | None = None,
-        validation_split: float = 0.0,
-        validation_data: tuple[Any, Any] | None = None,
-        shuffle: bool = True,
-        class_weight: None = None,
-        sample_weight: None = None,
-        initial_epoch: int = 0,
-        steps_per_epoch: None = None,
-        validation_steps: None = None,
-        validation_batch_size: int | None = None,
-        validation_freq: int = 1,
-    ) -> History:
-        """Train for some epochs, and return the history of losses and metrics.
-
-        Args:
-            x: inputs, (samples, ...). Anything that is not C-contiguous float32 is converted once.
-            y: targets: rows like the output, or class numbers for a sparse loss.
-            batch_size: samples per step; None: 32.
-            epochs: the number of the last epoch; with ``initial_epoch`` fewer are trained.
-            verbose: 0: silent, 1: progress bar, 2: a line per epoch, "auto": 1 in a terminal, else 2.
-            callbacks: objects of :mod:`tinyconv.callbacks`.
-            validation_split: the share of the samples, taken from the end before shuffling, to validate on.
-            validation_data: (x, y) to validate on instead.
-            shuffle: whether every epoch sees the samples in another order.
-            class_weight, sample_weight, steps_per_epoch, validation_steps: Keras' only; must be None.
-            initial_epoch: the epoch to start at, for resuming.
-            validation_batch_size: samples per validation batch; None: batch_size.
-            validation_freq: validate every so many epochs.
-        """
-        keras = {"class_weight": class_weight, "sample_weight": sample_weight}
-        keras |= {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
-        refuse("fit()", keras, dict.fromkeys(keras, (None,)))
-        batch_size = count_of("batch_size", batch_size, 32)
-        epochs = checking.integer("fit", "epochs", epochs)
-        initial_epoch = checking.integer("fit", "initial_epoch", initial_epoch, at_least=0)
-        validation_freq = checking.integer("fit", "validation_freq", validation_freq)
-        val_batch_size = count_of("validation_batch_size", validation_batch_size, batch_size)
-        shuffle = checking.boolean("fit", "shuffle", shuffle)
-        share = checking.number("fit", "validation_split", validation_split, at_least=0, below=1)
-        given = as_callbacks(callbacks)
-        with self._lock:
-            self._need_trainer("fit", x, training=True)
-            training, validation = self._split(x, y, share, validation_data)
-            samples = len(training[0])
-            progress = Progress(verbose, epochs, samples)
-            resumed = [callback.resume(self, samples, batch_size) for callback in given]
-            start = next((position for position in resumed if position is not None), Position(initial_epoch))
-            trainer = self._need_trainer("fit", x, training=True)  # a callback may have changed the model
-            self._stop_training = False
-            data = Data.load(trainer.state, *training)
-            loop = trainer.pass_over(data, batch_size, training=True)
-            val_loop = None
-            if validation is not None:
-                val_loop = trainer.pass_over(Data.load(trainer.state, *validation), val_batch_size, training=False)
-            self._history = history = History()
-            params = _params(loop, epochs, verbose) | {"validation_freq": validation_freq if validation else 0}
-            events = CallbackList([*given, history], model=self, **params)
-            session = Session(trainer, loop, events, progress, val_loop)
-            session.train(data, start, epochs, shuffle, validation_freq)
-        return history
-
-    @explained
-    def evaluate(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        verbose: Verbosity = "auto",
-        sample_weight: None = None,
-        steps: None = None,
-        callbacks: Iterable[Callback] | Callback | None = None,
-        return_dict: bool = False,
-    ) -> Any:
-        """The loss and the metrics on a data set: [loss, metric, ...], just the loss if there are no metrics, or (with
-        ``return_dict``) a dict by name."""
-        refuse("evaluate()", {"sample_weight": sample_weight, "steps": steps}, ONLY_KERAS)
-        batch_size = count_of("batch_size", batch_size, 32)
-        return_dict = checking.boolean("evaluate", "return_dict", return_dict)
-        with self._lock:
-            trainer = self._need_trainer("evaluate", x)
-            checked = self._checked(x, y)
-            loop = trainer.pass_over(Data.load(trainer.state, *checked), batch_size, training=False)
-            events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
-            logs = Session(trainer, loop, events, Progress(verbose, 0, len(checked[0]))).run("test")
-        return logs if return_dict else _as_list(logs)
-
-    @explained
-    def predict(
-        self,
-        x: Any,
-        batch_size: int | None = None,
-        verbose: Verbosity = 0,
-        steps: None = None,
-        callbacks: Iterable[Callback] | Callback | None = None,
-        *,
-        on_device: bool = False,
-    ) -> Any:
-        """The model's outputs for a whole data set, (samples, ...).
-
-        A NumPy array; with ``on_device`` the backend's own array, which for CUDA stays on the device and has
-        ``__cuda_array_interface__``, so that CuPy and PyTorch take it without a copy.
-        """
-        refuse("predict()", {"steps": steps}, ONLY_KERAS)
-        batch_size = count_of("batch_size", batch_size, 32)
-        on_device = checking.boolean("predict", "on_device", on_device)
-        with self._lock:
-            trainer = self._need_trainer("predict", x, compiled=False)
-            array = self._input_array(x)
-            shape: Shape = (len(array), *self.output_shape[1:])  # type: ignore[arg-type, assignment]
-            width = math.prod(shape[1:])
-            result = trainer.kernels.allocate((len(array), width), np.float32)
-            loop = trainer.pass_over(Data.load(trainer.state, array, None), batch_size, training=False, result=result)
-            events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
-            Session(trainer, loop, events, Progress(verbose, 0, len(array))).run("predict")
-            return (result if on_device else trainer.state.read(result)).reshape(shape)
-
-    @locked
-    def __call__(self, x: Any, training: bool = False) -> np.ndarray:
-        """The outputs for one batch, as at inference or (``training``) as in training; nothing is learned."""
-        training = checking.boolean(self._who(), "training", training)
-        trainer = self._need_trainer("__call__", x, compiled=False)
-        array = self._input_array(x)
-        plan = trainer.run_batch(array, None, training, update=False)
-        if training:
-            trainer.sync_model()  # a batch normalisation has moved its statistics
-        return trainer.state.read(plan.out)
-
-    @explained
-    def train_on_batch(
-        self,
-        x: Any,
-        y: Any = None,
-        sample_weight: None = None,
-        class_weight: None = None,
-        return_dict: bool = False,
-    ) -> Any:
-        """One step on one batch. Returns the batch's own loss and metrics, as :meth:`evaluate` does."""
-        refuse("train_on_batch()", {"sample_weight": sample_weight, "class_weight": class_weight}, ONLY_KERAS)
-        return self._on_batch("train_on_batch", x, y, True, return_dict)
-
-    @explained
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: None = None, return_dict: bool = False) -> Any:
-        """The loss and the metrics of one batch, as :meth:`evaluate` returns them."""
-        refuse("test_on_batch()", {"sample_weight": sample_weight}, ONLY_KERAS)
-        return self._on_batch("test_on_batch", x, y, False, return_dict)
-
-    @explained
-    def predict_on_batch(self, x: Any) -> np.ndarray:
-        """The outputs for one batch; the same as calling the model."""
-        return self(x)
-
-    @locked
-    def _on_batch(self, what: str, x: Any, y: Any, training: bool, return_dict: bool) -> Any:
-        return_dict = checking.boolean(what, "return_dict", return_dict)
-        trainer = self._need_trainer(what, x, training=training)
-        array, targets = self._checked(x, y)
-        if training:
-            trainer.set_learning_rate()
-        trainer.run_batch(array, targets, training, update=training)
-        logs = trainer.logs(len(array))
-        if training:
-            assert self._optimizer is not None
-            self._optimizer.iterations += 1
-            trainer.sync_model()
-        return logs if return_dict else _as_list(logs)
-
-    # Looking inside
-
-    @locked
-    @explained
-    def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
-        """The gradient of the loss on one batch with respect to every trainable weight, by "layer/weight"."""
-        trainer = self._need_trainer("gradients", x)
-        array, targets = self._checked(x, y)
-        moving = trainer.state.read(trainer.state.moving.flat)
-        trainer.run_batch(array, targets, training=True, update=False)
-        trainer.kernels.upload(trainer.state.moving.flat, moving)  # asking changes nothing
-        return {name: trainer.state.read(view) for name, view in trainer.state.grads.views.items()}
-
-    @property
-    @locked
-    def plan(self) -> Plan:
-        """The training plan, for the largest batch size trained with so far (32 before any training)."""
-        trainer = self._need_trainer("plan", None)
-        sizes = [size for size, training, with_loss in trainer.plans if training and with_loss]
-        return trainer.plan(max(sizes, default=32), training=True, with_loss=True)
-
-    @locked
-    @explained
-    def profile(self, x: Any, y: Any, batch_size: int | None = None, repeats: int = 20, print_fn: Any = None) -> None:
-        """Print how long each step of a training batch takes, its speed, and its share. Weights are left as they are.
-
-        Args:
-            x, y: data as for :meth:`fit`; the first ``batch_size`` samples are used.
-            batch_size: None: 32.
-            repeats: runs to take the median of.
-            print_fn: what takes the text instead of the standard output.
-        """
-        trainer = self._need_trainer("profile", x)
-        array, targets = self._checked(x, y)
-        size = min(count_of("batch_size", batch_size, 32), len(array))
-        repeats = count_of("repeats", repeats, 20)
-        rows = len(targets) // len(array)
-        trainer.set_learning_rate()
-        state = trainer.state
-        arrays = [state.params.flat, state.moving.flat, *state.slots.values()]
-        before = [state.read(a) for a in arrays]
-        peak = tables.matrix_peak() if state.on_host else None
+        self._begin(name, trainable)
         try:
-            plan = trainer.run_batch(array[:size], targets[: size * rows], training=True, update=False)
-            times = plan.profile(repeats)
-        finally:
-            for a, values in zip(arrays, before, strict=True):
-                trainer.kernels.upload(a, values)
-        if peak is not None:  # measured before and after: others may be busy meanwhile
-            peak = max(peak, tables.matrix_peak())
-        text = str(tables.profile_table(times, peak))
-        if print_fn is None:
-            console.write(text)
-        else:
-            print_fn(text)
+            for layer in layers or ():
+                self._stack(layer)
+            self._settle()
+        except Exception:
+            for layer in self._layers:  # there will be no such model: its layers are free for another
+                self._let_go(layer)
+            raise
 
-    # Checks
+    @locked
+    @explained
+    def add(self, layer: Any, rebuild: bool = True) -> None:
+        """Add a layer on top. Its weights are drawn at once if the input shape is known and ``rebuild``."""
+        self._check_free("add()")
+        rebuild = checking.boolean(f"{self._who()}.add", "rebuild", rebuild)
+        self._stack(layer)
+        if rebuild and self._layers:
+            try:
+                self._settle()
+            except Exception:
+                self._let_go(self._layers.pop())
+                self._settle()
+                raise
 
-    def _need_trainer(self, what: str, x: Any, compiled: bool = True, training: bool = False) -> Trainer:
-        """The trainer, made when first needed; the model is built from ``x`` if its input shape is not known yet."""
-        if self._compiled is None and compiled:
+    def _stack(self, layer: Any) -> None:
+        """Put a layer on top, without weights."""
+        if isinstance(layer, Tensor) and isinstance(layer.layer, InputLayer):
+            layer = layer.layer
+        if not isinstance(layer, Layer | Model):
+            kind = f" Fix: {layer.__name__}(...), an object of that class." if isinstance(layer, type) else ""
+            raise TypeError(f"Model {self.name!r}: expected a tinyconv layer. Received: {received(layer)}.{kind}")
+        if isinstance(layer, InputLayer):
+            if self._layers or self._inputs:
+                raise ValueError(f"Model {self.name!r}: Input must be the first entry, and there is one already.")
+            self._inputs = [layer]
+            return
+        if any(layer is entry for entry in self._layers):
             raise ValueError(
-                f"Model {self.name!r} is not compiled. Expected compile(loss=..., optimizer=...) before {what}()."
+                f"Model {self.name!r}: layer {layer.name!r} is in the model already. "
+                "Fix: make a new one; set_weights can give it the weights of this one."
             )
-        if not self._layers:
-            raise ValueError(f"Model {self.name!r} has no layers. Expected at least one, see Sequential.add.")
-        if compiled and self._loss is None:
-            raise ValueError(f"Model {self.name!r} has no loss. Fix: compile(loss=...), before {what}().")
-        if not self.built and self._input is None and x is not None:
-            self.build((None, *inputs.as_batch(x, f"model {self.name!r}").shape[1:]))
-        self._need_built()
-        if training:
-            self._see_what_is_frozen()
-        if self._trainer is None:
-            self._trainer = self._make_trainer()
-        return self._trainer
+        if isinstance(layer, Model) and layer._inputs and (len(layer._inputs), len(layer._outputs)) != (1, 1):
+            raise ValueError(
+                f"Model {self.name!r} is a stack. Expected a model with one input and one output in it. "
+                f"Received: {layer!r}. Fix: call it on tensors, and make a Model of them."
+            )
+        self._register(layer)
+        if not self._layers and not self._inputs:
+            first = layer._inputs[0].shape if isinstance(layer, Model) and layer._inputs else None
+            shape = first or (layer._first_input_shape if isinstance(layer, Layer) else None)
+            self._inputs = [InputLayer(shape)] if shape is not None else []
+        self._layers.append(layer)
 
-    def _see_what_is_frozen(self) -> None:
-        """Before a step: which weights are trained is what ``trainable`` said when the first one was made since
-        ``compile``, as in Keras."""
-        assert self._compiled is not None
-        if not self._compiled["trained"]:
-            if self._is_stale:
-                self._assemble()
-            self._bind()
-            self._compiled["trained"] = True
-            if not self.trainable_weights:
-                warn(f"Model {self.name!r} does not have any trainable weights.")
-        elif self._trainer is None:  # layers came, went or were renamed
+    def _settle(self) -> None:
+        """Find out what reads what, and lay the weights out, if the shape of the input is known."""
+        uses: list[Use] = []
+        value = 0
+        for entry in self._layers:
+            if isinstance(entry, Model):
+                if self._inputs:
+                    entry._build_for(self._shape_after(uses))
+                numbers = [value]
+                for use in entry._uses:
+                    uses.append(Use(use.layer, tuple(numbers[read] for read in use.reads), (entry, *use.within)))
+                    numbers.append(len(uses))
+                value = numbers[entry._outputs[0]] if entry._outputs else value
+            else:
+                uses.append(Use(entry, (value,)))
+                value = len(uses)
+        self._outputs, self._tensors = [value], None
+        self._adopt(uses)
+        if self._inputs and self._layers:
             self._assemble()
-            self._bind()
-        elif self._is_stale:
-            warn(
-                f"Model {self.name!r}: `trainable` of a layer has changed since the first step after compile(), and "
-                "takes no effect before the model is compiled again. Fix: compile()."
+
+    def _shape_after(self, uses: Sequence[Use]) -> Shape:
+        self._uses, shapes = list(uses), [self._inputs[0].shape]
+        for use in uses:
+            shapes.append(use.layer.output_shape(use.layer._joined([shapes[read] for read in use.reads])))
+        return shapes[-1]
+
+    def _build_for(self, shape: Shape) -> None:
+        if self._inputs and self._inputs[0].shape != shape:
+            raise ValueError(
+                f"Model {self.name!r} was built for samples of shape {self._inputs[0].shape}. Received: {shape}."
             )
+        if not self.built:
+            self.build((None, *shape))
 
-    def _make_trainer(self) -> Trainer:
-        settings = self._compiled or {"metrics": [], "backend": resolve_backend(None), "fuse": True}
-        assert self._arenas is not None
-        if self._loss is not None:
-            self._metrics = self._metrics_of(settings["metrics"])
-        kernel_set = load_backend(settings["backend"])
-        work = (self._optimizer, self._loss, self._metrics, settings["fuse"])
-        trainer = Trainer(self, kernel_set, self._arenas, self.seed, *work)
-        if self._optimizer is not None and self._optimizer.built:
-            trainer.set_moments(self._optimizer.moments())
-        return trainer
+    def _let_go(self, entry: Any) -> None:
+        """The layer is not in this model any more, and has weights of its own if it is in no other."""
+        with self._lock:
+            self._named.pop(entry.name, None)
+            entry._users.discard(self)
+            for layer in [layer for _, layer in entry._leaves] if isinstance(entry, Structure) else [entry]:
+                layer._users.discard(self)
+                if layer._owner is self:
+                    layer._arrays = {name: array.copy() for name, array in layer._arrays.items()}
+                    layer._owner = None
 
-    def _input_array(self, x: Any) -> np.ndarray:
-        shape: Any = self.input_shape[1:]  # type: ignore[index]
-        on_device = getattr(self._trainer.kernels, "on_device", None) if self._trainer else None
-        if on_device and on_device(x):
-            assert self._trainer is not None
-            array = self._trainer.kernels.as_device_array(x)
-            return inputs.as_device_input(array, shape, f"model {self.name!r}")
-        return inputs.as_input(x, shape, f"model {self.name!r}")
+    @locked
+    @explained
+    def pop(self, rebuild: bool = True) -> Any:
+        """Take the topmost layer off."""
+        self._check_free("pop()")
+        rebuild = checking.boolean(f"{self._who()}.pop", "rebuild", rebuild)
+        if not self._layers:
+            raise ValueError(f"Model {self.name!r} has no layers to pop.")
+        self._claim()
+        layer = self._layers.pop()
+        self._let_go(layer)
+        if rebuild:
+            self._settle()
+        return layer
 
-    def _split(self, x: Any, y: Any, share: float, validation_data: Any) -> tuple[Pair, Pair | None]:
-        """What to train on, and what to validate on, if anything."""
-        training = self._checked(x, y)
-        if validation_data is not None:
-            return training, self._checked(*_pair(validation_data))
-        return inputs.split_validation(*training, share) if share else (training, None)
-
-    def _checked(self, x: Any, y: Any) -> Pair:
-        array = self._input_array(x)
-        assert self._loss is not None
-        shape: Any = self.output_shape[1:]
-        return array, inputs.as_targets(y, shape, self._loss.sparse, len(array), self._loss.name)
-
-
-def _params(loop: Pass, epochs: int, verbose: Verbosity) -> dict[str, Any]:
-    """What callbacks are told of a run."""
-    return {"epochs": epochs, "steps": -(-loop.samples // loop.batch_size), "verbose": verbose}
-
-
-def _as_list(logs: dict[str, float]) -> Any:
-    """The loss and the metrics as Keras returns them: a number if there is only one."""
-    values = list(logs.values())
-    return values if len(values) > 1 else values[0]
-
-
-def _listed(wanted: Any) -> list[Any]:
-    """The metrics of ``compile`` as a list."""
-    if wanted is None:
-        return []
-    if isinstance(wanted, str | Metric):
-        return [wanted]
-    if not isinstance(wanted, Sequence):
-        raise checking.invalid("compile", "metrics", "a list of names or of objects of tinyconv.metrics", wanted)
-    return list(wanted)
-
-
-def _pair(validation_data: Any) -> tuple[Any, Any]:
-    if not isinstance(validation_data, Sequence) or isinstance(validation_data, str) or len(validation_data) != 2:
-        raise checking.invalid("fit", "validation_data", "a pair (x, y)", validation_data)
-    return validation_data[0], validation_data[1]
+    @locked
+    @explained
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        """Make the weights for inputs of that shape, the batch axis (None) included: (None, 28, 28, 1)."""
+        self._check_free("build()")
+        if input_shape is not None:
+            if not isinstance(input_shape, Sequence) or isinstance(input_shape, str | bytes) or not len(input_shape):
+                raise checking.invalid(
+                    f"{self._who()}.build",
+                    "input_shape",
+                    "the shape of a batch, such as (None, 28, 28, 1)",
+                    input_shape,
+                )
+            given = InputLayer(tuple(input_shape)[1:])  # type: ignore[arg-type]
+            if self._inputs and given.shape != self._inputs[0].shape:
+                raise ValueError(
+                    f"Model {self.name!r} cannot be built for another input_shape than that of its Input. "
+                    f"Expected {(None, *self._inputs[0].shape)}. Received: {received(tuple(input_shape))}."
+                )
+            self._inputs = self._inputs or [given]
+        if not self._inputs:
+            raise ValueError(
+                f"Model {self.name!r} does not know its input shape. "
+                "Fix: begin with Input(shape=...), or call build((None, ...)) with the shape of a batch."
+            )
+        if not self.built or any(not layer.built for layer in self._layers):
+            self._settle()

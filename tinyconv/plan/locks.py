@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -21,9 +21,10 @@ FORK_PATIENCE = 5.0  # seconds that a fork waits for one model; a thread that ne
 
 
 class ModelLock:
-    """A fair lock that its holder may enter again."""
+    """A fair lock that its holder may enter again. Models that share layers share their lock: see :func:`joined`."""
 
     def __init__(self) -> None:
+        self._joined: ModelLock | None = None  # the lock that stands for this one
         self._reset(None, 0)
         _locks.add(self)
 
@@ -32,8 +33,29 @@ class ModelLock:
         self._holder, self._depth = holder, depth
         self._waiting: deque[tuple[int, threading.Lock]] = deque()
 
+    @property
+    def root(self) -> "ModelLock":
+        """The lock that is held in place of this one: itself, unless it has been joined to another."""
+        lock = self
+        while lock._joined is not None:
+            lock = lock._joined
+        return lock
+
     def acquire(self, timeout: float = -1) -> bool:
         """Wait for the lock; False where ``timeout`` seconds were not enough."""
+        while True:
+            root = self.root
+            if not root._acquire(timeout):
+                return False
+            if root is self.root:
+                return True
+            root._release()  # it was joined to another meanwhile
+
+    def release(self) -> None:
+        """Leave once; the last time, hand the lock to the thread that has waited longest."""
+        self.root._release()
+
+    def _acquire(self, timeout: float) -> bool:
         me = threading.get_ident()
         with self._guard:
             if self._holder in (None, me) and (self._holder == me or not self._waiting):
@@ -57,10 +79,9 @@ class ModelLock:
             if waiting:
                 self._waiting.remove((me, turn))
         if not waiting:
-            self.release()
+            self._release()
 
-    def release(self) -> None:
-        """Leave once; the last time, hand the lock to the thread that has waited longest."""
+    def _release(self) -> None:
         with self._guard:
             self._depth -= 1
             if not self._depth:
@@ -76,19 +97,20 @@ class ModelLock:
     @contextmanager
     def released(self) -> Iterator[None]:
         """Let others in for the length of a with-block, however often this thread has entered."""
-        with self._guard:
-            depth, self._depth = self._depth, 0
-            self._hand_on()
+        root = self.root
+        with root._guard:
+            depth, root._depth = root._depth, 0
+            root._hand_on()
         try:
             yield
         finally:
             self.acquire()
-            self._depth = depth
+            self.root._depth = depth
 
     @property
     def is_wanted(self) -> bool:
         """Whether another thread is waiting."""
-        return bool(self._waiting)
+        return bool(self.root._waiting)
 
     def __enter__(self) -> None:
         self.acquire()
@@ -103,12 +125,27 @@ class ModelLock:
         return ModelLock, ()  # a copy of a model has a lock of its own
 
 
+def join(locks: Iterable[ModelLock]) -> None:
+    """Make these one lock, from now on: what they guard is shared."""
+    while True:
+        roots = sorted({lock.root for lock in locks}, key=id)
+        for root in roots:
+            root._acquire(-1)
+        settled = all(root is root.root for root in roots)
+        for root in roots[1:] if settled else ():
+            root._joined = roots[0]
+        for root in roots:
+            root._release()  # whoever waited for one of them finds that another stands for it
+        if settled:
+            return
+
+
 _locks: weakref.WeakSet[ModelLock] = weakref.WeakSet()
 _held_for_fork: list[ModelLock] = []
 
 
 def _before_fork() -> None:
-    _held_for_fork[:] = [lock for lock in list(_locks) if lock.acquire(FORK_PATIENCE)]
+    _held_for_fork[:] = [lock for lock in list(_locks) if lock is lock.root and lock.acquire(FORK_PATIENCE)]
 
 
 def _after_fork_in_parent() -> None:

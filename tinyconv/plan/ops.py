@@ -489,6 +489,62 @@ class LayerNorm(Op):
 
 
 @dataclass(frozen=True)
+class Merge(Op):
+    """Values of one shape, joined two by two from the left by the kernels of ``kind``: "add", "multiply", "maximum".
+    ``x_shape`` is the shape of each; ``scale`` multiplies the result: 1/n makes a mean of a sum."""
+
+    kind: str
+    scale: float = 1.0
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return self.kind
+
+    def emit(self, b: Builder, *values: Value) -> Value:
+        joined = values[0]
+        for number, x in enumerate(values[1:]):
+            a, joined = joined, b.value(self, f"joined_{number}", self.out_shape, b.training and any_wanted(joined, x))
+            arrays = {"a": a.flat.data, "b": x.flat.data}
+            b.forward(self, f"{self.kind}_forward", 0, out=joined.flat.data, **arrays)
+            if joined.wanted:
+                gradients = {"da": a.flat.grad, "db": x.flat.grad, "dout": joined.flat.grad}
+                b.backward(self, f"{self.kind}_backward", 0, **gradients, **({} if self.kind == "add" else arrays))
+        if self.scale != 1:
+            b.forward(self, "rescale_forward", 0, out=joined.flat.data, x=joined.flat.data, scale=self.scale, shift=0.0)
+            if joined.wanted:
+                grad = joined.flat.grad
+                b.backward(self, "rescale_backward", 0, dx=grad, dout=grad, scale=self.scale)
+        b.steps["backward"].reverse()  # what was joined last is taken apart first
+        return joined
+
+
+def any_wanted(*values: Value) -> bool:
+    return any(value.wanted for value in values)
+
+
+@dataclass(frozen=True)
+class Concatenate(Op):
+    """Values one behind the other along an axis of a sample; ``x_shape`` is the first one's shape."""
+
+    axis: int
+
+    label = "concatenate"
+
+    def emit(self, b: Builder, *values: Value) -> Value:
+        out = b.output(self, any_wanted(*values))
+        rows = b.batch_size * math.prod(self.out_shape[: self.axis])
+        whole = out.reshape((rows, out.data.size // rows))
+        offset = 0
+        for x in values:
+            part = x.reshape((rows, x.data.size // rows))
+            b.forward(self, "concatenate_forward", 0, out=whole.data, x=part.data, offset=offset)
+            if x.wanted:
+                b.backward(self, "concatenate_backward", 0, dx=part.grad, dout=whole.grad, offset=offset)
+            offset += part.data.shape[1]
+        return out
+
+
+@dataclass(frozen=True)
 class Custom(Op):
     """A user's own layer: its ``forward`` and ``backward`` methods are the kernels (see :class:`layers.Layer`)."""
 
@@ -601,6 +657,9 @@ class Loss(Op):
 
     kind: str
     metrics: tuple[tuple[str, dict[str, int]], ...] = ()  # (kernel, its further arguments)
+    weight: float = 1.0  # in the sum of several losses, whose total is in slot 0
+    slot: int = 0  # of its own total; 0: none
+    first_metric: int = 1  # the slot of the first metric's total
 
     @property
     def label(self) -> str:  # type: ignore[override]
@@ -629,10 +688,16 @@ class Loss(Op):
             b.forward(self, f"{self.kind}_forward", 0, losses=losses, **arrays)
             if x.wanted:
                 b.backward(self, backward, 0, **{f"d{name}": x_rows.grad}, **arrays)
+        if x.wanted and self.weight != 1:
+            scores = x.flat.grad
+            b.backward(self, "rescale_forward", 0, out=scores, x=scores, scale=self.weight, shift=0.0)
         # The totals count samples; a sample of several rows (an image of predictions, say) contributes their mean.
         weight = b.batch_size / rows
-        b.forward(self, "accumulate", 0, totals=b.state.totals, values=losses, slot=0, weight=weight)
-        for slot, (kernel, options) in enumerate(self.metrics, start=1):
+        totals = {"totals": b.state.totals, "values": losses}
+        b.forward(self, "accumulate", 0, **totals, slot=0, weight=weight * self.weight)
+        if self.slot:
+            b.forward(self, "accumulate", 0, **totals, slot=self.slot, weight=weight)
+        for slot, (kernel, options) in enumerate(self.metrics, start=self.first_metric):
             correct = b.buffer(self, f"correct_{slot}", (rows,), b.state.dtype)
             predictions = probs.reshape((rows, columns)).data
             b.forward(self, kernel, 0, correct=correct, predictions=predictions, targets=targets, **options)

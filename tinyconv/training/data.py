@@ -1,6 +1,6 @@
 """A data set where the kernels can reach it, and a pass over it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,13 @@ from tinyconv.plan.state import State
 class Data:
     """A data set where the kernels can reach it: samples as rows, targets as rows or class numbers, and an order."""
 
-    x: Any  # (samples, numbers per sample)
-    y: Any  # None, (samples, numbers per sample), or class numbers (samples * R,)
+    xs: tuple[Any, ...]  # for each input (samples, numbers per sample)
+    ys: tuple[Any, ...]  # for each target (samples, numbers per sample), or class numbers (samples * R,)
     order: Any  # int64 (samples,)
     samples: int
-    sparse: bool
 
     @classmethod
-    def load(cls, state: State, x: np.ndarray, y: np.ndarray | None) -> "Data":
+    def load(cls, state: State, xs: Sequence[np.ndarray], ys: Sequence[np.ndarray] = ()) -> "Data":
         def on_kernels(array: np.ndarray) -> Any:
             if state.on_host or not isinstance(array, np.ndarray):  # it is there already
                 return array
@@ -29,11 +28,16 @@ class Data:
             state.kernels.upload(there, array)
             return there
 
-        samples = len(x)
-        sparse = y is not None and y.dtype.kind == "i"
-        rows = None if y is None else on_kernels(y if sparse else y.reshape(samples, -1))
+        samples = len(xs[0])
+        rows = [y if is_sparse(y) else y.reshape(samples, -1) for y in ys]
         order = on_kernels(np.arange(samples, dtype=np.int64))
-        return cls(on_kernels(x.reshape(samples, -1)), rows, order, samples, sparse)
+        inputs = tuple(on_kernels(x.reshape(samples, -1)) for x in xs)
+        return cls(inputs, tuple(map(on_kernels, rows)), order, samples)
+
+
+def is_sparse(y: Any) -> bool:
+    """Whether targets are class numbers."""
+    return bool(y.dtype.kind == "i")
 
 
 @dataclass(frozen=True)

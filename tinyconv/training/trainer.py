@@ -9,6 +9,7 @@ nothing from Python but the call.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -18,14 +19,15 @@ from tinyconv.callbacks import CallbackList
 from tinyconv.callbacks.base import Position
 from tinyconv.checking.arguments import Shape
 from tinyconv.kernels.reference.dropout import CURSOR, FIRST_SAMPLE, STEP
-from tinyconv.losses import Loss
-from tinyconv.metrics import Metric
 from tinyconv.network import Network
 from tinyconv.optimizers import Optimizer
+from tinyconv.plan import ops
 from tinyconv.plan.arena import Arena, Storage
+from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import PHASES, Plan, lower
 from tinyconv.plan.state import State
-from tinyconv.training.data import Data, Pass
+from tinyconv.training.data import Data, Pass, is_sparse
+from tinyconv.training.heads import Head
 from tinyconv.training.progress import Progress
 
 MOST_PLANS = 16  # for a model that is called with ever-changing batch sizes
@@ -44,21 +46,19 @@ class Trainer:
         arenas: tuple[Arena, Arena],
         seed: int,
         optimizer: Optimizer | None = None,
-        loss: Loss | None = None,
-        metrics: tuple[Metric, ...] = (),
+        heads: Sequence[Head] = (),
+        log_names: Sequence[str] = ("loss",),
         fuse: bool = True,
     ) -> None:
         self.model, self.kernels = model, kernel_set
-        self.optimizer, self.loss, self.metrics, self.fuse = optimizer, loss, metrics, fuse
+        self.optimizer, self.heads, self.log_names, self.fuse = optimizer, heads, log_names, fuse
         penalties: dict[int, dict[str, float]] = {1: {}, 2: {}}
-        for layer in model.layers:
-            for spec in layer.weight_specs(layer.input_shape):  # type: ignore[arg-type]
-                name = f"{layer.name}/{spec.name}"
-                if spec.regularizer is not None and name in arenas[0]:  # of what is trained only, as in Keras
-                    for power, strength in spec.regularizer.strengths.items():
-                        penalties[power][name] = strength
+        for name, _, spec in model._specs():
+            if spec.regularizer is not None and name in arenas[0]:  # of what is trained only, as in Keras
+                for power, strength in spec.regularizer.strengths.items():
+                    penalties[power][name] = strength
         slots = optimizer.slots if optimizer else ()
-        self.state = State(kernel_set, *arenas, seed=seed, slots=slots, totals=1 + len(metrics), penalties=penalties)
+        self.state = State(kernel_set, *arenas, seed=seed, slots=slots, totals=len(log_names), penalties=penalties)
         self.storages = {True: Storage(kernel_set), False: Storage(kernel_set)}
         self.plans: dict[tuple[int, bool, bool], Plan] = {}
         self.programs: dict[tuple[Any, ...], Program] = {}
@@ -80,21 +80,37 @@ class Trainer:
                 self.programs.clear()
                 self.prepared.clear()
                 self.warm.clear()
-            losses: list[Any] = []
-            if with_loss and self.loss is not None:
-                metrics = tuple((metric.kernel, metric.options) for metric in self.metrics)
-                losses.append(self.loss.op(self.model.output_shape[1:], metrics))  # type: ignore[arg-type]
             self.plans[key] = lower(
-                self.model._graph(),
+                self._graph(with_loss),
                 batch_size,
                 self.state,
                 training=training,
-                losses=losses,
+                losses=self._losses() if with_loss else (),
                 optimizer=self.optimizer if training and with_loss else None,
                 fuse=self.fuse,
                 storage=self.storages[training],
             )
         return self.plans[key]
+
+    def _graph(self, with_loss: bool) -> Graph:
+        graph = self.model._graph()
+        if with_loss:  # what no loss depends on is not computed
+            graph.outputs = [graph.outputs[head.output] for head in self.heads]
+        return graph
+
+    def _losses(self) -> list[ops.Loss]:
+        """The losses and the metrics, with the slots of their totals."""
+        found = []
+        several = len(self.heads) > 1
+        slot = 1 + several * len(self.heads)
+        for number, head in enumerate(self.heads):
+            metrics = tuple((metric.kernel, metric.options) for metric in head.metrics)
+            op = head.loss.op(head.shape, metrics)
+            if several:
+                op = replace(op, name=f"{head.name}_loss", slot=1 + number)
+            found.append(replace(op, weight=head.weight, first_metric=slot))
+            slot += len(metrics)
+        return found
 
     def program(self, plan: Plan, *phases: str) -> Program:
         """The plan's phases as one callable, recorded once."""
@@ -106,28 +122,29 @@ class Trainer:
     def loader(self, plan: Plan, data: Data, targets: bool) -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
         """The kernel calls that fill a plan's batch from a data set, at the cursor."""
         kernels, counters = self.kernels, self.state.counters
-        x = plan.x.reshape((plan.batch_size, plan.x.size // plan.batch_size))
-        calls = [(kernels.gather_rows, (x, data.x, data.order, counters))]
-        if targets and data.sparse:
-            calls.append((kernels.gather_one_hot, (plan.targets, data.y, data.order, counters)))
-        elif targets:
-            y = plan.targets.reshape((plan.batch_size, plan.targets.size // plan.batch_size))
-            calls.append((kernels.gather_rows, (y, data.y, data.order, counters)))
+        calls = []
+        pairs = [*zip(plan.xs, data.xs, strict=True), *(zip(plan.all_targets, data.ys, strict=True) if targets else ())]
+        for batch, whole in pairs:
+            if is_sparse(whole):
+                calls.append((kernels.gather_one_hot, (batch, whole, data.order, counters)))
+            else:
+                rows = batch.reshape((plan.batch_size, batch.size // plan.batch_size))
+                calls.append((kernels.gather_rows, (rows, whole, data.order, counters)))
         return calls
 
-    def pass_over(self, data: Data, batch_size: int, training: bool, result: Any = None) -> Pass:
-        """Lower and record what a pass over ``data`` needs. With ``result`` the outputs go there instead of into a
-        loss."""
+    def pass_over(self, data: Data, batch_size: int, training: bool, results: Sequence[Any] = ()) -> Pass:
+        """Lower and record what a pass over ``data`` needs. With ``results`` the outputs go there instead of into
+        losses."""
         plans, programs = {}, {}
         for size in {min(batch_size, data.samples), data.samples % batch_size} - {0}:
-            plan = plans[size] = self.plan(size, training, with_loss=result is None)
+            plan = plans[size] = self.plan(size, training, with_loss=not results)
             phases = PHASES if training else ("forward",)
             after = []
-            if result is not None:
-                rows = plan.out.reshape((size, plan.out.size // size))
+            for result, out in zip(results, plan.outs, strict=True) if results else ():
+                rows = out.reshape((size, out.size // size))
                 after.append((self.kernels.scatter_rows, (result, rows, self.state.counters)))
             after.append((self.kernels.advance, (self.state.counters, int(training), size)))
-            programs[size] = plan.program(*phases, before=self.loader(plan, data, result is None), after=after)
+            programs[size] = plan.program(*phases, before=self.loader(plan, data, not results), after=after)
         return Pass(data.samples, batch_size, plans, programs)
 
     def prepare(self, plan: Plan) -> None:
@@ -191,8 +208,7 @@ class Trainer:
     def logs(self, samples: int) -> dict[str, float]:
         """Loss and metrics, as means over the samples seen since :meth:`begin`."""
         means = self.totals() / samples
-        names = ["loss", *(metric.name for metric in self.metrics)]
-        return dict(zip(names, means.tolist(), strict=True))
+        return dict(zip(self.log_names, means.tolist(), strict=True))
 
     def set_learning_rate(self) -> None:
         """Bring the learning rate of the next step to where the kernels read it."""
@@ -260,6 +276,7 @@ class Trainer:
             with self.lock.released():
                 yield
         finally:
+            self.model._claim()  # another model may have used the same layers
             if self.optimizer:  # another thread may have trained
                 counters[STEP] += self.optimizer.iterations - step
             state.set(state.counters, counters)
@@ -285,7 +302,7 @@ class Trainer:
             loop.programs[size]()
             done += size
             if callbacks.wants[end]:
-                outputs = {"outputs": self.state.read(loop.plans[size].out)} if kind == "predict" else self.logs(done)
+                outputs = {"outputs": self.outputs(loop.plans[size])} if kind == "predict" else self.logs(done)
                 self.call(callbacks, end, batch, outputs)
         self.kernels.synchronize()
         logs = self.logs(done) if kind == "test" else {}
@@ -294,13 +311,21 @@ class Trainer:
 
     # Single batches
 
-    def run_batch(self, x: np.ndarray, y: np.ndarray | None, training: bool, update: bool) -> Plan:
+    def outputs(self, plan: Plan) -> Any:
+        """The outputs of a plan's last run; of several, the list."""
+        found = [self.state.read(out) for out in plan.outs]
+        return found[0] if len(found) == 1 else found
+
+    def run_batch(
+        self, xs: Sequence[np.ndarray], ys: Sequence[np.ndarray] | None, training: bool, update: bool
+    ) -> Plan:
         """One batch that Python hands over: forward, and if ``training`` backward, and if ``update`` the optimiser."""
-        plan = self.plan(len(x), training, with_loss=y is not None)
-        self.kernels.upload(plan.x, x)
-        if y is not None:
-            self.kernels.upload(plan.targets, one_hot(y, plan.targets.shape) if y.dtype.kind == "i" else y)
-        if training or y is not None:  # otherwise nothing is drawn, and nothing counted
+        plan = self.plan(len(xs[0]), training, with_loss=ys is not None)
+        for there, x in zip(plan.xs, xs, strict=True):
+            self.kernels.upload(there, x)
+        for there, y in zip(plan.all_targets, ys, strict=True) if ys is not None else ():
+            self.kernels.upload(there, one_hot(y, there.shape) if is_sparse(y) else y)
+        if training or ys is not None:  # otherwise nothing is drawn, and nothing counted
             self.begin(self.optimizer.iterations if self.optimizer else 0)
         if training:
             phases = ("prepare", "forward", "backward", *(("update",) if update else ()))

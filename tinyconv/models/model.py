@@ -1,0 +1,762 @@
+"""Model: layers that can be trained, with Keras' interface.
+
+What happens on the way down: ``fit`` checks the arrays (:mod:`tinyconv.checking.inputs`) and runs the loops of
+:mod:`tinyconv.training`, which run a plan (:mod:`tinyconv.plan`) once per batch; the plan calls kernels.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyconv import checking, losses, optimizers
+from tinyconv.callbacks import Callback, CallbackList, History
+from tinyconv.callbacks.base import Position, as_callbacks
+from tinyconv.checking import console, count_of, inputs
+from tinyconv.checking.arguments import Shape
+from tinyconv.checking.messages import explained, refuse, warn
+from tinyconv.files import store
+from tinyconv.kernels.backends import load_backend, resolve_backend
+from tinyconv.layers import InputLayer, Layer
+from tinyconv.layers.base import default_name
+from tinyconv.layers.symbolic import Tensor, calls_before, in_keras_order, tensors_of
+from tinyconv.losses import Loss, LossLike
+from tinyconv.metrics import Metric, MetricLike
+from tinyconv.models.structure import Structure, Use
+from tinyconv.network import Moments
+from tinyconv.optimizers import Optimizer, OptimizerLike
+from tinyconv.plan import tables
+from tinyconv.plan.locks import locked
+from tinyconv.plan.lowering import Plan
+from tinyconv.training.data import Data, Pass
+from tinyconv.training.heads import Head, heads, log_names, per_output
+from tinyconv.training.progress import Progress, Verbosity
+from tinyconv.training.session import Session
+from tinyconv.training.trainer import Trainer
+
+Arrays = tuple[Any, ...]  # for each input, or each output
+Pair = tuple[Arrays, Arrays]  # inputs and targets
+
+ONLY_KERAS = dict.fromkeys(("sample_weight", "class_weight", "steps"), (None,))
+COMPILE_ONLY_KERAS: dict[str, tuple[Any, ...]] = {  # accepted where they change nothing
+    "weighted_metrics": (None, []),
+    "run_eagerly": (False,),
+    "steps_per_execution": (1,),
+    "jit_compile": ("auto", True, False),
+}
+
+
+class Model(Structure):
+    """Layers between inputs and outputs: any graph of them that has no cycle.
+
+    >>> image = Input((28, 28, 1))
+    >>> x = layers.Conv2D(32, 3, activation="relu")(image)
+    >>> y = layers.Conv2D(32, 3, padding="same")(x)
+    >>> digit = layers.Dense(10, activation="softmax")(layers.Flatten()(layers.Add()([x, y])))
+    >>> model = Model(image, digit)
+
+    A layer that is called more than once has one set of weights. A model can be called as a layer, and then belongs to
+    what comes of it; models that share layers share their weights.
+
+    Args:
+        inputs: the tensor that the model begins with, or a list of them: from ``Input``, or outputs of layers.
+        outputs: the tensor that the model computes, or a list of them.
+        trainable: whether training changes its weights.
+        name: shown in the summary.
+
+    Several threads may use a model at once: what reads or writes weights waits for its turn, see
+    :mod:`tinyconv.plan.locks`. A copy (``copy.deepcopy``, pickle, a process it is sent to) has weights, an optimiser
+    and a state of its own.
+    """
+
+    def __init__(
+        self, inputs: Any = None, outputs: Any = None, trainable: bool = True, name: str | None = None
+    ) -> None:
+        self._begin(name, trainable)
+        given = {"inputs": tensors_of(inputs), "outputs": tensors_of(outputs)}
+        for argument, tensors in given.items():
+            if not tensors:
+                value = inputs if argument == "inputs" else outputs
+                fix = " Models by subclassing are not supported." if value is None else ""
+                expected = f"a tensor, or a list of them, as layers called on Input(...) give them.{fix}"
+                raise checking.invalid("Model", argument, expected.rstrip("."), value)
+        self._connect(given["inputs"] or [], given["outputs"] or [])
+
+    def _begin(self, name: str | None, trainable: bool) -> None:
+        self._stop_training = False
+        self._history: History | None = None
+        self._optimizer: Optimizer | None = None
+        self._loss: Any = None  # a Loss, or a list or a dict of them
+        self._heads: list[Head] = []
+        self._compiled: dict[str, Any] | None = None
+        self._trainer: Trainer | None = None
+        self._named_by_user = name is not None
+        kind = "functional" if type(self).__name__ == "Model" else default_name(type(self))
+        Structure.__init__(self, checking.optional_name(type(self).__name__, name) or kind, trainable)
+
+    def _connect(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Find the layers between these tensors."""
+        calls = calls_before(outputs, inputs)
+        sources = [tensor.call for tensor in inputs]
+        if len(set(map(id, sources))) < len(sources):
+            raise ValueError(f"Model {self.name!r} has the same input twice. Expected each tensor once.")
+        between = [call for call in calls if call not in sources]
+        for call in between:
+            if isinstance(call.layer, InputLayer):
+                raise ValueError(
+                    f"Model {self.name!r}: the outputs depend on the input {call.layer.name!r}, which is not among "
+                    "its inputs. Fix: name it there."
+                )
+        heads = {
+            id(call): call.layer if isinstance(call.layer, InputLayer) else InputLayer(call.output.sample_shape)
+            for call in sources
+        }
+        self._inputs = [heads[id(call)] for call in sources]
+        numbers = {id(tensor): number for number, tensor in enumerate(inputs)}
+        uses = []
+        for call in between:
+            uses.append(Use(call.layer, tuple(numbers[id(tensor)] for tensor in call.inputs), call.within))
+            numbers[id(call.output)] = len(inputs) + len(uses) - 1
+        self._outputs = [numbers[id(tensor)] for tensor in outputs]
+        entries = {id(call.layer): call.within[0] if call.within else call.layer for call in between}
+        ordered = [*in_keras_order([*sources, *between], inputs, outputs)]
+        found = [heads.get(id(layer), entries.get(id(layer), layer)) for layer in ordered]
+        by_source = {id(call.layer): heads[id(call)] for call in sources}
+        found = [by_source.get(id(layer), entry) for layer, entry in zip(ordered, found, strict=True)]
+        self._layers = list({id(entry): entry for entry in found}.values())
+        for entry in self._layers:
+            self._register(entry)
+        self._adopt(uses)
+        self._assemble()
+        self._tensors = list(inputs), list(outputs)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing: a model of tensors has its weights from the beginning."""
+
+    def _build_for(self, shape: Shape) -> None:
+        if [layer.shape for layer in self._inputs] != [shape]:
+            raise ValueError(f"Model {self.name!r} expects inputs of shape {self.input_shape}. Received: {shape}.")
+
+    def __call__(self, x: Any, training: bool = False) -> Any:
+        """The outputs for one batch, as at inference or (``training``) as in training; nothing is learned. Called on
+        tensors: what comes of them, with the layers of this model."""
+        tensors = tensors_of(x)
+        return self._compute(x, training) if tensors is None else self._call_on(tensors)
+
+    def __repr__(self) -> str:
+        shape = f", input_shape={self.input_shape}" if self._inputs else ""
+        layers = sum(not isinstance(layer, InputLayer) for layer in self._layers)
+        parameters = f"{self.count_params():,} parameters"
+        return f"<{type(self).__name__} {self.name!r}: {layers} layers, {parameters}{shape}>"
+
+    # What training is about
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """What ``compile`` was given; compile again to have another one."""
+        return self._optimizer
+
+    @property
+    def loss(self) -> Loss | None:
+        """What ``compile`` was given; compile again to have another one."""
+        return self._loss
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is measured beside the loss."""
+        return tuple(metric for head in self._heads for metric in head.metrics)
+
+    @property
+    def log_names(self) -> list[str]:
+        """What ``evaluate`` returns, in order, and what an epoch's logs hold of the training data."""
+        return log_names(self._heads, max(len(self._outputs), 1))
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the layers that compute the outputs: they name targets and losses of several outputs."""
+        names = [layer.name for layer in self._inputs] + [use.entry.name for use in self._uses]
+        found: list[str] = []
+        for number in self._outputs:
+            name, count = names[number], sum(each.rpartition("_")[0] == names[number] for each in found)
+            found.append(f"{name}_{count + 1}" if name in found else name)
+        return found
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs."""
+        return [layer.name for layer in self._inputs]
+
+    @property
+    def history(self) -> History | None:
+        """What the last ``fit`` returned."""
+        return self._history
+
+    @property
+    def stop_training(self) -> bool:
+        """Set it to True to end the run under way after this batch."""
+        return self._stop_training
+
+    @stop_training.setter
+    def stop_training(self, stop: bool) -> None:
+        self._stop_training = checking.boolean(self._who(), "stop_training", stop)
+
+    # Changes below a trainer
+
+    def _check_free(self, what: str) -> None:
+        if self._trainer is not None and self._trainer.runs:
+            raise RuntimeError(
+                f"Model {self.name!r} is in the middle of a run, which {what} would break. "
+                "Fix: do it before the run, or after it."
+            )
+
+    def _weights_moved(self) -> None:
+        self._hand_over_moments()
+        self._trainer = None
+
+    def _weights_changed(self) -> None:
+        if self._trainer is not None:
+            self._trainer.weights_changed()
+
+    def _renamed(self, names: dict[str, str]) -> None:
+        self._weights_moved()
+        if self._optimizer is not None:
+            self._optimizer.rename(names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {**super().__getstate__(), "_trainer": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._optimizer is not None and self._optimizer.built:
+            self._bind()
+
+    # The optimiser's state
+
+    @locked
+    def _hand_over_moments(self) -> None:
+        """Give the optimiser the moments as they are now, of the weights that are trained."""
+        if self._trainer is not None and self._optimizer is not None and self._optimizer.built:
+            self._optimizer.keep(self._trainer.moments())
+
+    def _bind(self) -> None:
+        """Make the optimiser this model's."""
+        assert self._optimizer is not None
+        trained: dict[str, Layer] = {}
+        frozen: dict[str, Layer] = {}
+        for name, layer, spec in self._specs():
+            (trained if self._is_trained(layer, spec) else frozen)[name] = layer
+        self._optimizer.belong(self, trained, frozen)
+
+    @locked
+    def optimizer_state(self) -> Moments:
+        """Copies of the optimiser's moments, by slot ("momentum", "velocity") and by "layer/weight": of every weight
+        that it trains; zeros before the first step."""
+        self._need_built()
+        if self._optimizer is None:
+            return {}
+        found = self._optimizer.moments()
+        shapes = {
+            name: layer._arrays[spec.name].shape
+            for name, layer, spec in self._specs()
+            if spec.trainable and (self._is_trained(layer, spec) or self._optimizer.knows(name))
+        }
+        return {
+            slot: {name: moments.get(name, np.zeros(shape, np.float32)) for name, shape in shapes.items()}
+            for slot, moments in found.items()
+        }
+
+    @locked
+    def set_optimizer_state(self, moments: Moments) -> None:
+        """Set the optimiser's moments; with its ``iterations``, training goes on as if it had not stopped."""
+        self._check_free("set_optimizer_state()")
+        self._need_built()
+        if self._optimizer is None:
+            raise ValueError(f"Model {self.name!r} is not compiled, and so has no optimizer. Fix: compile() first.")
+        shapes = next(iter(self.optimizer_state().values()), {})
+        slots = self._optimizer.slots
+        for slot in slots:
+            for name, array in shapes.items():
+                given = moments.get(slot, {}).get(name)
+                if given is None or np.shape(given) != array.shape:
+                    raise ValueError(
+                        f"The optimizer's state does not fit model {self.name!r}: {slot} of {name!r}. Expected an "
+                        f"array of shape {array.shape}. Received: {None if given is None else np.shape(given)}."
+                    )
+        self._bind()
+        self._trainer = None
+        self._optimizer.keep(
+            {slot: {name: np.array(moments[slot][name], np.float32) for name in shapes} for slot in slots}
+        )
+
+    @locked
+    def restart(self, seed: int, iterations: int, moments: Moments) -> None:
+        """Go on as a model with that seed, step count and moments would, in everything random too."""
+        assert self._optimizer is not None
+        self.seed = seed
+        self._optimizer.iterations = iterations
+        self.set_optimizer_state(moments)
+
+    @locked
+    def totals(self) -> np.ndarray:
+        """The totals of loss and metrics over the batches of this epoch so far."""
+        return self._need_trainer("totals", None).totals()
+
+    # Files
+
+    @locked
+    @explained
+    def save(self, filepath: str | os.PathLike, overwrite: bool = True, zipped: None = None, **keras: Any) -> None:
+        """Write the whole model, its optimiser's state included, as a ".keras" archive: see :mod:`tinyconv.saving`."""
+        refuse("save()", {"zipped": zipped, **keras}, {"zipped": (None, True)})
+        store.save_model(self, filepath, checking.boolean("save", "overwrite", overwrite))
+
+    @locked
+    @explained
+    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, max_shard_size: None = None) -> None:
+        """Write the weights: ".safetensors", or ".weights.h5" in Keras' layout."""
+        refuse("save_weights()", {"max_shard_size": max_shard_size}, {"max_shard_size": (None,)})
+        store.save_weights(self, filepath, checking.boolean("save_weights", "overwrite", overwrite))
+
+    @locked
+    @explained
+    def load_weights(self, filepath: str | os.PathLike, skip_mismatch: bool = False, **keras: Any) -> None:
+        """Read the weights of a model of the same layers, from a file of either kind.
+
+        With ``skip_mismatch`` layers whose weights do not fit keep theirs, with a warning.
+        """
+        refuse("load_weights()", keras, {"objects_to_skip": (None,)})
+        store.load_weights(self, filepath, checking.boolean("load_weights", "skip_mismatch", skip_mismatch))
+
+    # Training
+
+    @locked
+    @explained
+    def compile(
+        self,
+        optimizer: OptimizerLike = "rmsprop",
+        loss: LossLike | None = None,
+        loss_weights: Any = None,
+        metrics: Sequence[MetricLike] | MetricLike | None = None,
+        weighted_metrics: None = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: str | bool = "auto",
+        auto_scale_loss: bool = True,
+        *,
+        backend: str | None = None,
+        fuse: bool = True,
+    ) -> None:
+        """Say how to train. Arguments that are not described here are Keras', and must have their defaults.
+
+        Args:
+            optimizer: a name ("adam", "adamw", "rmsprop", "sgd") or an object of :mod:`tinyconv.optimizers`. An object
+                that has trained this model goes on where it is; one that has trained another model is refused.
+            loss: a name such as "categorical_crossentropy" or an object of :mod:`tinyconv.losses`; of several outputs,
+                a list with one for each (None: no loss there), or a dict by :attr:`output_names`.
+            loss_weights: of several outputs, how much each loss counts; a list or a dict as for ``loss``.
+            metrics: names such as "accuracy", or objects of :mod:`tinyconv.metrics`.
+            backend: which kernels compute: "cpu", "cuda" or "reference"; "auto" takes CUDA where a GPU is usable, else
+                the CPU. None: the environment variable TINYCONV_BACKEND, else "auto".
+            fuse: whether the plan may fuse neighbouring operations.
+        """
+        self._check_free("compile()")
+        given: dict[str, Any] = {
+            "weighted_metrics": weighted_metrics,
+            "run_eagerly": run_eagerly,
+        }
+        given |= {"steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
+        refuse("compile()", given, COMPILE_ONLY_KERAS)
+        checking.boolean("compile", "auto_scale_loss", auto_scale_loss)  # of no effect in float32
+        new = optimizers.get(optimizer)
+        if new.built and new is not self._optimizer:
+            self._refuse_foreign(new)
+        new_loss = _each(losses.get, loss)
+        wanted = metrics if len(self._outputs) > 1 else _listed(metrics)
+        compiled = {
+            "metrics": wanted,
+            "loss_weights": loss_weights,
+            "backend": resolve_backend(backend),
+            "fuse": checking.boolean("compile", "fuse", fuse),
+            "trained": False,
+        }
+        found = self._heads_of(new_loss, compiled)
+        self._weights_moved()  # the old trainer, if there was one, gives its optimiser what it knows
+        self._optimizer, self._loss, self._heads, self._compiled = new, new_loss, found, compiled
+
+    def _refuse_foreign(self, optimizer: Optimizer) -> None:
+        known = list(map(id, (optimizer._known or {}).values()))
+        if not any(id(layer) in known for _, layer in self._leaves):
+            raise ValueError(
+                f"This {type(optimizer).__name__} has trained another model, to whose weights its moments and its step "
+                f"count belong. Fix: a new optimizer for model {self.name!r}, {type(optimizer).__name__}(...)."
+            )
+
+    def _heads_of(self, loss: Any, compiled: Mapping[str, Any]) -> list[Head]:
+        known = bool(self._inputs and self._layers)
+        names, shapes = (self.output_names, self._output_shapes()) if known else (["output"], [(2,)])
+        found = heads(names, shapes, "mse" if loss is None else loss, compiled["loss_weights"], compiled["metrics"])
+        return [] if loss is None else found  # without a loss only what is wrong with the rest was looked for
+
+    @explained
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Verbosity = "auto",
+        callbacks: Iterable[Callback] | Callback | None = None,
+        validation_split: float = 0.0,
+        validation_data: tuple[Any, Any] | None = None,
+        shuffle: bool = True,
+        class_weight: None = None,
+        sample_weight: None = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: None = None,
+        validation_steps: None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> History:
+        """Train for some epochs, and return the history of losses and metrics.
+
+        Args:
+            x: inputs, (samples, ...). Anything that is not C-contiguous float32 is converted once.
+            y: targets: rows like the output, or class numbers for a sparse loss.
+            batch_size: samples per step; None: 32.
+            epochs: the number of the last epoch; with ``initial_epoch`` fewer are trained.
+            verbose: 0: silent, 1: progress bar, 2: a line per epoch, "auto": 1 in a terminal, else 2.
+            callbacks: objects of :mod:`tinyconv.callbacks`.
+            validation_split: the share of the samples, taken from the end before shuffling, to validate on.
+            validation_data: (x, y) to validate on instead.
+            shuffle: whether every epoch sees the samples in another order.
+            class_weight, sample_weight, steps_per_epoch, validation_steps: Keras' only; must be None.
+            initial_epoch: the epoch to start at, for resuming.
+            validation_batch_size: samples per validation batch; None: batch_size.
+            validation_freq: validate every so many epochs.
+        """
+        keras = {"class_weight": class_weight, "sample_weight": sample_weight}
+        keras |= {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
+        refuse("fit()", keras, dict.fromkeys(keras, (None,)))
+        batch_size = count_of("batch_size", batch_size, 32)
+        epochs = checking.integer("fit", "epochs", epochs)
+        initial_epoch = checking.integer("fit", "initial_epoch", initial_epoch, at_least=0)
+        validation_freq = checking.integer("fit", "validation_freq", validation_freq)
+        val_batch_size = count_of("validation_batch_size", validation_batch_size, batch_size)
+        shuffle = checking.boolean("fit", "shuffle", shuffle)
+        share = checking.number("fit", "validation_split", validation_split, at_least=0, below=1)
+        given = as_callbacks(callbacks)
+        with self._lock:
+            self._need_trainer("fit", x, training=True)
+            training, validation = self._split(x, y, share, validation_data)
+            samples = len(training[0][0])
+            progress = Progress(verbose, epochs, samples)
+            resumed = [callback.resume(self, samples, batch_size) for callback in given]
+            start = next((position for position in resumed if position is not None), Position(initial_epoch))
+            trainer = self._need_trainer("fit", x, training=True)  # a callback may have changed the model
+            self._stop_training = False
+            data = Data.load(trainer.state, *training)
+            loop = trainer.pass_over(data, batch_size, training=True)
+            val_loop = None
+            if validation is not None:
+                val_loop = trainer.pass_over(Data.load(trainer.state, *validation), val_batch_size, training=False)
+            self._history = history = History()
+            params = _params(loop, epochs, verbose) | {"validation_freq": validation_freq if validation else 0}
+            events = CallbackList([*given, history], model=self, **params)
+            session = Session(trainer, loop, events, progress, val_loop)
+            session.train(data, start, epochs, shuffle, validation_freq)
+        return history
+
+    @explained
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Verbosity = "auto",
+        sample_weight: None = None,
+        steps: None = None,
+        callbacks: Iterable[Callback] | Callback | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """The loss and the metrics on a data set: [loss, metric, ...], just the loss if there are no metrics, or (with
+        ``return_dict``) a dict by name."""
+        refuse("evaluate()", {"sample_weight": sample_weight, "steps": steps}, ONLY_KERAS)
+        batch_size = count_of("batch_size", batch_size, 32)
+        return_dict = checking.boolean("evaluate", "return_dict", return_dict)
+        with self._lock:
+            trainer = self._need_trainer("evaluate", x)
+            checked = self._checked(x, y)
+            loop = trainer.pass_over(Data.load(trainer.state, *checked), batch_size, training=False)
+            events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
+            logs = Session(trainer, loop, events, Progress(verbose, 0, len(checked[0][0]))).run("test")
+        return logs if return_dict else _as_list(logs)
+
+    @explained
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Verbosity = 0,
+        steps: None = None,
+        callbacks: Iterable[Callback] | Callback | None = None,
+        *,
+        on_device: bool = False,
+    ) -> Any:
+        """The model's outputs for a whole data set, (samples, ...).
+
+        A NumPy array; with ``on_device`` the backend's own array, which for CUDA stays on the device and has
+        ``__cuda_array_interface__``, so that CuPy and PyTorch take it without a copy.
+        """
+        refuse("predict()", {"steps": steps}, ONLY_KERAS)
+        batch_size = count_of("batch_size", batch_size, 32)
+        on_device = checking.boolean("predict", "on_device", on_device)
+        with self._lock:
+            trainer = self._need_trainer("predict", x, compiled=False)
+            arrays = self._input_arrays(x)
+            count = len(arrays[0])
+            shapes = self._output_shapes()
+            results = [trainer.kernels.allocate((count, math.prod(shape)), np.float32) for shape in shapes]
+            loop = trainer.pass_over(Data.load(trainer.state, arrays), batch_size, training=False, results=results)
+            events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
+            Session(trainer, loop, events, Progress(verbose, 0, count)).run("predict")
+            found = [result if on_device else trainer.state.read(result) for result in results]
+            found = [result.reshape((count, *shape)) for result, shape in zip(found, shapes, strict=True)]
+            return found[0] if len(found) == 1 else found
+
+    @locked
+    def _compute(self, x: Any, training: bool) -> Any:
+        training = checking.boolean(self._who(), "training", training)
+        trainer = self._need_trainer("__call__", x, compiled=False)
+        plan = trainer.run_batch(self._input_arrays(x), None, training, update=False)
+        if training:
+            trainer.sync_model()  # a batch normalisation has moved its statistics
+        return trainer.outputs(plan)
+
+    @explained
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: None = None,
+        class_weight: None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One step on one batch. Returns the batch's own loss and metrics, as :meth:`evaluate` does."""
+        refuse("train_on_batch()", {"sample_weight": sample_weight, "class_weight": class_weight}, ONLY_KERAS)
+        return self._on_batch("train_on_batch", x, y, True, return_dict)
+
+    @explained
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: None = None, return_dict: bool = False) -> Any:
+        """The loss and the metrics of one batch, as :meth:`evaluate` returns them."""
+        refuse("test_on_batch()", {"sample_weight": sample_weight}, ONLY_KERAS)
+        return self._on_batch("test_on_batch", x, y, False, return_dict)
+
+    @explained
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """The outputs for one batch; the same as calling the model."""
+        return self(x)
+
+    @locked
+    def _on_batch(self, what: str, x: Any, y: Any, training: bool, return_dict: bool) -> Any:
+        return_dict = checking.boolean(what, "return_dict", return_dict)
+        trainer = self._need_trainer(what, x, training=training)
+        arrays, targets = self._checked(x, y)
+        if training:
+            trainer.set_learning_rate()
+        trainer.run_batch(arrays, targets, training, update=training)
+        logs = trainer.logs(len(arrays[0]))
+        if training:
+            assert self._optimizer is not None
+            self._optimizer.iterations += 1
+            trainer.sync_model()
+        return logs if return_dict else _as_list(logs)
+
+    # Looking inside
+
+    @locked
+    @explained
+    def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
+        """The gradient of the loss on one batch with respect to every trainable weight, by "layer/weight"."""
+        trainer = self._need_trainer("gradients", x)
+        arrays, targets = self._checked(x, y)
+        moving = trainer.state.read(trainer.state.moving.flat)
+        trainer.run_batch(arrays, targets, training=True, update=False)
+        trainer.kernels.upload(trainer.state.moving.flat, moving)  # asking changes nothing
+        return {name: trainer.state.read(view) for name, view in trainer.state.grads.views.items()}
+
+    @property
+    @locked
+    def plan(self) -> Plan:
+        """The training plan, for the largest batch size trained with so far (32 before any training)."""
+        trainer = self._need_trainer("plan", None)
+        sizes = [size for size, training, with_loss in trainer.plans if training and with_loss]
+        return trainer.plan(max(sizes, default=32), training=True, with_loss=True)
+
+    @locked
+    @explained
+    def profile(self, x: Any, y: Any, batch_size: int | None = None, repeats: int = 20, print_fn: Any = None) -> None:
+        """Print how long each step of a training batch takes, its speed, and its share. Weights are left as they are.
+
+        Args:
+            x, y: data as for :meth:`fit`; the first ``batch_size`` samples are used.
+            batch_size: None: 32.
+            repeats: runs to take the median of.
+            print_fn: what takes the text instead of the standard output.
+        """
+        trainer = self._need_trainer("profile", x)
+        arrays, targets = self._checked(x, y)
+        samples = len(arrays[0])
+        size = min(count_of("batch_size", batch_size, 32), samples)
+        repeats = count_of("repeats", repeats, 20)
+        trainer.set_learning_rate()
+        state = trainer.state
+        kept = [state.params.flat, state.moving.flat, *state.slots.values()]
+        before = [state.read(array) for array in kept]
+        peak = tables.matrix_peak() if state.on_host else None
+        try:
+            batch = tuple(x[:size] for x in arrays), tuple(y[: size * (len(y) // samples)] for y in targets)
+            plan = trainer.run_batch(*batch, training=True, update=False)
+            times = plan.profile(repeats)
+        finally:
+            for array, values in zip(kept, before, strict=True):
+                trainer.kernels.upload(array, values)
+        if peak is not None:  # measured before and after: others may be busy meanwhile
+            peak = max(peak, tables.matrix_peak())
+        text = str(tables.profile_table(times, peak))
+        if print_fn is None:
+            console.write(text)
+        else:
+            print_fn(text)
+
+    # Checks
+
+    def _need_trainer(self, what: str, x: Any, compiled: bool = True, training: bool = False) -> Trainer:
+        """The trainer, made when first needed; the model is built from ``x`` if its input shape is not known yet."""
+        if self._compiled is None and compiled:
+            raise ValueError(
+                f"Model {self.name!r} is not compiled. Expected compile(loss=..., optimizer=...) before {what}()."
+            )
+        if not self._layers:
+            raise ValueError(f"Model {self.name!r} has no layers. Expected at least one, see Sequential.add.")
+        if compiled and self._loss is None:
+            raise ValueError(f"Model {self.name!r} has no loss. Fix: compile(loss=...), before {what}().")
+        if not self.built and not self._inputs and x is not None:
+            self.build((None, *inputs.as_batch(x, f"model {self.name!r}").shape[1:]))
+        self._need_built()
+        self._claim()
+        if training:
+            self._see_what_is_frozen()
+        if self._trainer is None:
+            self._trainer = self._make_trainer()
+        return self._trainer
+
+    def _see_what_is_frozen(self) -> None:
+        """Before a step: which weights are trained is what ``trainable`` said when the first one was made since
+        ``compile``, as in Keras."""
+        assert self._compiled is not None
+        if not self._compiled["trained"]:
+            if self._is_stale:
+                self._assemble()
+            self._bind()
+            self._compiled["trained"] = True
+            if not self.trainable_weights:
+                warn(f"Model {self.name!r} does not have any trainable weights.")
+        elif self._trainer is None:  # layers came, went or were renamed
+            self._assemble()
+            self._bind()
+        elif self._is_stale:
+            warn(
+                f"Model {self.name!r}: `trainable` of a layer has changed since the first step after compile(), and "
+                "takes no effect before the model is compiled again. Fix: compile()."
+            )
+
+    def _make_trainer(self) -> Trainer:
+        settings = self._compiled or {"metrics": [], "backend": resolve_backend(None), "fuse": True}
+        assert self._arenas is not None
+        if self._loss is not None:
+            self._heads = self._heads_of(self._loss, settings)
+        kernel_set = load_backend(settings["backend"])
+        scored = self._heads if self._loss is not None else []
+        work = (self._optimizer, scored, self.log_names if scored else ["loss"], settings["fuse"])
+        trainer = Trainer(self, kernel_set, self._arenas, self.seed, *work)
+        if self._optimizer is not None and self._optimizer.built:
+            trainer.set_moments(self._optimizer.moments())
+        return trainer
+
+    def _input_arrays(self, x: Any) -> Arrays:
+        """The inputs, clean and checked, in the order of the model's."""
+        given = [x] if len(self._inputs) == 1 and not isinstance(x, Mapping) else per_output("x", x, self.input_names)
+        on_device = getattr(self._trainer.kernels, "on_device", None) if self._trainer else None
+        arrays = []
+        for layer, each in zip(self._inputs, given, strict=True):
+            who = f"model {self.name!r}" + (f", input {layer.name!r}," if len(self._inputs) > 1 else "")
+            if on_device and on_device(each):
+                assert self._trainer is not None
+                there = self._trainer.kernels.as_device_array(each)
+                arrays.append(inputs.as_device_input(there, layer.shape, who))
+            else:
+                arrays.append(inputs.as_input(each, layer.shape, who))
+        counts = {layer.name: len(array) for layer, array in zip(self._inputs, arrays, strict=True)}
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                f"The inputs of model {self.name!r} differ in length. Expected the same. Received: {counts}."
+            )
+        return tuple(arrays)
+
+    def _split(self, x: Any, y: Any, share: float, validation_data: Any) -> tuple[Pair, Pair | None]:
+        """What to train on, and what to validate on, if anything."""
+        training = self._checked(x, y)
+        if validation_data is not None:
+            return training, self._checked(*_pair(validation_data))
+        return inputs.split_validation(*training, share) if share else (training, None)
+
+    def _checked(self, x: Any, y: Any) -> Pair:
+        arrays = self._input_arrays(x)
+        several = len(self._outputs) > 1
+        given = per_output("y", y, self.output_names) if several or isinstance(y, Mapping) else [y]
+        samples = len(arrays[0])
+        targets = []
+        for head in self._heads:
+            what = f"{head.loss.name} of {head.name}" if several else head.loss.name
+            targets.append(inputs.as_targets(given[head.output], head.shape, head.loss.sparse, samples, what))
+        return arrays, tuple(targets)
+
+
+def _params(loop: Pass, epochs: int, verbose: Verbosity) -> dict[str, Any]:
+    """What callbacks are told of a run."""
+    return {"epochs": epochs, "steps": -(-loop.samples // loop.batch_size), "verbose": verbose}
+
+
+def _as_list(logs: dict[str, float]) -> Any:
+    """The loss and the metrics as Keras returns them: a number if there is only one."""
+    values = list(logs.values())
+    return values if len(values) > 1 else values[0]
+
+
+def _each(get: Callable[[Any], Any], identifier: Any) -> Any:
+    """One, or a list or a dict of them, as objects."""
+    if isinstance(identifier, list | tuple):
+        return [_each(get, each) for each in identifier]
+    if isinstance(identifier, Mapping) and "class_name" not in identifier:
+        return {name: _each(get, each) for name, each in identifier.items()}
+    return None if identifier is None else get(identifier)
+
+
+def _listed(wanted: Any) -> list[Any]:
+    """The metrics of ``compile`` as a list."""
+    if wanted is None:
+        return []
+    if isinstance(wanted, str | Metric):
+        return [wanted]
+    if not isinstance(wanted, Sequence):
+        raise checking.invalid("compile", "metrics", "a list of names or of objects of tinyconv.metrics", wanted)
+    return list(wanted)
+
+
+def _pair(validation_data: Any) -> tuple[Any, Any]:
+    if not isinstance(validation_data, Sequence) or isinstance(validation_data, str) or len(validation_data) != 2:
+        raise checking.invalid("fit", "validation_data", "a pair (x, y)", validation_data)
+    return validation_data[0], validation_data[1]
