@@ -408,7 +408,6 @@ UNSUPPORTED = {
         ["fit(sample_weight=", "is not supported"],
     ),
     "fit's typing error": (lambda: fit(network(), epoch=3), TypeError, ["fit() has no argument 'epoch'"]),
-    "loss_weights": (lambda: network(loss_weights=[1.0]), ValueError, ["compile(loss_weights=[1.0])"]),
     "compile's typing error": (lambda: network(los="mse"), TypeError, ["compile() has no argument 'los'"]),
     "from_logits": (lambda: losses.CategoricalCrossentropy(label_smoothing=0.1), ValueError, ["label_smoothing"]),
 }

@@ -15,6 +15,9 @@ class Merge(Layer):
 
     kind: str
 
+    def __init__(self, **options: Unpack[LayerOptions]) -> None:
+        super().__init__(**options)
+
     def _joined(self, shapes: Sequence[Shape]) -> Any:
         if len(shapes) < 2:
             raise ValueError(
