@@ -421,7 +421,7 @@ def predict(options: argparse.Namespace) -> Result:
     return {"predictions": found}
 
 
-def meaning(model: tinyconv.Sequential) -> tuple[str, str | None]:
+def meaning(model: tinyconv.Model) -> tuple[str, str | None]:
     """What a network's outputs say, and which function makes probabilities of them, if they are only scores.
 
     They say which of several "classes" it is, which of "two classes" (one output: the probability of the second),

@@ -13,8 +13,11 @@ of memory is bounded by its own size, and whatever does not fit exactly is an er
 from tinyconv.checking import boolean
 from tinyconv.checking.messages import explained, refuse
 from tinyconv.files import atomic, keras_archive, keras_weights
+from tinyconv.files.keras_config import SavedModel
 from tinyconv.files.store import load_weights, save_model, save_weights
 from tinyconv.files.targets import KERAS_ARCHIVE, check_target, kind_of, read
+from tinyconv.layers.symbolic import Tensor
+from tinyconv.models.model import Model
 from tinyconv.models.sequential import Sequential
 
 __all__ = ["check_target", "load_model", "load_weights", "save_model", "save_weights"]
@@ -28,7 +31,7 @@ def load_model(
     safe_mode: bool = True,
     *,
     backend: str | None = None,
-) -> Sequential:
+) -> Model:
     """The model of a ".keras" archive that tinyconv or Keras saved, ready to predict, and to train where it stopped.
 
     Args:
@@ -44,15 +47,34 @@ def load_model(
     return model_of(*read(filepath), boolean("load_model", "compile", compile), backend)
 
 
-def model_of(content: bytes, where: str, compile: bool = True, backend: str | None = None) -> Sequential:
+def model_of(content: bytes, where: str, compile: bool = True, backend: str | None = None) -> Model:
     """The model that an archive's bytes hold; ``where`` they come from."""
     with keras_archive.reading(where):
         saved = keras_archive.loads(content, where, compile)
-        model = Sequential(saved.layers, name=saved.name)
+        model = _made(saved.model)
         model.seed = model.seed if saved.seed is None else saved.seed
-        model.build((None, *saved.input_shape))
+        if isinstance(model, Sequential):
+            model.build((None, *saved.model.input_shape))
         model.set_weights(saved.weights)
         if saved.compilation is not None:
             model.compile(**saved.compilation, backend=backend)
             keras_weights.load_optimizer(model, saved.groups, where, same=True)
     return model
+
+
+def _made(saved: SavedModel) -> Model:
+    """The model that a file describes."""
+    entries = [_made(entry) if isinstance(entry, SavedModel) else entry for entry in saved.entries]
+    if not saved.sources:
+        return Sequential(entries, name=saved.name)
+    values: dict[tuple[int, int, int], Tensor] = {(each, 0, 0): entries[each].output for each in saved.sources}
+    counts: dict[int, int] = {}
+    for number, reads in saved.calls:
+        given = [values[read] for read in reads]
+        found = entries[number](given[0] if len(given) == 1 else given)
+        for output, tensor in enumerate(found if isinstance(found, list) else [found]):
+            values[number, counts.get(number, 0), output] = tensor
+        counts[number] = counts.get(number, 0) + 1
+    return Model(
+        [values[each, 0, 0] for each in saved.sources], [values[each] for each in saved.outputs], name=saved.name
+    )

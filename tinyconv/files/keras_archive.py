@@ -17,9 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.checking import Shape
 from tinyconv.files import checked_json, hdf5, keras_config, keras_weights
-from tinyconv.layers import Layer
 from tinyconv.network import Network
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -54,9 +52,7 @@ def _json(value: Any, what: str) -> bytes:
 class Archive:
     """What an archive holds, checked; no model is made of it yet."""
 
-    name: str
-    input_shape: Shape
-    layers: list[Layer]  # without weights
+    model: keras_config.SavedModel  # without weights
     weights: list[np.ndarray]
     seed: int | None  # if tinyconv wrote the file
     compilation: dict[str, Any] | None  # the arguments of compile
@@ -67,15 +63,15 @@ def loads(content: bytes, where: str, compile: bool = True) -> Archive:
     """What an archive holds; with its compilation if ``compile``."""
     parts = _members(content, where)
     config = checked_json.loads(parts[CONFIG], f"{CONFIG} of {where}", LARGEST_CONFIG)
-    name, input_shape, layers = keras_config.to_layers(config, where)
+    model = keras_config.to_model(config, where)
     groups = hdf5.by_group(hdf5.loads(parts[WEIGHTS], f"{WEIGHTS} of {where}"))
-    weights = keras_weights.fitting_weights(layers, input_shape, groups, where)  # before anything is allocated
+    weights = keras_weights.fitting_weights(model.shapes(None)[1], groups, where)  # before anything is allocated
     compilation = None
     if compile and config.get("compile_config"):
         if not isinstance(config["compile_config"], dict):
             raise ValueError(f"{where} is damaged: its compile_config is not an object.")
         compilation = keras_config.to_compilation(config["compile_config"], where)
-    return Archive(name, input_shape, layers, weights, _seed(parts[METADATA], where), compilation, groups)
+    return Archive(model, weights, _seed(parts[METADATA], where), compilation, groups)
 
 
 @contextlib.contextmanager

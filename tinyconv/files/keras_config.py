@@ -7,17 +7,23 @@ changes nothing, and named in the error where it does.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tinyconv import initializers, layers, losses, metrics, optimizers, regularizers
+from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import received
+from tinyconv.layers.base import default_name, snake_case
 from tinyconv.network import Network
 from tinyconv.optimizers import schedules
 
 Config = dict[str, Any]
+Tensor = tuple[int, int, int]  # the number of an entry, of a call of it, and of an output of that
+Leaf = tuple[Any, str, Any]  # a layer, the path of its weights, the shape of its input
+DEEPEST = 20  # models within models
 
 
 def _table(module: str, classes: Any) -> dict[tuple[str, str], type]:
@@ -58,35 +64,81 @@ MOST_LAYERS, LONGEST_NAME = 10_000, 1000
 
 def of_model(model: Network) -> Config:
     """The content of ``config.json``."""
-    batch_shape = list(model.input_shape)
-    source = {"batch_shape": batch_shape, "dtype": "float32", "sparse": False, "name": model._inputs[0].name}
-    entries = [_entry("keras.layers", "InputLayer", source)]
-    if len(model.layers) > MOST_LAYERS:
-        raise ValueError(f"Model {model.name!r} is too large to be saved. Expected at most {MOST_LAYERS:,} layers.")
-    for layer in model.layers:
-        if type(layer) not in MODULES:
-            raise ValueError(
-                f"Layer {layer.name!r} is a {type(layer).__name__}, which Keras' format cannot hold. "
-                "Fix: save_weights, and build the model from your own code before load_weights."
-            )
-        entry = of_object(layer)
-        entry["config"] |= {"dtype": "float32"}
-        entries.append({**entry, "build_config": {"input_shape": [None, *(layer.input_shape or ())]}})
-    config = {"name": model.name, "trainable": model.trainable, "dtype": "float32", "layers": entries}
-    whole = _entry("keras", "Sequential", {**config, "build_input_shape": batch_shape})
-    whole["build_config"] = {"input_shape": batch_shape}
+    whole = of_structure(model)
     if model.optimizer is not None:
         whole["compile_config"] = _of_compilation(model)
     return whole
 
 
+def of_structure(model: Network) -> Config:
+    """A model, without its compilation: a stack of layers, or a graph of them."""
+    if len(model.layers) > MOST_LAYERS:
+        raise ValueError(f"Model {model.name!r} is too large to be saved. Expected at most {MOST_LAYERS:,} layers.")
+    if any(layer is model._inputs[0] for layer in model.layers):
+        return _of_graph(model)
+    batch_shape = [None, *model._inputs[0].shape]
+    entries = [_of_layer(layer) for layer in (model._inputs[0], *model.layers)]
+    config = {"name": model.name, "trainable": model.trainable, "dtype": "float32", "layers": entries}
+    whole = _entry("keras", "Sequential", {**config, "build_input_shape": batch_shape})
+    whole["build_config"] = {"input_shape": batch_shape}
+    return whole
+
+
+def _of_graph(model: Network) -> Config:
+    shapes = model._value_shapes()
+    history: dict[int, list[Any]] = {}  # by the number of a value: the layer that gives it, its call, its output
+    for number, layer in enumerate(model._inputs):
+        history[number] = [layer.name, 0, 0]
+    nodes: dict[str, list[Config]] = {layer.name: [] for layer in model.layers}
+    for call in model._entry_calls():
+        reads = [_of_tensor(shapes[number], history[number]) for number in call.reads]
+        single = len(reads) == 1
+        nodes[call.entry.name].append({"args": reads if single else [reads], "kwargs": {}})
+        for output, number in enumerate(call.gives):
+            history.setdefault(number, [call.entry.name, len(nodes[call.entry.name]) - 1, output])
+    entries = [{**_of_layer(layer), "name": layer.name, "inbound_nodes": nodes[layer.name]} for layer in model.layers]
+    config = {"name": model.name, "trainable": model.trainable, "layers": entries}
+    ends = {
+        "input_layers": [history[number] for number in range(len(model._inputs))],
+        "output_layers": [history[number] for number in model._outputs],
+    }
+    config |= {key: each[0] if len(each) == 1 else each for key, each in ends.items()}
+    whole = _entry("keras.src.models.functional", "Functional", config)
+    return {**whole, "registered_name": "Functional", "build_config": {"input_shape": None}}
+
+
+def _of_tensor(shape: Shape, history: list[Any]) -> Config:
+    config = {"shape": [None, *shape], "dtype": "float32", "keras_history": history}
+    return {"class_name": "__keras_tensor__", "config": config}
+
+
+def _of_layer(layer: Any) -> Config:
+    if hasattr(layer, "_entry_calls"):  # a model within
+        return of_structure(layer)
+    if type(layer) not in MODULES:
+        raise ValueError(
+            f"Layer {layer.name!r} is a {type(layer).__name__}, which Keras' format cannot hold. "
+            "Fix: save_weights, and build the model from your own code before load_weights."
+        )
+    if isinstance(layer, layers.InputLayer):
+        source = {"batch_shape": [None, *layer.shape], "dtype": "float32", "sparse": False, "name": layer.name}
+        return _entry("keras.layers", "InputLayer", source)
+    entry = of_object(layer)
+    entry["config"] |= {"dtype": "float32"}
+    shape: Any = layer.input_shape or ()
+    several = bool(shape) and isinstance(shape[0], tuple)
+    batch = [[None, *each] for each in shape] if several else [None, *shape]
+    return {**entry, "build_config": {"input_shape": batch}}
+
+
 def _of_compilation(model: Network) -> Config:
-    given = model._compiled["metrics"] if model._compiled else []
-    settings = {"loss_weights": None, "weighted_metrics": None, "run_eagerly": False, "steps_per_execution": 1}
+    compiled = model._compiled or {}
+    settings = {"weighted_metrics": None, "run_eagerly": False, "steps_per_execution": 1}
     return {
         "optimizer": of_object(model.optimizer),
         "loss": of_object(model.loss),
-        "metrics": [of_object(metric) for metric in given],
+        "metrics": of_object(compiled.get("metrics", [])),
+        "loss_weights": of_object(compiled.get("loss_weights")),
         **settings,
         "jit_compile": False,
     }
@@ -124,14 +176,82 @@ def _entry(module: str, class_name: str, config: Config) -> Config:
 # Reading
 
 
-def to_layers(config: Any, where: str) -> tuple[str, tuple[int, ...], list[layers.Layer]]:
-    """The name, the shape of one sample, and the layers (without weights) of a saved model."""
+@dataclass
+class SavedModel:
+    """A model as a file describes it, checked; nothing is built, and no weight drawn.
+
+    ``calls`` say what is called on what, in order: the number of an entry, and for each of its inputs the entry, the
+    call of it and the output that it is. ``sources`` are the entries that are inputs. A stack has neither.
+    """
+
+    name: str
+    entries: list[Any]  # layers, and saved models
+    input_shape: Shape  # of a stack
+    sources: list[int] = field(default_factory=list)
+    calls: list[tuple[int, list[Tensor]]] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+
+    def shapes(self, given: list[Shape] | None, path: str = "") -> tuple[list[Shape], list[Leaf]]:
+        """The shapes of the outputs, and every layer with its place in the file and the shape of its input."""
+        paths = entry_paths(self.entries, path)
+        leaves: dict[int, list[Leaf]] = {}
+        values: dict[Tensor, Shape] = {}
+        if not self.sources:
+            shapes = given or [self.input_shape]
+            for number, entry in enumerate(self.entries):
+                shapes, leaves[number] = _entry_shapes(entry, shapes, paths[number])
+            return shapes, [leaf for number in sorted(leaves) for leaf in leaves[number]]
+        for number, source in enumerate(self.sources):
+            own = self.entries[source].shape
+            if given is not None and given[number] != own:
+                raise ValueError(f"Model {self.name!r} expects inputs of shape {own}. Received: {given[number]}.")
+            values[source, 0, 0] = own
+        counts: dict[int, int] = {}
+        for number, reads in self.calls:
+            shapes, found = _entry_shapes(self.entries[number], [values[read] for read in reads], paths[number])
+            leaves.setdefault(number, found)
+            for output, shape in enumerate(shapes):
+                values[number, counts.get(number, 0), output] = shape
+            counts[number] = counts.get(number, 0) + 1
+        return [values[each] for each in self.outputs], [leaf for n in sorted(leaves) for leaf in leaves[n]]
+
+
+def _entry_shapes(entry: Any, given: list[Shape], path: str) -> tuple[list[Shape], list[Leaf]]:
+    if isinstance(entry, SavedModel):
+        return entry.shapes(given, path)
+    shape = entry._joined(given)
+    return [entry.output_shape(shape)], [(entry, path, shape)]
+
+
+def entry_paths(entries: Sequence[Any], above: str = "") -> list[str]:
+    """The path at which Keras keeps the weights of each entry of a model: by its class, numbered."""
+    seen: dict[str, int] = {}
+    paths = []
+    for entry in entries:
+        model = isinstance(entry, SavedModel) or hasattr(entry, "_entry_calls")
+        name = snake_case(_class_name(entry)) if model else default_name(type(entry))
+        seen[name] = seen.get(name, -1) + 1
+        number = f"_{seen[name]}" if seen[name] else ""
+        paths.append(f"{above}layers/{name}{number}/" + ("" if model else "vars"))
+    return paths
+
+
+def _class_name(model: Any) -> str:
+    functional = bool(model.sources) if isinstance(model, SavedModel) else type(model).__name__ != "Sequential"
+    return "Functional" if functional else "Sequential"
+
+
+def to_model(config: Any, where: str, depth: int = 0) -> SavedModel:
+    """What the entry of a model says, and its layers, without weights."""
     inner = _fields(config, where)
-    if config.get("module") != "keras" or config.get("class_name") != "Sequential":
+    kind = (config.get("module"), config.get("class_name"))
+    if kind not in (("keras", "Sequential"), ("keras.src.models.functional", "Functional"), ("keras", "Functional")):
         raise ValueError(
             f"{where}: models of the class {config.get('class_name')!r} are not supported by tinyconv. "
-            "Expected a Sequential."
+            "Expected a Sequential or a Functional."
         )
+    if depth > DEEPEST:
+        raise ValueError(f"{where}: models within models, more than {DEEPEST} deep, are not supported by tinyconv.")
     entries: Any = inner.get("layers")
     name: Any = inner.get("name")
     if not isinstance(entries, list):
@@ -141,35 +261,130 @@ def to_layers(config: Any, where: str) -> tuple[str, tuple[int, ...], list[layer
     _check_name(name, where)
     if not isinstance(inner.get("trainable", True), bool):  # else it says nothing that the layers do not say
         raise ValueError(f"{where} is damaged: expected trainable to be true or false.")
+    found = [_to_entry(entry, f"{where}, layer {number}", depth) for number, entry in enumerate(entries)]
+    if kind[1] == "Functional":
+        return _to_graph(name, found, entries, inner, where)
     shape: Any = inner.get("build_input_shape")
-    found = []
-    for number, entry in enumerate(entries):
-        place = f"{where}, layer {number}"
-        if isinstance(entry, dict) and entry.get("class_name") == "InputLayer":
-            if number:
-                raise ValueError(f"{place}: an InputLayer must come first.")
-            shape = _batch_shape(_fields(entry, place), place)
-        else:
-            layer = to_object(entry, "keras.layers", place)
-            found.append(layer)
+    if any(isinstance(each, layers.InputLayer) for each in found[1:]):
+        raise ValueError(f"{where}: an InputLayer must come first.")
+    if found and isinstance(found[0], layers.InputLayer):
+        shape = [None, *found.pop(0).shape]
+    return SavedModel(name, found, _sample(shape, where))
+
+
+def _to_entry(entry: Any, place: str, depth: int) -> Any:
+    class_name = entry.get("class_name") if isinstance(entry, dict) else None
+    if class_name in ("Sequential", "Functional"):
+        return to_model(entry, place, depth + 1)
+    if class_name == "InputLayer":
+        fields = _fields(entry, place)
+        shape = _sample(_batch_shape(fields, place), place)
+        return layers.InputLayer(shape, name=_given_name(fields.get("name"), place))
+    return to_object(entry, "keras.layers", place)
+
+
+def _given_name(name: Any, where: str) -> str | None:
+    if name is not None:
+        _check_name(name, where)
+    return name
+
+
+def _sample(shape: Any, where: str) -> Shape:
+    """The shape of one sample, of a batch's."""
     if not isinstance(shape, list) or not shape or shape[0] is not None or not all(_size(n) for n in shape[1:]):
-        raise ValueError(f"{where}: expected an input shape such as [null, 28, 28, 1]. Received: {shape!r}.")
-    return name, tuple(shape[1:]), found
+        raise ValueError(f"{where}: expected an input shape such as [null, 28, 28, 1]. Received: {received(shape)}.")
+    return tuple(shape[1:])
+
+
+def _to_graph(name: str, found: list[Any], entries: list[Any], inner: Config, where: str) -> SavedModel:
+    """A functional model: its calls put in an order in which each comes after those that it depends on."""
+    numbers = {each.name: number for number, each in enumerate(found)}
+    if len(numbers) < len(found):
+        raise ValueError(f"{where}: two layers have the same name.")
+
+    def tensor(history: Any) -> Tensor:
+        fits = isinstance(history, list) and len(history) == 3 and all(type(n) is int and n >= 0 for n in history[1:])
+        if not fits or not isinstance(history[0], str) or history[0] not in numbers:
+            raise ValueError(f"{where} is damaged: {received(history)} is not the output of a layer.")
+        return numbers[history[0]], history[1], history[2]
+
+    waiting = []
+    for number, entry in enumerate(entries):
+        nodes = entry.get("inbound_nodes")
+        if not isinstance(nodes, list) or len(nodes) > MOST_LAYERS:
+            raise ValueError(f"{where}: layer {number} does not say what it is called on.")
+        for node_number, node in enumerate(nodes):
+            waiting.append((number, node_number, [tensor(each) for each in _histories(node, where)]))
+    sources = [tensor(each)[0] for each in _several(inner.get("input_layers"))]
+    outputs = [tensor(each) for each in _several(inner.get("output_layers"))]
+    if not sources or not outputs or not all(isinstance(found[each], layers.InputLayer) for each in sources):
+        raise ValueError(f"{where} is damaged: the model has no inputs or no outputs.")
+    known: set[tuple[int, int]] = {(each, 0) for each in sources}
+    calls: list[tuple[int, list[Tensor]]] = []
+    while waiting:
+        ready = [each for each in waiting if _is_ready(each, known)]
+        if not ready:
+            raise ValueError(f"{where} is damaged: its layers wait for one another.")
+        known |= {each[:2] for each in ready}
+        calls += [(number, reads) for number, _, reads in ready]
+        waiting = [each for each in waiting if each[:2] not in known]
+    if not {each[:2] for each in outputs} <= known:
+        raise ValueError(f"{where} is damaged: an output is not the output of a layer.")
+    return SavedModel(name, found, (), sources, calls, outputs)
+
+
+def _is_ready(call: tuple[int, int, list[Tensor]], known: set[tuple[int, int]]) -> bool:
+    number, node, reads = call
+    return all(read[:2] in known for read in reads) and (node == 0 or (number, node - 1) in known)
+
+
+def _several(ends: Any) -> list[Any]:
+    """One end of a model, or the list of them."""
+    if not isinstance(ends, list):
+        return []
+    return [ends] if ends and isinstance(ends[0], str) else ends
+
+
+def _histories(node: Any, where: str) -> list[Any]:
+    """Whose outputs a layer is called on."""
+    if not isinstance(node, dict) or not isinstance(node.get("args"), list) or len(node["args"]) != 1:
+        raise ValueError(f"{where}: a layer's call is not supported by tinyconv. Expected one argument.")
+    for key, value in (node.get("kwargs") or {}).items() if isinstance(node.get("kwargs"), dict) else ():
+        if value is not None and not (key == "training" and value is False):
+            raise ValueError(f"{where}: a layer called with {key}={value!r} is not supported by tinyconv.")
+    (given,) = node["args"]
+    tensors = given if isinstance(given, list) else [given]
+    found = []
+    for each in tensors:
+        if not isinstance(each, dict) or each.get("class_name") != "__keras_tensor__":
+            raise ValueError(f"{where}: a layer called on {received(each)} is not supported by tinyconv.")
+        found.append(_fields(each, where).get("keras_history"))
+    return found
 
 
 def to_compilation(config: Mapping[str, Any], where: str) -> Config:
     """The arguments of ``compile`` in a saved model."""
-    loss, optimizer, measured = config.get("loss"), config.get("optimizer"), config.get("metrics") or []
-    for argument in ("loss_weights", "weighted_metrics"):
-        if config.get(argument):
-            raise ValueError(f"{where}: compile({argument}=...) is not supported by tinyconv.")
-    if not isinstance(measured, list):
-        raise ValueError(f"{where}: expected a list of metrics. Received: {measured!r}.")
+    optimizer, measured = config.get("optimizer"), config.get("metrics") or []
+    if config.get("weighted_metrics"):
+        raise ValueError(f"{where}: compile(weighted_metrics=...) is not supported by tinyconv.")
+    if not isinstance(measured, list | dict):
+        raise ValueError(f"{where}: expected a list of metrics. Received: {received(measured)}.")
     return {
         "optimizer": optimizers.get(_name_or_object(optimizer, "keras.optimizers", f"{where}, optimizer")),
-        "loss": loss and losses.get(_name_or_object(loss, "keras.losses", f"{where}, loss")),
-        "metrics": [_name_or_object(metric, "keras.metrics", f"{where}, metrics") for metric in measured],
+        "loss": _each(config.get("loss") or None, "keras.losses", f"{where}, loss"),
+        "loss_weights": config.get("loss_weights"),
+        "metrics": _each(measured, "keras.metrics", f"{where}, metrics"),
     }
+
+
+def _each(value: Any, module: str, where: str) -> Any:
+    """A name or an object, or a list or a dict of them, one for each output."""
+    if isinstance(value, list):
+        return [_each(each, module, where) for each in value]
+    if isinstance(value, dict) and "class_name" not in value:
+        return {name: _each(each, module, where) for name, each in value.items()}
+    found = None if value is None else _name_or_object(value, module, where)
+    return losses.get(found) if found is not None and module == "keras.losses" else found
 
 
 def _name_or_object(value: Any, module: str, where: str) -> Any:

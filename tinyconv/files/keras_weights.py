@@ -5,15 +5,14 @@ counts the steps; ``1`` is the learning rate, unless a schedule gives it; after 
 weight by weight, RMSprop's one after the other.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import warn
 from tinyconv.files import hdf5
-from tinyconv.layers import Layer
-from tinyconv.layers.base import default_name
+from tinyconv.files.keras_config import Leaf, entry_paths
 from tinyconv.network import Network
 from tinyconv.optimizers import Optimizer
 
@@ -21,22 +20,19 @@ OPTIMIZER = "optimizer/vars"
 KERAS_OPTIMIZER_NAMES = {"adam": "adam", "adamw": "adam_w", "rmsprop": "rm_sprop", "sgd": "sgd"}
 
 
-def layer_paths(layers: list[Layer]) -> list[tuple[Layer, str]]:
-    """Each layer, and the path of its weights."""
-    seen: dict[str, int] = {}
-    paths = []
-    for layer in layers:
-        name = default_name(type(layer))
-        seen[name] = seen.get(name, -1) + 1
-        paths.append((layer, f"layers/{name}_{seen[name]}/vars" if seen[name] else f"layers/{name}/vars"))
-    return paths
+def leaves_of(entries: Sequence[Any], above: str = "") -> list[Leaf]:
+    """Every layer of a model, those of models within too, the path of its weights, and the shape of its input."""
+    found: list[Leaf] = []
+    for entry, path in zip(entries, entry_paths(entries, above), strict=True):
+        found += leaves_of(entry.layers, path) if hasattr(entry, "_entry_calls") else [(entry, path, entry.input_shape)]
+    return found
 
 
 def dumps(model: Network) -> bytes:
     """All of a model's numbers as the bytes of an HDF5 file."""
     arrays: dict[str, np.ndarray] = {}
     names = {}
-    for layer, path in layer_paths(model.layers):
+    for layer, path, _ in leaves_of(model.layers):
         names[path] = layer.name
         arrays |= {f"{path}/{i}": array for i, array in enumerate(layer.weights)}
     if model.optimizer is not None:
@@ -47,18 +43,16 @@ def dumps(model: Network) -> bytes:
 
 
 def fitting_weights(
-    layers: list[Layer], input_shape: Shape, groups: hdf5.Groups, where: str, skipped: dict[str, str] | None = None
+    leaves: Sequence[Leaf], groups: hdf5.Groups, where: str, skipped: dict[str, str] | None = None
 ) -> list[np.ndarray]:
-    """The weights of ``layers`` out of a file's arrays, all of which must fit. Nothing is allocated. If there is a dict
-    ``skipped``, layers that they do not fit keep their own, and go there with the reason."""
+    """The weights of these layers out of a file's arrays, all of which must fit. Nothing is allocated. If there is a
+    dict ``skipped``, layers that they do not fit keep their own, and go there with the reason."""
     weights: list[np.ndarray] = []
     expected: set[str] = set()
-    shape = input_shape
-    for layer, path in layer_paths(layers):
+    for layer, path, input_shape in leaves:
         try:
-            shapes = [spec.shape for spec in layer.weight_specs(shape)]
-            shape = layer.output_shape(shape)
-        except (ValueError, TypeError, OverflowError) as error:  # layers that do not follow upon one another
+            shapes = [spec.shape for spec in layer.weight_specs(input_shape)]
+        except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"{where}: {error}") from None
         try:
             weights += _take(groups, path, shapes, f"layer {layer.name!r}", where)

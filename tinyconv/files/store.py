@@ -1,5 +1,7 @@
 """A model into files, and its weights back out of them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tinyconv.checking.messages import warn
@@ -29,12 +31,11 @@ def load_weights(model: Network, path: atomic.AnyPath, skip_mismatch: bool = Fal
     content, where = read(path)
     skipped: dict[str, str] | None = {} if skip_mismatch else None
     if kind == SAFETENSORS:
-        weights = fitting_layers(model.layers, safetensors.loads(content, where)[0], where, skipped)
+        weights = fitting_layers(model._leaves, safetensors.loads(content, where)[0], where, skipped)
         groups: hdf5.Groups = {}
     else:
         groups = hdf5.by_group(hdf5.loads(content, where))
-        shape: tuple[int, ...] = model.input_shape[1:]  # type: ignore[assignment]
-        weights = keras_weights.fitting_weights(model.layers, shape, groups, where, skipped)
+        weights = keras_weights.fitting_weights(keras_weights.leaves_of(model.layers), groups, where, skipped)
     if skipped:
         reasons = "; ".join(f"{name!r}: {reason}" for name, reason in skipped.items())
         warn(f"{where}: {len(skipped)} layers were skipped, since they do not fit. {reasons}")
@@ -51,28 +52,31 @@ def save_model(model: Network, path: atomic.AnyPath, overwrite: bool = True) -> 
 
 def named_weights(model: Network) -> dict[str, np.ndarray]:
     """All weights, by "layer/weight"."""
-    return {name: array for layer in model.layers for name, array in _named(layer).items()}
+    return {name: array for leaf in model._leaves for name, array in _named(*leaf).items()}
 
 
-def _named(layer: Layer) -> dict[str, np.ndarray]:
-    return {f"{layer.name}/{name}": array for name, array in layer.arrays.items()}
+def _named(path: str, layer: Layer) -> dict[str, np.ndarray]:
+    return {f"{path}/{name}": array for name, array in layer.arrays.items()}
 
 
 def fitting_layers(
-    layers: list[Layer], found: dict[str, np.ndarray], where: str, skipped: dict[str, str] | None = None
+    leaves: Sequence[tuple[str, Layer]],
+    found: dict[str, np.ndarray],
+    where: str,
+    skipped: dict[str, str] | None = None,
 ) -> list[np.ndarray]:
     """The arrays ``found`` in the order of the layers' weights, which they must fit. If there is a dict ``skipped``,
     layers that they do not fit keep their own, and go there with the reason."""
     if skipped is None:
-        return fitting({name: array for layer in layers for name, array in _named(layer).items()}, found, where)
+        return fitting({name: array for leaf in leaves for name, array in _named(*leaf).items()}, found, where)
     groups, weights = hdf5.by_group(found), []
-    for layer in layers:
-        theirs = {f"{layer.name}/{name}": array for name, array in groups.pop(layer.name, {}).items()}
+    for path, layer in leaves:
+        theirs = {f"{path}/{name}": array for name, array in groups.pop(path, {}).items()}
         try:
-            weights += fitting(_named(layer), theirs, where)
+            weights += fitting(_named(path, layer), theirs, where)
         except ValueError as error:
             weights += layer.get_weights()
-            skipped[layer.name] = str(error)
+            skipped[path] = str(error)
     skipped |= dict.fromkeys(groups, "is not a layer of this model.")
     return weights
 

@@ -369,5 +369,9 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 def default_name(layer_type: type) -> str:
     """Keras' automatic name: Conv2D -> conv2d, MaxPooling2D -> max_pooling2d."""
-    words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", layer_type.__name__)
+    return snake_case(layer_type.__name__)
+
+
+def snake_case(name: str) -> str:
+    words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()

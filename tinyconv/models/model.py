@@ -120,12 +120,11 @@ class Model(Structure):
             uses.append(Use(call.layer, tuple(numbers[id(tensor)] for tensor in call.inputs), call.within))
             numbers[id(call.output)] = len(inputs) + len(uses) - 1
         self._outputs = [numbers[id(tensor)] for tensor in outputs]
-        entries = {id(call.layer): call.within[0] if call.within else call.layer for call in between}
-        ordered = [*in_keras_order([*sources, *between], inputs, outputs)]
-        found = [heads.get(id(layer), entries.get(id(layer), layer)) for layer in ordered]
-        by_source = {id(call.layer): heads[id(call)] for call in sources}
-        found = [by_source.get(id(layer), entry) for layer, entry in zip(ordered, found, strict=True)]
-        self._layers = list({id(entry): entry for entry in found}.values())
+        stands_for = {id(call.layer): call.within[0].model if call.within else call.layer for call in between}
+        stands_for |= {id(call.layer): heads[id(call)] for call in sources}
+        ordered = in_keras_order([*sources, *between], inputs, outputs)
+        entries = [stands_for[id(layer)] for layer in ordered]
+        self._layers = list({id(entry): entry for entry in entries}.values())
         for entry in self._layers:
             self._register(entry)
         self._adopt(uses)

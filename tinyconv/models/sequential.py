@@ -11,7 +11,7 @@ from tinyconv.checking.messages import explained, received
 from tinyconv.layers import InputLayer, Layer
 from tinyconv.layers.symbolic import Tensor
 from tinyconv.models.model import Model
-from tinyconv.models.structure import Structure, Use
+from tinyconv.models.structure import Part, Structure, Use
 from tinyconv.plan.locks import locked
 
 
@@ -96,9 +96,9 @@ class Sequential(Model):
             if isinstance(entry, Model):
                 if self._inputs:
                     entry._build_for(self._shape_after(uses))
-                numbers = [value]
+                numbers, part = [value], Part(entry)
                 for use in entry._uses:
-                    uses.append(Use(use.layer, tuple(numbers[read] for read in use.reads), (entry, *use.within)))
+                    uses.append(Use(use.layer, tuple(numbers[read] for read in use.reads), (part, *use.within)))
                     numbers.append(len(uses))
                 value = numbers[entry._outputs[0]] if entry._outputs else value
             else:

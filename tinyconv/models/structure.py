@@ -25,6 +25,22 @@ from tinyconv.plan.locks import ModelLock, join, locked
 BatchShape = tuple[int | None, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One call of a model as a layer."""
+
+    model: "Structure"
+
+
+@dataclass(frozen=True)
+class EntryCall:
+    """One call of a layer, or of a model that is used as one: the values it reads, and those it gives."""
+
+    entry: Any
+    reads: tuple[int, ...]
+    gives: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Use:
     """One call of a layer in a model: which values it reads, and as part of which models within this one.
@@ -34,17 +50,22 @@ class Use:
 
     layer: Layer
     reads: tuple[int, ...]
-    within: tuple[Any, ...] = ()
+    within: tuple[Part, ...] = ()
 
     @property
     def path(self) -> str:
         """The layer's name in the model, under which its weights are known there: "conv2d", "encoder/conv2d"."""
-        return "/".join([*(model.name for model in self.within), self.layer.name])
+        return "/".join([*(part.model.name for part in self.within), self.layer.name])
 
     @property
     def entry(self) -> Any:
         """What the model has among its layers: this layer, or the model that it is a part of."""
-        return self.within[0] if self.within else self.layer
+        return self.within[0].model if self.within else self.layer
+
+
+def models_of(use: Use) -> list[Any]:
+    """The models within, from the outermost, as a part of which the layer is called."""
+    return [part.model for part in use.within]
 
 
 class Structure(Configured):
@@ -176,12 +197,11 @@ class Structure(Configured):
 
     def _adopt(self, uses: Sequence[Use]) -> None:
         """Consist of these uses of layers, be one of the users of each, and share a lock with the others."""
-        users = {id(user): user for use in uses for user in (*use.layer._users, *use.within)}
+        users = {id(user): user for use in uses for user in (*use.layer._users, *models_of(use))}
         join([self._lock, *(user._lock for user in users.values())])
         self._uses = list(uses)
         for use in uses:
-            parts: tuple[Any, ...] = (use.layer, *use.within)
-            for part in parts:
+            for part in (use.layer, *models_of(use)):
                 part._users.add(self)
         place = {id(entry): number for number, entry in enumerate(self._layers)}
         inside = {
@@ -201,12 +221,12 @@ class Structure(Configured):
 
     @locked
     def _renamed_layer(self, layer: Any, before: str) -> None:
-        if self._named.get(before) is layer:
+        if before in self._named and self._named[before] is layer:
             del self._named[before]
             self._named[layer.name] = layer
         names = {}
         for use in self._uses:
-            parts: list[Any] = [*use.within, use.layer]
+            parts: list[Any] = [*models_of(use), use.layer]
             names_before = [before if part is layer else part.name for part in parts]
             for weight in use.layer._arrays:
                 names[f"{'/'.join(names_before)}/{weight}"] = f"{use.path}/{weight}"
@@ -325,7 +345,7 @@ class Structure(Configured):
                     f"The input of model {self.name!r} has the wrong shape. Expected {(None, *layer.shape)}. "
                     f"Received: {tensor.shape}."
                 )
-        outputs = self._call_uses(tensors, (*within, self))
+        outputs = self._call_uses(tensors, (*within, Part(self)))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _build_for(self, shape: Shape) -> None:
@@ -402,6 +422,28 @@ class Structure(Configured):
     def _output_shapes(self) -> list[Shape]:
         shapes = self._value_shapes()
         return [shapes[number] for number in self._outputs]
+
+    def _entry_calls(self) -> list[EntryCall]:
+        """The calls of the model's own layers, in order; a model within is one of them, whatever it consists of."""
+        first = len(self._inputs)
+        grouped: dict[int, list[int]] = {}
+        for number, use in enumerate(self._uses, start=first):
+            grouped.setdefault(id(use.within[0]) if use.within else -number, []).append(number)
+        found = []
+        for numbers in grouped.values():
+            use = self._uses[numbers[0] - first]
+            if not use.within:
+                found.append(EntryCall(use.layer, use.reads, tuple(numbers)))
+                continue
+            inner = use.within[0].model
+            inputs = len(inner._inputs)
+            reads: dict[int, int] = {}
+            for number, its in zip(numbers, inner._uses, strict=True):
+                pairs = zip(its.reads, self._uses[number - first].reads, strict=True)
+                reads |= {there: here for there, here in pairs if there < inputs}
+            gives = tuple(numbers[out - inputs] if out >= inputs else reads[out] for out in inner._outputs)
+            found.append(EntryCall(inner, tuple(reads[i] for i in range(inputs)), gives))
+        return found
 
     def _described(self) -> list[tuple[Any, Shape | None, str]]:
         """Each layer, the shape of its output if it is known, and the layers that it reads."""
