@@ -280,13 +280,18 @@ class Layer(Configured):
         shape: Any = self._joined([tensor.sample_shape for tensor in tensors])
         if not self.built:
             self.initialize(shape, np.random.default_rng(random.next_seed()))
-        elif shape != self._input_shape and self._arrays:
-            raise ValueError(
-                f"Layer {self.name!r} was built for samples of shape {self._input_shape}. Received: {shape}. "
-                "Fix: make a new layer."
-            )
+        self._check_weights_for(shape)
         self._calls.append(Call(self, tensors, self.output_shape(shape), within))
         return self._calls[-1].output
+
+    def _check_weights_for(self, input_shape: Any) -> None:
+        """Whether the weights are right for samples of that shape: a convolution's for images of any size."""
+        specs = self.weight_specs(input_shape)
+        if [spec.shape for spec in specs] != [array.shape for array in self._arrays.values()]:
+            raise ValueError(
+                f"Layer {self.name!r} was built for samples of shape {self._input_shape}. Received: {input_shape}. "
+                "Fix: make a new layer."
+            )
 
     def _joined(self, shapes: Sequence[Shape]) -> Any:
         """What the layer takes as the shape of its input, of those of its inputs: it has one."""

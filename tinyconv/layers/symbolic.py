@@ -92,25 +92,38 @@ def calls_before(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Ca
 
 def in_keras_order(calls: Sequence[Call], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Any]:
     """The layers of a network in the order that Keras keeps them in, and with them their weights: by their distance
-    from the outputs, the farthest first; among equals, by when a walk from the outputs first meets them."""
-    met: dict[int, int] = {}  # by the id of a layer
-    walk = [tensor.call for tensor in reversed(outputs)]
-    ends = {tensor.call.serial for tensor in inputs}
+    from the outputs, the farthest first; among equals, by when a walk from the outputs first meets them.
+
+    A model that was called as a layer is one of them, and its call one step.
+    """
+
+    def step(tensor_or_call: Tensor | Call) -> int:
+        call = tensor_or_call.call if isinstance(tensor_or_call, Tensor) else tensor_or_call
+        return id(call.within[0]) if call.within else id(call)
+
+    entries: dict[int, Any] = {}  # of each step, in the order of creation
+    reads: dict[int, dict[int, None]] = {}
+    ends = {id(tensor.call) for tensor in inputs}
+    for call in calls:
+        here = step(call)
+        entries.setdefault(here, call.within[0].model if call.within else call.layer)
+        earlier = (step(tensor) for tensor in call.inputs if id(call) not in ends)
+        reads.setdefault(here, {}).update(dict.fromkeys(each for each in earlier if each != here))
+    met: dict[int, int] = {}  # by the id of an entry
     seen: set[int] = set()
+    walk = [step(tensor) for tensor in reversed(outputs)]
     while walk:
-        call = walk.pop()
-        if call.serial not in seen:
-            seen.add(call.serial)
-            met.setdefault(id(call.layer), len(met))
-            if call.serial not in ends:
-                walk += [tensor.call for tensor in reversed(call.inputs)]
-    depth_of_call: dict[int, int] = {}
-    depth_of_layer: dict[int, int] = {}
-    for call in reversed(calls):
-        depth = max(depth_of_call.get(call.serial, 0), depth_of_layer.get(id(call.layer), 0))
-        depth_of_layer[id(call.layer)] = depth_of_call[call.serial] = depth
-        for tensor in call.inputs if call.serial not in ends else ():
-            serial = tensor.call.serial
-            depth_of_call[serial] = max(depth + 1, depth_of_call.get(serial, 0))
-    layers = list({id(call.layer): call.layer for call in calls}.values())
-    return sorted(layers, key=lambda layer: (-depth_of_layer[id(layer)], met.get(id(layer), -1)))
+        here = walk.pop()
+        if here not in seen:
+            seen.add(here)
+            met.setdefault(id(entries[here]), len(met))
+            walk += reversed(reads[here])
+    depth_of_step: dict[int, int] = {}
+    depth_of_entry: dict[int, int] = {}
+    for here in reversed(entries):
+        depth = max(depth_of_step.get(here, 0), depth_of_entry.get(id(entries[here]), 0))
+        depth_of_entry[id(entries[here])] = depth_of_step[here] = depth
+        for before in reads[here]:
+            depth_of_step[before] = max(depth + 1, depth_of_step.get(before, 0))
+    found = list({id(entry): entry for entry in entries.values()}.values())
+    return sorted(found, key=lambda entry: (-depth_of_entry[id(entry)], met.get(id(entry), -1)))

@@ -120,11 +120,9 @@ class Model(Structure):
             uses.append(Use(call.layer, tuple(numbers[id(tensor)] for tensor in call.inputs), call.within))
             numbers[id(call.output)] = len(inputs) + len(uses) - 1
         self._outputs = [numbers[id(tensor)] for tensor in outputs]
-        stands_for = {id(call.layer): call.within[0].model if call.within else call.layer for call in between}
-        stands_for |= {id(call.layer): heads[id(call)] for call in sources}
+        heads_by_layer = {id(call.layer): heads[id(call)] for call in sources}
         ordered = in_keras_order([*sources, *between], inputs, outputs)
-        entries = [stands_for[id(layer)] for layer in ordered]
-        self._layers = list({id(entry): entry for entry in entries}.values())
+        self._layers = [heads_by_layer.get(id(entry), entry) for entry in ordered]
         for entry in self._layers:
             self._register(entry)
         self._adopt(uses)

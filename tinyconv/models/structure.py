@@ -257,15 +257,13 @@ class Structure(Configured):
             layer = use.layer
             try:
                 shape = layer._joined([shapes[read] for read in use.reads])
-                if layer.input_shape != shape:
-                    if layer.built and layer._arrays:
-                        raise ValueError(
-                            f"Layer {layer.name!r} was built for samples of shape {layer.input_shape}. "
-                            f"Received: {shape}. Fix: make a new layer."
-                        )
-                    if not layer.built or len(layer._users) < 2:
-                        seed = [self._seed, positions[id(layer)]]
-                        layer.initialize(shape, np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))))
+                if not layer.built:
+                    seed = [self._seed, positions[id(layer)]]
+                    layer.initialize(shape, np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))))
+                elif layer.input_shape != shape:
+                    layer._check_weights_for(shape)
+                    if len(layer._users) < 2 and [each.layer for each in self._uses].count(layer) < 2:
+                        layer._input_shape = shape
                 shapes.append(layer.output_shape(shape))
             except ValueError as error:
                 raise ValueError(
