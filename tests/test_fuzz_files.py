@@ -246,7 +246,7 @@ def trained():
 
 MODEL = trained()
 WEIGHTS = {name: array.copy() for name, array in named_weights(MODEL).items()}
-LAYERS, SHAPE = MODEL.layers, MODEL.input_shape[1:]
+LEAVES = keras_weights.leaves_of(MODEL.layers)
 
 
 def right(weights, expected=None):
@@ -294,7 +294,7 @@ def test_safetensors(chunk, tmp_path, monkeypatch):
 
 
 def load_h5(content):
-    return keras_weights.fitting_weights(LAYERS, SHAPE, hdf5.by_group(hdf5.loads(content, "'it'")), "'it'")
+    return keras_weights.fitting_weights(LEAVES, hdf5.by_group(hdf5.loads(content, "'it'")), "'it'")
 
 
 @chunks
@@ -313,7 +313,7 @@ def unsealed():
             file[path] = array
             file[path.rpartition("/")[0]].attrs["name"] = "it"
     with h5py.File(buffer, "r") as file:
-        for layer, path in keras_weights.layer_paths(LAYERS):
+        for layer, path, _ in LEAVES:
             offsets += [(file[f"{path}/{i}"].id.get_offset(), array.nbytes) for i, array in enumerate(layer.weights)]
     return buffer.getvalue(), offsets
 
@@ -338,7 +338,7 @@ def test_weights_h5_that_keras_wrote(chunk):
             return True
         moved.append(last["changed"])
         with h5py.File(io.BytesIO(last["changed"]), "r") as file:
-            paths = [(path, len(layer.weights)) for layer, path in keras_weights.layer_paths(LAYERS)]
+            paths = [(path, len(layer.weights)) for layer, path, _ in LEAVES]
             return right(weights, [file[f"{path}/{i}"][()] for path, count in paths for i in range(count)])
 
     refused, accepted = survey("keras h5", chunk, content, mutate, load_h5, check)

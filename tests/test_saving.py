@@ -435,12 +435,16 @@ def entry(config, number):
         (lambda c: entry(c, 7).update(class_name="Lambda", config={"function": "x"}), "'Lambda' of 'keras.layers' is"),
         (lambda c: entry(c, 7).update(module="os", class_name="system"), "'system' of 'os' is not supported"),
         (lambda c: entry(c, 7).update(registered_name="My>Dense"), "'Dense' of 'keras.layers' is not supported"),
-        (lambda c: c.update(class_name="Functional"), "models of the class 'Functional' are not supported"),
+        (lambda c: c.update(class_name="Mine"), "models of the class 'Mine' are not supported"),
+        (lambda c: c.update(class_name="Functional"), "layer 0 does not say what it is called on"),
         (lambda c: c["compile_config"]["optimizer"].update(class_name="Lion"), "optimizer: 'Lion' of"),
         (lambda c: c["compile_config"]["optimizer"]["config"].update(use_ema=True), r"Adam\(use_ema=True\) is not"),
         (lambda c: c["compile_config"].update(loss="hinge"), "Unknown loss: 'hinge'"),
         (lambda c: c["compile_config"]["loss"]["config"].update(label_smoothing=0.1), r"label_smoothing=0.1\) is not"),
-        (lambda c: c["compile_config"].update(loss_weights=[2]), r"compile\(loss_weights=...\) is not supported"),
+        (
+            lambda c: c["compile_config"].update(weighted_metrics=[2]),
+            r"compile\(weighted_metrics=...\) is not supported",
+        ),
     ],
 )
 def test_what_is_not_supported_is_named(tmp_path, edit, message):
