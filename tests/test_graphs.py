@@ -233,6 +233,19 @@ def test_graphs_go_to_keras_and_come_back(network, tmp_path):
     other.load_weights(tmp_path / "keras.weights.h5")
 
 
+@pytest.mark.parametrize("network", [residual, inception, siamese])
+def test_graphs_compute_the_same_in_onnx_runtime(network, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    model = network(tinyconv)
+    rng = np.random.default_rng(9)
+    x = [rng.random((3, 8, 8, 3), np.float32) for _ in model.inputs]
+    tinyconv.export.to_onnx(model, tmp_path / "m.onnx")
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    names = model.input_names if len(x) > 1 else ["input"]
+    (found,) = session.run(None, dict(zip(names, x, strict=True)))
+    close(found, model.predict(x if len(x) > 1 else x[0]), 1e-5)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_copies_of_graphs_are_whole_and_apart(copied):
     model = siamese(tinyconv)

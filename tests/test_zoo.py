@@ -254,6 +254,7 @@ RULES = {
     "layers.MaxPooling2D, strides": optional(pair),
     "layers.MaxPool2D, strides": optional(pair),
     "layers.BatchNormalization, axis": whole(-LARGEST),
+    "layers.Concatenate, axis": lambda v: whole(-32, 32)(v) and v != 0,
     "layers.BatchNormalization, scale": flag,
     "layers.BatchNormalization, epsilon": positive,
     "activations.get, identifier": one_of(None, *activations.NAMES, *activations.NAMES.values()),
@@ -424,6 +425,16 @@ def method(what, **given):
 
 
 nothing = one_of(None)
+
+
+def factors(value):
+    """A weight for the only output, a list with one, or a dict without any."""
+    if isinstance(value, dict):
+        return not value
+    listed = value if isinstance(value, list | tuple) else [value]
+    return len(listed) == 1 and optional(real())(listed[0])
+
+
 keras_only = dict.fromkeys(("class_weight", "sample_weight", "steps_per_epoch", "validation_steps", "steps"), nothing)
 verbose = one_of("auto", 0, 1, 2)
 METHODS = {
@@ -477,7 +488,7 @@ METHODS = {
             "optimizer": never,
             "loss": nothing,
             "metrics": lambda v: v is None or (isinstance(v, list) and not v),
-            "loss_weights": nothing,
+            "loss_weights": factors,
             "weighted_metrics": lambda v: v is None or (isinstance(v, list) and not v),
             "run_eagerly": lambda v: flag(v) and not v,
             "steps_per_execution": lambda v: whole(1, 1)(v),

@@ -6,7 +6,7 @@ dense layer, a softmax or a flatten, whose weights depend on it.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,28 +39,41 @@ def to_onnx(model: Network, path: str | os.PathLike | None = None, opset: int | 
 
     ``opset`` is the version of ONNX's operations, for an older runtime; None: the newest that is known here.
 
-    The input is called "input", of shape (batch, ...) as in :meth:`Sequential.predict`; the output "output". Dropout is
-    left out, as it does nothing at inference. Returns the ``onnx.ModelProto``. Needs the extra ``onnx``.
+    The input is called "input", of shape (batch, ...) as in :meth:`Model.predict`; the output "output". Several have
+    the names of their layers. Dropout is left out, as it does nothing at inference. Returns the ``onnx.ModelProto``.
+    Needs the extra ``onnx``.
     """
     onnx = need("Exporting needs", "onnx")
     if path is not None:
         atomic.probe(path)
     model._need_built()
     graph = Graph(onnx, _opset(onnx, opset))
-    value = Flow("input", _sample(model.input_shape), False)
-    for layer in model.layers:
-        weights = {f"{layer.name}/{name}": array for name, array in layer.arrays.items()}
-        for op in layer.ops(value.shape):
-            writer = WRITERS.get(type(op))
-            if writer is None:
-                raise ValueError(
-                    f"Layer {layer.name!r} ({type(layer).__name__}) cannot be exported: ONNX has no such operation. "
-                    "Expected one of tinyconv's own layers."
-                )
-            value = writer(graph, op, value, weights)
-    value = graph.channels_last(value)
-    graph.add("Identity", [value.name], "output", "output")
-    proto = graph.finish(model.name, _sample(model.input_shape), _sample(model.output_shape))
+    several_in, several_out = len(model._inputs) > 1, len(model._outputs) > 1
+    network = model._graph()
+    weights = {f"{path}/{name}": array for path, layer in model._leaves for name, array in layer.arrays.items()}
+    flows: dict[int, Flow] = {}
+    inputs, outputs = {}, {}
+    for number, node in network:
+        op = node.op
+        if isinstance(op, ops.Source):
+            name = op.name if several_in else "input"
+            inputs[name] = op.out_shape
+            flows[number] = Flow(name, op.out_shape, False)
+            continue
+        writer = WRITERS.get(type(op))
+        if writer is None:
+            kind = next(type(layer).__name__ for path, layer in model._leaves if path == op.name)
+            raise ValueError(
+                f"Layer {op.name!r} ({kind}) cannot be exported: ONNX has no such operation. "
+                "Expected one of tinyconv's own layers."
+            )
+        flows[number] = writer(graph, op, *(flows[read] for read in node.reads), weights=weights)
+    for name, number in zip(model.output_names, network.outputs, strict=True):
+        value = graph.channels_last(flows[number])
+        name = name if several_out else "output"
+        graph.add("Identity", [value.name], name, name)
+        outputs[name] = value.shape
+    proto = graph.finish(model.name, inputs, outputs)
     onnx.checker.check_model(proto, full_check=True)
     if path is not None:
         atomic.write(path, proto.SerializeToString())
@@ -74,10 +87,6 @@ def _opset(onnx: Any, opset: int | None) -> int:
     if not OLDEST_OPSET <= opset <= newest:
         raise ValueError(f"Invalid opset. Expected one from {OLDEST_OPSET} to {newest}. Received: {opset!r}.")
     return opset
-
-
-def _sample(batch_shape: Sequence[int | None]) -> Shape:
-    return tuple(batch_shape[1:])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -120,12 +129,14 @@ class Graph:
             return Flow(value.name, value.shape, first)
         return Flow(self.add("Transpose", [value.name], value.name, perm=order), value.shape, first)
 
-    def finish(self, name: str, input_shape: Shape, output_shape: Shape) -> Any:
-        """The model that these nodes are."""
+    def finish(self, name: str, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> Any:
+        """The model that these nodes are, from its inputs to its outputs: their names and shapes of a sample."""
         helper, numbers = self.onnx.helper, self.onnx.TensorProto.FLOAT
-        source = helper.make_tensor_value_info("input", numbers, ["batch", *input_shape])
-        result = helper.make_tensor_value_info("output", numbers, ["batch", *output_shape])
-        graph = helper.make_graph(self.nodes, name, [source], [result], list(self.weights.values()))
+        sources, results = (
+            [helper.make_tensor_value_info(key, numbers, ["batch", *shape]) for key, shape in ends.items()]
+            for ends in (inputs, outputs)
+        )
+        graph = helper.make_graph(self.nodes, name, sources, results, list(self.weights.values()))
         opset = [helper.make_opsetid("", self.opset)]
         ir_version = helper.find_min_ir_version_for(opset)
         return helper.make_model(graph, opset_imports=opset, ir_version=ir_version, producer_name="tinyconv")
@@ -301,10 +312,29 @@ def _batch_norm(graph: Graph, op: ops.BatchNorm, x: Flow, weights: Weights) -> F
     return Flow(graph.add("BatchNormalization", inputs, op.name, epsilon=op.epsilon), x.shape, True)
 
 
-WRITERS: dict[type[ops.Op], Callable[[Graph, Any, Flow, Weights], Flow]] = {
+def _merge(graph: Graph, op: ops.Merge, *values: Flow, weights: Weights) -> Flow:
+    first = values[0].channels_first and all(value.channels_first for value in values)
+    joined = [value if first else graph.channels_last(value) for value in values]
+    kind = {"add": "Sum", "multiply": "Mul", "maximum": "Max"}[op.kind]
+    out = joined[0].name
+    for value in joined[1:]:
+        out = graph.add(kind, [out, value.name], op.name)
+    if op.scale != 1:
+        scale = graph.weight(f"{op.name}/scale", np.array(op.scale, np.float32))
+        out = graph.add("Mul", [out, scale], op.name)
+    return Flow(out, op.out_shape, first)
+
+
+def _concatenate(graph: Graph, op: ops.Concatenate, *values: Flow, weights: Weights) -> Flow:
+    names = [graph.channels_last(value).name for value in values]
+    return Flow(graph.add("Concat", names, op.name, axis=op.axis + 1), op.out_shape, False)
+
+
+WRITERS: dict[type[ops.Op], Callable[..., Flow]] = {
     ops.Activation: _activation,
     ops.AveragePool2D: _average_pool2d,
     ops.BatchNorm: _batch_norm,
+    ops.Concatenate: _concatenate,
     ops.Conv2D: _conv2d,
     ops.Conv2DTranspose: _conv2d_transpose,
     ops.Dense: _dense,
@@ -312,6 +342,7 @@ WRITERS: dict[type[ops.Op], Callable[[Graph, Any, Flow, Weights], Flow]] = {
     ops.Dropout: _dropout,
     ops.LayerNorm: _layer_norm,
     ops.MaxPool2D: _max_pool2d,
+    ops.Merge: _merge,
     ops.Pad2D: _pad2d,
     ops.Rescale: _rescale,
     ops.Reshape: _reshape,
