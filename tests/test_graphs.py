@@ -284,7 +284,7 @@ def test_models_share_the_weights_of_the_layers_that_they_share():
 
 def test_a_part_of_a_model_is_a_model():
     model = residual(tinyconv)
-    inner = model.get_layer("activation").output
+    inner = model.get_layer("activation_1").output
     features = Model(model.input, inner)
     x = np.random.default_rng(7).random((2, 8, 8, 3), np.float32)
     assert features.predict(x).shape == (2, *inner.shape[1:])
@@ -311,14 +311,14 @@ WRONG = {
         lambda a, b: Model(a, layers.Add()([layers.Dense(2)(a), layers.Dense(2)(b)])),
         "depend on the input 'b', which is not among its inputs",
     ),
-    "no tensors": (lambda a, b: Model(3, 4), "Invalid inputs for Model. Expected a tensor"),
+    "no tensors": (lambda a, b: Model(3, 4), "Invalid inputs of Model. Expected a tensor"),
     "nothing": (lambda a, b: Model(), "Models by subclassing are not supported"),
     "one twice": (lambda a, b: Model([a, a], layers.Dense(2)(a)), "has the same input twice"),
     "other shapes": (lambda a, b: layers.Add()([a, layers.Dense(2)(b)]), r"samples of shapes \(4,\), \(2,\)"),
     "one of them": (lambda a, b: layers.Add()(a), r"at least two tensors. Received: 1. Fix: Add\(\)\(\[a, b\]\)"),
     "two for one": (lambda a, b: layers.Dense(2)([a, b]), "takes one input. Received: 2 tensors"),
     "numbers": (lambda a, b: layers.Add()([a, np.ones(4)]), "Tensors and numbers cannot be mixed"),
-    "the batch's axis": (lambda a, b: layers.Concatenate(axis=0), "Invalid axis for layer 'concatenate'"),
+    "the batch's axis": (lambda a, b: layers.Concatenate(axis=0), "Layer .concatenate.: invalid axis. Expected an axis of a sample"),
     "no such axis": (lambda a, b: layers.Concatenate(axis=3)([a, b]), r"an axis of samples of shape \(4,\)"),
     "names": (
         lambda a, b: Model(a, layers.Dense(2, name="x")(layers.Dense(3, name="x")(a))),
