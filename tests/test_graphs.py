@@ -318,7 +318,10 @@ WRONG = {
     "one of them": (lambda a, b: layers.Add()(a), r"at least two tensors. Received: 1. Fix: Add\(\)\(\[a, b\]\)"),
     "two for one": (lambda a, b: layers.Dense(2)([a, b]), "takes one input. Received: 2 tensors"),
     "numbers": (lambda a, b: layers.Add()([a, np.ones(4)]), "Tensors and numbers cannot be mixed"),
-    "the batch's axis": (lambda a, b: layers.Concatenate(axis=0), "Layer .concatenate.: invalid axis. Expected an axis of a sample"),
+    "the batch's axis": (
+        lambda a, b: layers.Concatenate(axis=0),
+        "Layer .concatenate.: invalid axis. Expected an axis of a sample",
+    ),
     "no such axis": (lambda a, b: layers.Concatenate(axis=3)([a, b]), r"an axis of samples of shape \(4,\)"),
     "names": (
         lambda a, b: Model(a, layers.Dense(2, name="x")(layers.Dense(3, name="x")(a))),
