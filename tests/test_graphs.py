@@ -320,7 +320,7 @@ WRONG = {
     "numbers": (lambda a, b: layers.Add()([a, np.ones(4)]), "Tensors and numbers cannot be mixed"),
     "the batch's axis": (
         lambda a, b: layers.Concatenate(axis=0),
-        "Layer .concatenate.: invalid axis. Expected an axis of a sample",
+        "invalid axis. Expected an axis of a sample",
     ),
     "no such axis": (lambda a, b: layers.Concatenate(axis=3)([a, b]), r"an axis of samples of shape \(4,\)"),
     "names": (
