@@ -152,6 +152,23 @@ def test_building_for_another_shape_is_refused():
         tinyconv.Sequential([tinyconv.Input((2,)), layers.Dense(3)]).build((None, 4))
 
 
+def test_an_optimizer_that_has_trained_nothing_is_nobodys():
+    """As in Keras: a model that was frozen whole can be given another head, and be trained with the same optimizer."""
+    model = tinyconv.Sequential([tinyconv.Input((4,)), layers.Dense(3), layers.Dense(2)])
+    model.trainable = False
+    optimizer = tinyconv.optimizers.SGD(0.1)
+    x, y = np.ones((4, 4), np.float32), np.ones((4, 2), np.float32)
+    for unfrozen in (False, True):
+        model.compile(optimizer, "mse", backend="reference")
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("always")
+            model.fit(x, y, verbose=0)
+        assert optimizer.built is unfrozen
+        model.trainable = True
+        model.pop()
+        model.add(layers.Dense(2, name="head"))
+
+
 @pytest.mark.parametrize("name", ["a/b", "", 5, "a\0b", "a\nb", "a" * 1001])
 def test_names_that_no_file_can_hold_are_refused(name):
     with pytest.raises(ValueError, match="name"):

@@ -148,6 +148,8 @@ class Optimizer(Configured):
     def belong(self, model: "Keeper", identities: Mapping[str, Any], frozen: Mapping[str, Any]) -> None:
         """Become the optimiser of that model, or a ValueError: ``identities`` say what each of its trainable weights
         is, by "layer/weight", and ``frozen`` the same of those that are not trained now."""
+        if self._known is None and not identities:
+            return  # nothing is trained, so that it is nobody's yet, as in Keras
         if self._known is None:
             self._known = dict(identities)
         strangers = [name for name, identity in identities.items() if self._known.get(name) is not identity]
