@@ -103,7 +103,7 @@ class Tinyconv:
         self.model.set_weights(network.weights())
         self.trainer = self.model._need_trainer("benchmark", x)
         self.kernels = self.trainer.kernels
-        self.data = Data.load(self.trainer.state, x, y)
+        self.data = Data.load(self.trainer.state, (x,), (y,))
         self.loop = self.trainer.pass_over(self.data, BATCH, training=True)
 
     def epoch(self) -> None:

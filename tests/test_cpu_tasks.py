@@ -191,7 +191,7 @@ def every_step(model, x, y):
     """The program of a model's training step, after a run."""
     model.fit(x, y, batch_size=len(x), verbose=0)
     trainer = model._trainer
-    program = trainer.pass_over(Data.load(trainer.state, x, y), len(x), training=True).programs[len(x)]
+    program = trainer.pass_over(Data.load(trainer.state, (x,), (y,)), len(x), training=True).programs[len(x)]
     trainer.begin(step=1)
     program()
     return program

@@ -76,7 +76,7 @@ def test_the_options_of_pytest_that_are_named_exist(request):
 
 
 def test_the_code_runs(monkeypatch, capsys, tmp_path):
-    ten_lines, saving = blocks(README, "python")
+    ten_lines, graph, saving = blocks(README, "python")
     assert len([line for line in ten_lines.splitlines() if line]) <= 10
     (x_train, y_train), (x_test, y_test) = tinyconv.datasets.mnist.load_data()
     few = (x_train[:1280], y_train[:1280]), (x_test[:256], y_test[:256])
@@ -89,6 +89,8 @@ def test_the_code_runs(monkeypatch, capsys, tmp_path):
     assert np.allclose(names["probabilities"].sum(axis=1), 1, atol=1e-5)
     print(names["model"].plan)
     assert "conv2d" in capsys.readouterr().out
+    exec(graph, names)
+    assert names["residual"].output_shape == (None, 10)
     exec(saving, names)
     again = names["model"].predict(few[1][0][:5, ..., None] / 255)
     assert np.allclose(again, names["probabilities"], atol=1e-6)
