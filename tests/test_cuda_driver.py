@@ -113,8 +113,8 @@ from tinyconv.kernels import cuda
 from tinyconv.kernels.cuda.runtime.device import together
 
 array = cuda.allocate((4,), np.float32)
-relu, tanh = (partial(kernel, array, array) for kernel in (cuda.relu_forward, cuda.tanh_forward))
-run = cuda.record([(together, (relu, partial(together, tanh, tanh)))])
+add, multiply = (partial(kernel, array, array, array) for kernel in (cuda.add_forward, cuda.multiply_forward))
+run = cuda.record([(together, (add, partial(together, multiply, multiply)))])
 for _ in range(3):
     run()
 """
