@@ -76,13 +76,18 @@ def calls():
     for name in ("softmax_cross_entropy", "sigmoid_cross_entropy"):
         yield f"{name}_forward", row, rows, rows, rows
         yield f"{name}_backward", rows, rows, rows
-    for name in ("cross_entropy", "binary_cross_entropy", "mean_squared_error"):
+    for name in ("cross_entropy", "binary_cross_entropy", "mean_squared_error", "mean_absolute_error"):
         yield f"{name}_forward", row, rows, rows
         yield f"{name}_backward", rows, rows, rows
     yield "count_correct", row, rows, rows
     yield "count_binary_correct", row, rows, rows
     yield "count_top_k", row, rows, rows, 5
-    yield "accumulate", zeros(4, dtype=np.float64), row, 1, 1.0
+    yield "huber_forward", row, rows, rows, 1.0
+    yield "huber_backward", rows, rows, rows, 1.0
+    yield "smooth_targets", rows, rows, 0.1, 0.25
+    yield "weigh", rows, row, 1.0, True
+    yield "count_outcomes", zeros(8, dtype=np.float64), rows, rows, row, zeros(2), 1, -1
+    yield "accumulate", zeros(4, dtype=np.float64), row, row, 1, 1.0
     yield "dropout_forward", rows, rows, counters, 7, 1, 0.5
     yield "dropout_backward", rows, rows, counters, 7, 1, 0.5
     yield "dropout_pooled_forward", rows, zeros(8, 4, dtype=np.int8), counters, 7, 1, 0.5

@@ -52,6 +52,8 @@ REQUIRED = {
     "learning_rate": 0.1,
     "learning_rate_schedule": optimizers.schedules.CosineDecay(0.1, 10),
     "max_learning_rate": 0.1,
+    "loss": losses.MeanSquaredError(),
+    "metric": metrics.AUC(),
     "name": "kernel",
     "optimizer": optimizers.SGD(),
     "pool_size": 2,
@@ -65,6 +67,8 @@ REQUIRED = {
     "units": 2,
     "values": [0.1, 0.01],
     "x": [0, 1],
+    "y_pred": [[0.4], [0.6]],
+    "y_true": [[0], [0]],
 }
 
 

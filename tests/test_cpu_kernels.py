@@ -265,6 +265,11 @@ def test_binary_losses(shape, seed):
     check("binary_cross_entropy_backward", [unset(*shape)], probabilities(rng, shape, True), targets, **tolerance)
     check("mean_squared_error_forward", [rows], logits, targets, **tolerance)
     check("mean_squared_error_backward", [unset(*shape)], logits, targets, **tolerance)
+    check("mean_absolute_error_forward", [rows], logits, targets, **tolerance)
+    check("mean_absolute_error_backward", [unset(*shape)], logits, targets, **tolerance)
+    check("huber_forward", [rows], logits, targets, 0.5, **tolerance)
+    check("huber_backward", [unset(*shape)], logits, targets, 0.5, **tolerance)
+    check("smooth_targets", [unset(*shape)], targets, 0.1, 0.25, **tolerance)
 
 
 def test_a_certain_wrong_answer_costs_what_the_clipped_probability_says():
@@ -290,10 +295,27 @@ def test_metrics_with_ties_and_nan(shape, k, seed):
 
 
 def test_totals_are_added_in_double_precision():
-    totals = np.array([1e9, 5.0])
-    values = np.full(100, 0.25, np.float32)
-    (after,) = check("accumulate", [totals], values, 0, 2)
-    assert after.tolist() == [1e9 + 50, 5.0]
+    totals = np.array([1e9, 5.0, 7.0])
+    values, weights = np.full(100, 0.25, np.float32), np.full(100, 0.5, np.float32)
+    (after,) = check("accumulate", [totals], values, weights[:0], 0, 2)
+    assert after.tolist() == [1e9 + 50, 205, 7]
+    (after,) = check("accumulate", [totals], values, weights, 1, 2)
+    assert after.tolist() == [1e9, 30, 107]
+
+
+@examples(20)
+@given(rows_and_columns, st.booleans(), st.booleans(), st.integers(1, 30), seeds)
+def test_weights_and_outcomes(shape, weighted, normalize, thresholds, seed):
+    rng = np.random.default_rng(seed)
+    predictions, targets = rng.random(shape, dtype=np.float32), one_hot(rng, *shape, dtype=np.float32)
+    predictions[rng.random(shape) < 0.03] = np.nan
+    weights = rng.random(shape[0] if weighted else 0, dtype=np.float32)
+    check("weigh", [f32(rng, *shape)], weights, 1.5, normalize, rtol=1e-5)
+    check("weigh", [f32(rng, *shape)], 0 * weights, 1.5, normalize)
+    cuts = np.linspace(-0.1, 1.1, thresholds, dtype=np.float32)
+    for column in (-1, shape[1] - 1):
+        totals = np.zeros(2 * thresholds + 5)
+        check("count_outcomes", [totals], predictions, targets, weights, cuts, 2, column)
 
 
 def pooled(window, seed, kind):

@@ -15,7 +15,14 @@ from benchmarks import cuda_kernels, report
 from tinyconv.kernels.cuda.runtime import package
 
 FOLDER = Path(package.__file__).parents[1]
-IN_DOUBLE_PRECISION = {"_accumulate", "_penalty_forward", "_scale", "_sum_squares"}  # by their definition
+IN_DOUBLE_PRECISION = {
+    "_accumulate",
+    "_count_outcomes",
+    "_penalty_forward",
+    "_scale",
+    "_sum_squares",
+    "_weigh",
+}  # by their definition
 SHARED_LIMIT = 48 * 1024
 RECORDED = cuda_kernels.read()
 

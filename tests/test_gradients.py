@@ -416,18 +416,33 @@ def test_sigmoid_cross_entropy(shape, seed):
     check(loss, (logits, dlogits))
 
 
+ERRORS = {
+    "mean_squared_error": (k.mean_squared_error_forward, k.mean_squared_error_backward, ()),
+    "mean_absolute_error": (k.mean_absolute_error_forward, k.mean_absolute_error_backward, ()),
+    "huber": (k.huber_forward, k.huber_backward, (0.7,)),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
 @examples(25)
-@given(rows_and_columns, seeds)
-def test_mean_squared_error(shape, seed):
+@given(shape=rows_and_columns, weighted=st.booleans(), normalize=st.booleans(), seed=seeds)
+def test_errors(name, shape, weighted, normalize, seed):
+    """With rows that count by their weights, and without; the loss of the batch is the mean over its rows."""
     rng = np.random.default_rng(seed)
     predictions, targets, losses = normal(rng, *shape), normal(rng, *shape), np.empty(shape[0])
+    distances = np.abs(predictions - targets)
+    assume(np.abs(distances).min() > 1e-3 and np.abs(distances - 0.7).min() > 1e-3)
+    weighing = rng.random(shape[0] if weighted else 0), 1.5, normalize
+    forward, backward, options = ERRORS[name]
 
     def loss():
-        k.mean_squared_error_forward(losses, predictions, targets)
+        forward(losses, predictions, targets, *options)
+        k.weigh(losses[:, None], *weighing)
         return losses.mean()
 
     dpredictions = np.full_like(predictions, np.nan)
-    k.mean_squared_error_backward(dpredictions, predictions, targets)
+    backward(dpredictions, predictions, targets, *options)
+    k.weigh(dpredictions, *weighing)
     check(loss, (predictions, dpredictions))
 
 

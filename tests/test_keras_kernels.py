@@ -161,6 +161,8 @@ LOSSES = {
     "cross_entropy": keras.losses.categorical_crossentropy,
     "binary_cross_entropy": keras.losses.binary_crossentropy,
     "mean_squared_error": keras.losses.mean_squared_error,
+    "mean_absolute_error": keras.losses.mean_absolute_error,
+    "huber": lambda t, p: keras.losses.huber(t, p, delta=0.75),
 }
 
 
@@ -184,8 +186,9 @@ def test_loss(name, shape, hard, seed):
         forward(losses, probs, predictions, targets)
         backward(dpredictions, probs, targets)
     else:
-        forward(losses, predictions, targets)
-        backward(dpredictions, predictions, targets)
+        options = (0.75,) if name == "huber" else ()
+        forward(losses, predictions, targets, *options)
+        backward(dpredictions, predictions, targets, *options)
     dout = np.full(shape[0], 1 / shape[0])
     peer_losses, peer = gradients(lambda p: LOSSES[name](tf.constant(targets), p), predictions, dout=dout)
     agree(losses, peer_losses)

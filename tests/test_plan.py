@@ -162,7 +162,7 @@ def test_a_ragged_last_batch_shares_the_buffers():
     model = mnist_network(backend="cpu")
     x, y = batch(model, 40)
     model.fit(x, y, batch_size=16, epochs=1, verbose=0)
-    plans = {size: plan for (size, training, _), plan in model._trainer.plans.items() if training}
+    plans = {size: plan for (size, training, *_), plan in model._trainer.plans.items() if training}
     assert sorted(plans) == [8, 16]
     assert plans[8].x.ctypes.data == plans[16].x.ctypes.data
     assert plans[8].x.shape[0] == 8

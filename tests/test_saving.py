@@ -440,11 +440,9 @@ def entry(config, number):
         (lambda c: c["compile_config"]["optimizer"].update(class_name="Lion"), "optimizer: 'Lion' of"),
         (lambda c: c["compile_config"]["optimizer"]["config"].update(use_ema=True), r"Adam\(use_ema=True\) is not"),
         (lambda c: c["compile_config"].update(loss="hinge"), "Unknown loss: 'hinge'"),
-        (lambda c: c["compile_config"]["loss"]["config"].update(label_smoothing=0.1), r"label_smoothing=0.1\) is not"),
-        (
-            lambda c: c["compile_config"].update(weighted_metrics=[2]),
-            r"compile\(weighted_metrics=...\) is not supported",
-        ),
+        (lambda c: c["compile_config"]["loss"]["config"].update(axis=1), r"axis=1\) is not"),
+        (lambda c: c["compile_config"].update(weighted_metrics=[2]), "weighted_metrics is damaged"),
+        (lambda c: c["compile_config"].update(weighted_metrics="mse"), "expected a list of weighted_metrics"),
     ],
 )
 def test_what_is_not_supported_is_named(tmp_path, edit, message):

@@ -44,6 +44,7 @@ DIFFERENCES = {
         "Keras' base class takes *args, **kwargs, and means these",
     ),
     "layers.Layer": ({"input_shape": None}, "Keras takes it in **kwargs"),
+    "BinaryAccuracy.__call__": ({"y_true": NONE, "y_pred": NONE, "sample_weight": None}, "Keras takes *args"),
     "Sequential.compile": (
         {"backend": None, "fuse": True},
         OWN,

@@ -95,6 +95,22 @@ def test_binary_losses():
 def test_mean_squared_error():
     compare("mean_squared_error_forward", nothing(3), floats(random, 3, 4), floats(random, 3, 4))
     compare("mean_squared_error_backward", nothing(3, 4), floats(random, 3, 4), floats(random, 3, 4))
+    compare("mean_absolute_error_forward", nothing(3), floats(random, 3, 4), floats(random, 3, 4))
+    compare("mean_absolute_error_backward", nothing(3, 4), floats(random, 3, 4), floats(random, 3, 4))
+    compare("huber_forward", nothing(3), floats(random, 3, 4), floats(random, 3, 4), 0.5)
+    compare("huber_backward", nothing(3, 4), floats(random, 3, 4), floats(random, 3, 4), 0.5)
+
+
+@pytest.mark.parametrize("weights", [[], [0.5, 2.0, 0.25], [1.0, -1.0, 0.0]])
+def test_weights(weights):
+    weights = np.array(weights, np.float32)
+    compare("smooth_targets", nothing(3, 4), floats(random, 3, 4), 0.1, 0.25)
+    for normalize in (False, True):
+        compare("weigh", floats(random, 3, 4), weights, 1.5, normalize)
+    predictions, targets = random.random((3, 4), dtype=np.float32), np.eye(4, dtype=np.float32)[[2, 0, 3]]
+    thresholds = np.array([0.2, 0.6], np.float32)
+    for column in (-1, 3):
+        compare("count_outcomes", np.arange(7.0), predictions, targets, weights, thresholds, 1, column)
 
 
 def test_counting():
@@ -106,7 +122,8 @@ def test_counting():
 
 
 def test_accumulate():
-    compare("accumulate", np.array([1.5, 2.5]), floats(random, 300), 1, 0.25, tolerance=1e-12)
+    for weights in (floats(random, 300), nothing(0)):
+        compare("accumulate", np.array([1.5, 2.5, 3.5]), floats(random, 300), weights, 1, 0.25, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("counters", [(0, 0, 0), (3, 64, 1_000), (2**33 + 5, 0, 2**32 + 1)])
@@ -270,7 +287,7 @@ def test_record_runs_all_calls_and_says_once_where_there_are_no_graphs(caplog):
 
 def test_same_bits_every_time():
     values = floats(random, 1000)
-    totals = [on_device(np.zeros(1)) for _ in range(2)]
+    totals = [on_device(np.zeros(2)) for _ in range(2)]
     for total in totals:
-        cuda.accumulate(total, on_device(values), 0, 1.0)
+        cuda.accumulate(total, on_device(values), on_device(nothing(0)), 0, 1.0)
     assert on_host(totals[0]).tobytes() == on_host(totals[1]).tobytes()

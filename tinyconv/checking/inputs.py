@@ -5,12 +5,14 @@ theirs. So everything is checked once, here, and arrives as a clean array: C-con
 float32. An array that is clean already is not copied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from tinyconv.checking.arguments import Shape, invalid, number, numbers
+from tinyconv.checking.messages import received
 
 
 def as_batch(x: Any, where: str) -> np.ndarray:
@@ -133,6 +135,75 @@ def _rows(array: np.ndarray, out_shape: Shape, loss: str) -> np.ndarray:
     return clean(array.reshape(-1, out_shape[-1]), np.float32)
 
 
+def as_weights(weights: Any, out_shape: Shape, samples: int) -> np.ndarray:
+    """The weights of ``samples`` samples as float32 (samples, rows of output of a sample), clean and checked."""
+    array, rows = numbers("The sample weights (sample_weight)", weights), (samples, *out_shape[:-1])
+    if array.ndim == len(rows) + 1 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise ValueError(
+            f"The sample weights (sample_weight) hold a NaN or an infinity, first at {bad}. Expected finite numbers."
+        )
+    if array.shape not in ((samples,), rows):
+        others = f", or one for each row of the output, of shape {rows}" if len(rows) > 1 else ""
+        raise ValueError(
+            f"The sample weights (sample_weight) have the wrong shape. Expected one for each of {samples} "
+            f"samples{others}. Received: {array.shape}."
+        )
+    array = np.broadcast_to(array.reshape(array.shape + (1,) * (len(rows) - array.ndim)), rows)
+    return clean(array.reshape(samples, -1), np.float32)
+
+
+def weights_by_class(class_weight: Any, targets: np.ndarray, samples: int) -> np.ndarray:
+    """The weight of each row of checked targets, which its class has in ``class_weight``, or 1; (samples, rows).
+
+    The class of a row is its label, or the column of its largest target; a single column holds it rounded.
+    """
+    if not isinstance(class_weight, Mapping) or not all(
+        isinstance(number, Integral) and not isinstance(number, bool) for number in class_weight
+    ):
+        raise invalid("", "class_weight", "a dictionary of weights by class number, {0: 1.0, 1: 5.0}", class_weight)
+    given = {int(key): number("", f"class_weight[{key}]", value) for key, value in class_weight.items()}
+    labels = targets
+    if targets.ndim == 2:
+        labels = targets.argmax(axis=1) if targets.shape[1] > 1 else np.rint(targets[:, 0]).astype(np.int64)
+    classes, places = np.unique(labels, return_inverse=True)
+    weights = np.array([given.get(int(each), 1.0) for each in classes], np.float32)
+    return weights[places].reshape(samples, -1)
+
+
+def as_pair(
+    y_true: Any, y_pred: Any, sparse: bool, who: str, column: bool = False
+) -> tuple[np.ndarray, np.ndarray, Shape]:
+    """What a loss or a metric is called with: targets and predictions as float32 rows (M, C), and the shape of what is
+    computed of each row. Axes of length 1 at the end may be missing, as in Keras. Of arrays of one axis this is the
+    row; or, if ``column``, it holds one number for each row."""
+    predictions, truth = numbers("The predictions (y_pred)", y_pred), numbers("The targets (y_true)", y_true)
+    if not sparse and truth.ndim == predictions.ndim + 1 and truth.shape[-1] == 1:
+        predictions, truth = (predictions[:, None], truth) if predictions.ndim == 1 else (predictions, truth[..., 0])
+    elif not sparse and predictions.ndim == truth.ndim + 1 and predictions.shape[-1] == 1:
+        truth = truth[..., None] if truth.ndim == 1 else truth
+        predictions = predictions if truth.ndim == predictions.ndim else predictions[..., 0]
+    if not predictions.ndim or not predictions.size:
+        raise ValueError(f"{who}: the predictions (y_pred) are {received(predictions)}. Expected at least one row.")
+    if column and predictions.ndim == 1:
+        predictions, truth = predictions[:, None], truth[:, None]
+    shape = predictions.shape[:-1]
+    if predictions.ndim == 1:
+        predictions, truth = predictions[None], truth[None]
+    targets = as_targets(truth, predictions.shape[1:], sparse, len(predictions), who)
+    rows = clean(predictions.reshape(-1, predictions.shape[-1]), np.float32)
+    return one_hot(targets, rows.shape) if sparse else targets, rows, shape
+
+
+def one_hot(labels: np.ndarray, shape: Shape) -> np.ndarray:
+    """Class numbers as rows."""
+    rows = np.zeros(shape, np.float32)
+    rows[np.arange(len(labels)), labels] = 1
+    return rows
+
+
 def checked_weights(
     where: str, arrays: Sequence[tuple[str, np.ndarray]], weights: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
@@ -158,9 +229,12 @@ def checked_weights(
     return checked
 
 
+Samples = tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]  # inputs, targets, and weights or None for each
+
+
 def split_validation(
-    xs: Sequence[np.ndarray], ys: Sequence[np.ndarray], share: float
-) -> tuple[tuple[tuple[Any, ...], tuple[Any, ...]], tuple[tuple[Any, ...], tuple[Any, ...]]]:
+    xs: Sequence[np.ndarray], ys: Sequence[np.ndarray], weights: Sequence[np.ndarray | None], share: float
+) -> tuple[Samples, Samples]:
     """The first samples for training and the last ``share`` of them for validation, before any shuffling."""
     number("", "validation_split", share, above=0.0, below=1.0)
     samples = len(xs[0])
@@ -171,10 +245,11 @@ def split_validation(
             f"Received: {samples} samples."
         )
 
-    def rows(part: slice) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def rows(part: slice) -> Samples:
         """Targets may have several rows for each sample."""
         many = [len(y) // samples for y in ys]
         cut = [slice(*(edge and edge * rows for edge in (part.start, part.stop))) for rows in many]
-        return tuple(x[part] for x in xs), tuple(y[each] for y, each in zip(ys, cut, strict=True))
+        targets = tuple(y[each] for y, each in zip(ys, cut, strict=True))
+        return tuple(x[part] for x in xs), targets, tuple(None if w is None else w[part] for w in weights)
 
     return rows(slice(0, split)), rows(slice(split, samples))

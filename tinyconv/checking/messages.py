@@ -53,10 +53,7 @@ _short.maxlong = 60
 
 # What to do instead of using an argument of Keras that tinyconv does not have.
 INSTEAD = {
-    "class_weight": "repeat the samples of rare classes",
-    "sample_weight": "repeat the samples that count more",
     "loss_weights": "leave it out; metrics are given by name, metrics=[...]",
-    "weighted_metrics": "use metrics",
     "data_format": "channels come last, np.moveaxis(x, 1, -1)",
     "batch_size": "give it to fit, evaluate and predict",
     "batch_shape": "shape=..., without the batch axis",
@@ -67,7 +64,6 @@ INSTEAD = {
     "steps": "pass fewer samples",
     "beta_regularizer": "kernel_regularizer of the layer before",
     "gamma_regularizer": "kernel_regularizer of the layer before",
-    "label_smoothing": "smooth the targets, y * (1 - s) + s / classes",
     "ignore_class": "leave those samples out",
     "input_dim": "input_shape=(...,), or begin the model with Input((...,))",
     "batch_input_shape": "input_shape=..., without the batch axis",

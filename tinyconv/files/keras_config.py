@@ -47,15 +47,10 @@ NEUTRAL: dict[str, Config] = {
     "keras.layers": {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99, "rms_scaling": False},
     "keras.initializers": {"input_axes": None, "output_axes": None},
     "keras.optimizers": {"ema_overwrite_frequency": None},
-    "keras.losses": {
-        "ignore_class": None,
-        "reduction": "sum_over_batch_size",
-        "label_smoothing": 0.0,
-        "axis": -1,
-        "dtype": None,
-    },
+    "keras.losses": {"ignore_class": None, "axis": -1, "dtype": None},
     "keras.metrics": {"dtype": None, "threshold": 0.5},
 }
+METRICS = ("metrics", "weighted_metrics")  # of compile
 FLOAT32 = (None, "float32")
 MOST_LAYERS, LONGEST_NAME = 10_000, 1000
 
@@ -133,11 +128,11 @@ def _of_layer(layer: Any) -> Config:
 
 def _of_compilation(model: Network) -> Config:
     compiled = model._compiled or {}
-    settings = {"weighted_metrics": None, "run_eagerly": False, "steps_per_execution": 1}
+    settings = {"run_eagerly": False, "steps_per_execution": 1}
     return {
         "optimizer": of_object(model.optimizer),
         "loss": of_object(model.loss),
-        "metrics": of_object(compiled.get("metrics", [])),
+        **{what: of_object(compiled.get(what, [])) for what in METRICS},
         "loss_weights": of_object(compiled.get("loss_weights")),
         **settings,
         "jit_compile": False,
@@ -364,16 +359,15 @@ def _histories(node: Any, where: str) -> list[Any]:
 
 def to_compilation(config: Mapping[str, Any], where: str) -> Config:
     """The arguments of ``compile`` in a saved model."""
-    optimizer, measured = config.get("optimizer"), config.get("metrics") or []
-    if config.get("weighted_metrics"):
-        raise ValueError(f"{where}: compile(weighted_metrics=...) is not supported by tinyconv.")
-    if not isinstance(measured, list | dict):
-        raise ValueError(f"{where}: expected a list of metrics. Received: {received(measured)}.")
+    optimizer, measured = config.get("optimizer"), {what: config.get(what) or [] for what in METRICS}
+    for what, given in measured.items():
+        if not isinstance(given, list | dict):
+            raise ValueError(f"{where}: expected a list of {what}. Received: {received(given)}.")
     return {
         "optimizer": optimizers.get(_name_or_object(optimizer, "keras.optimizers", f"{where}, optimizer")),
         "loss": _each(config.get("loss") or None, "keras.losses", f"{where}, loss"),
         "loss_weights": config.get("loss_weights"),
-        "metrics": _each(measured, "keras.metrics", f"{where}, metrics"),
+        **{what: _each(given, "keras.metrics", f"{where}, {what}") for what, given in measured.items()},
     }
 
 

@@ -69,10 +69,17 @@ RULES = {
     "binary_cross_entropy_backward": "dprobs: M C; probs: M C; targets: M C",
     "mean_squared_error_forward": "losses: M; predictions: M C; targets: M C",
     "mean_squared_error_backward": "dpredictions: M C; predictions: M C; targets: M C",
+    "mean_absolute_error_forward": "losses: M; predictions: M C; targets: M C",
+    "mean_absolute_error_backward": "dpredictions: M C; predictions: M C; targets: M C",
+    "huber_forward": "losses: M; predictions: M C; targets: M C; delta",
+    "huber_backward": "dpredictions: M C; predictions: M C; targets: M C; delta",
+    "smooth_targets": "out: M C; targets: M C; smoothing; level",
+    "weigh": "values: M C; weights?: M; factor; normalize",
     "count_correct": "correct: M; predictions: M C; targets: M C",
     "count_binary_correct": "correct: M; predictions: M C; targets: M C",
     "count_top_k": "correct: M; predictions: M C; targets: M C; k",
-    "accumulate": "totals: float64 T; values: M; slot; weight",
+    "count_outcomes": "totals: float64 T; predictions: M C; targets: M C; weights?: M; thresholds: K; slot; column",
+    "accumulate": "totals: float64 T; values: M; weights?: M; slot; weight",
     "batch_norm_forward": "out: M C; mean: C; inv_std: C; moving_mean: C; moving_variance: C; x: M C; gamma: C; "
     "beta: C; momentum; epsilon",
     "batch_norm_backward": "dx?: M C; dgamma: C; dbeta: C; dout: M C; x: M C; gamma: C; mean: C; inv_std: C",
@@ -153,17 +160,18 @@ def _options(value: Any) -> bool:
 PARAMETERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("strides", "dilation", "pool_size"), ("a pair of integers >= 1", _pair(1))),
     **dict.fromkeys(("padding", "corner"), ("a pair of integers >= 0", _pair(0))),
-    **dict.fromkeys(("relu", "nesterov"), ("a bool", lambda value: isinstance(value, bool))),
+    **dict.fromkeys(("relu", "nesterov", "normalize"), ("a bool", lambda value: isinstance(value, bool))),
     **dict.fromkeys(("slot", "layer", "steps", "samples", "offset"), ("an integer >= 0", _integer(0))),
     "k": ("an integer >= 1", _integer(1)),
     "power": ("1 or 2", _integer(1, 3)),
     "kind": ("the name of an activation", lambda value: isinstance(value, str) and value in FORMULAS),
     "options": ("a tuple of finite numbers", _options),
+    "column": ("an integer >= -1", _integer(-1)),
     "seed": ("an integer of 64 bits, >= 0", _integer(0, 2**64)),
     "rate": ("a number with 0 <= rate < 1", lambda value: _number(0)(value) and value < 1),
     **dict.fromkeys(("epsilon", "weight_decay", "limit"), ("a finite number >= 0", _number(0))),
     **dict.fromkeys(
-        ("beta_1", "beta_2", "momentum", "rho", "scale", "shift", "weight"),
+        ("beta_1", "beta_2", "delta", "factor", "level", "momentum", "rho", "scale", "shift", "smoothing", "weight"),
         ("a finite number", _number()),
     ),
 }
@@ -237,8 +245,6 @@ def _check_windows(kernel: str, arguments: Mapping[str, Any], sizes: Mapping[str
 
 def _check_relation(kernel: str, arguments: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
     """What the letters of a rule cannot say."""
-    if kernel == "accumulate" and arguments["slot"] >= sizes["T"]:
-        raise _wrong(kernel, "slot", f"less than the {sizes['T']} totals", repr(arguments["slot"]))
     if kernel.startswith("activation"):
         wanted = inspect.signature(FORMULAS[arguments["kind"]][0]).parameters.keys() - {"x"}
         if len(arguments["options"]) != len(wanted):
@@ -257,6 +263,12 @@ def _check_relation(kernel: str, arguments: Mapping[str, Any], sizes: Mapping[st
     if kernel.startswith("concatenate") and arguments["offset"] + sizes["C"] > sizes["D"]:
         most = f"at most {sizes['D'] - sizes['C']}, for {sizes['C']} of {sizes['D']} columns"
         raise _wrong(kernel, "offset", most, repr(arguments["offset"]))
+    if "slot" in arguments:
+        taken = 2 * sizes["K"] + 2 if kernel == "count_outcomes" else 2
+        if arguments["slot"] + taken > sizes["T"]:
+            raise _wrong(kernel, "slot", f"{taken} of the {sizes['T']} totals from there on", repr(arguments["slot"]))
+    if "column" in arguments and arguments["column"] >= sizes["C"]:
+        raise _wrong(kernel, "column", f"less than the {sizes['C']} columns", repr(arguments["column"]))
     if kernel in ("gather_rows", "scatter_rows") and sizes["N"] > sizes["S"]:
         batch = "out" if kernel == "gather_rows" else "x"
         raise _wrong(kernel, batch, f"at most the {sizes['S']} rows of the data set", f"{sizes['N']} rows")

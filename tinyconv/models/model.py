@@ -16,6 +16,7 @@ from tinyconv.callbacks import Callback, CallbackList, History
 from tinyconv.callbacks.base import Position, as_callbacks
 from tinyconv.checking import console, count_of, inputs
 from tinyconv.checking.arguments import Shape
+from tinyconv.checking.inputs import Samples
 from tinyconv.checking.messages import explained, refuse, warn
 from tinyconv.files import store
 from tinyconv.kernels.backends import load_backend, resolve_backend
@@ -31,17 +32,16 @@ from tinyconv.plan import tables
 from tinyconv.plan.locks import locked
 from tinyconv.plan.lowering import Plan
 from tinyconv.training.data import Data, Pass
-from tinyconv.training.heads import Head, heads, log_names, per_output
+from tinyconv.training.heads import Head, heads, log_names, per_output, reported
 from tinyconv.training.progress import Progress, Verbosity
 from tinyconv.training.session import Session
 from tinyconv.training.trainer import Trainer
 
 Arrays = tuple[Any, ...]  # for each input, or each output
-Pair = tuple[Arrays, Arrays]  # inputs and targets
+Weights = Any  # an array of numbers, one for each sample; of several outputs, or a list or a dict of arrays
 
-ONLY_KERAS = dict.fromkeys(("sample_weight", "class_weight", "steps"), (None,))
+ONLY_KERAS = {"steps": (None,)}
 COMPILE_ONLY_KERAS: dict[str, tuple[Any, ...]] = {  # accepted where they change nothing
-    "weighted_metrics": (None, []),
     "run_eagerly": (False,),
     "steps_per_execution": (1,),
     "jit_compile": ("auto", True, False),
@@ -163,12 +163,12 @@ class Model(Structure):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """What is measured beside the loss."""
-        return tuple(metric for head in self._heads for metric in head.metrics)
+        return tuple(each.metric for each in reported(self._heads))
 
     @property
     def log_names(self) -> list[str]:
         """What ``evaluate`` returns, in order, and what an epoch's logs hold of the training data."""
-        return log_names(self._heads, max(len(self._outputs), 1))
+        return log_names(self._heads)
 
     @property
     def output_names(self) -> list[str]:
@@ -337,7 +337,7 @@ class Model(Structure):
         loss: LossLike | None = None,
         loss_weights: Any = None,
         metrics: Sequence[MetricLike] | MetricLike | None = None,
-        weighted_metrics: None = None,
+        weighted_metrics: Sequence[MetricLike] | MetricLike | None = None,
         run_eagerly: bool = False,
         steps_per_execution: int = 1,
         jit_compile: str | bool = "auto",
@@ -354,26 +354,25 @@ class Model(Structure):
             loss: a name such as "categorical_crossentropy" or an object of :mod:`tinyconv.losses`; of several outputs,
                 a list with one for each (None: no loss there), or a dict by :attr:`output_names`.
             loss_weights: of several outputs, how much each loss counts; a list or a dict as for ``loss``.
-            metrics: names such as "accuracy", or objects of :mod:`tinyconv.metrics`.
+            metrics: names such as "accuracy", or objects of :mod:`tinyconv.metrics`. All samples count alike.
+            weighted_metrics: the same, but samples count by their weights, if they have any.
             backend: which kernels compute: "cpu", "cuda" or "reference"; "auto" takes CUDA where a GPU is usable, else
                 the CPU. None: the environment variable TINYCONV_BACKEND, else "auto".
             fuse: whether the plan may fuse neighbouring operations.
         """
         self._check_free("compile()")
-        given: dict[str, Any] = {
-            "weighted_metrics": weighted_metrics,
-            "run_eagerly": run_eagerly,
-        }
-        given |= {"steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
+        given: dict[str, Any] = {"run_eagerly": run_eagerly, "jit_compile": jit_compile}
+        given |= {"steps_per_execution": steps_per_execution}
         refuse("compile()", given, COMPILE_ONLY_KERAS)
         checking.boolean("compile", "auto_scale_loss", auto_scale_loss)  # of no effect in float32
         new = optimizers.get(optimizer)
         if new.built and new is not self._optimizer:
             self._refuse_foreign(new)
         new_loss = _each(losses.get, loss)
-        wanted = metrics if len(self._outputs) > 1 else _listed(metrics)
+        several = len(self._outputs) > 1
         compiled = {
-            "metrics": wanted,
+            "metrics": metrics if several else _listed("metrics", metrics),
+            "weighted_metrics": weighted_metrics if several else _listed("weighted_metrics", weighted_metrics),
             "loss_weights": loss_weights,
             "backend": resolve_backend(backend),
             "fuse": checking.boolean("compile", "fuse", fuse),
@@ -394,7 +393,8 @@ class Model(Structure):
     def _heads_of(self, loss: Any, compiled: Mapping[str, Any]) -> list[Head]:
         known = bool(self._inputs and self._layers)
         names, shapes = (self.output_names, self._output_shapes()) if known else (["output"], [(2,)])
-        found = heads(names, shapes, "mse" if loss is None else loss, compiled["loss_weights"], compiled["metrics"])
+        asked = (compiled[what] for what in ("loss_weights", "metrics", "weighted_metrics"))
+        found = heads(names, shapes, "mse" if loss is None else loss, *asked)
         return [] if loss is None else found  # without a loss only what is wrong with the rest was looked for
 
     @explained
@@ -407,10 +407,10 @@ class Model(Structure):
         verbose: Verbosity = "auto",
         callbacks: Iterable[Callback] | Callback | None = None,
         validation_split: float = 0.0,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, Any] | tuple[Any, Any, Weights] | None = None,
         shuffle: bool = True,
-        class_weight: None = None,
-        sample_weight: None = None,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Weights | None = None,
         initial_epoch: int = 0,
         steps_per_epoch: None = None,
         validation_steps: None = None,
@@ -427,15 +427,18 @@ class Model(Structure):
             verbose: 0: silent, 1: progress bar, 2: a line per epoch, "auto": 1 in a terminal, else 2.
             callbacks: objects of :mod:`tinyconv.callbacks`.
             validation_split: the share of the samples, taken from the end before shuffling, to validate on.
-            validation_data: (x, y) to validate on instead.
+            validation_data: (x, y), or (x, y, weights), to validate on instead.
             shuffle: whether every epoch sees the samples in another order.
-            class_weight, sample_weight, steps_per_epoch, validation_steps: Keras' only; must be None.
+            class_weight: weights by class number; the loss of each sample is multiplied by that of its class. Classes
+                that are not named have the weight 1. For models with one output.
+            sample_weight: the weights themselves, one for each sample (or for each row of its output). The loss of a
+                batch is still divided by the number of its samples, not by the sum of the weights.
+            steps_per_epoch, validation_steps: Keras' only; must be None.
             initial_epoch: the epoch to start at, for resuming.
             validation_batch_size: samples per validation batch; None: batch_size.
             validation_freq: validate every so many epochs.
         """
-        keras = {"class_weight": class_weight, "sample_weight": sample_weight}
-        keras |= {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
+        keras = {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
         refuse("fit()", keras, dict.fromkeys(keras, (None,)))
         batch_size = count_of("batch_size", batch_size, 32)
         epochs = checking.integer("fit", "epochs", epochs)
@@ -447,7 +450,7 @@ class Model(Structure):
         given = as_callbacks(callbacks)
         with self._lock:
             self._need_trainer("fit", x, training=True)
-            training, validation = self._split(x, y, share, validation_data)
+            training, validation = self._split(x, y, sample_weight, class_weight, share, validation_data)
             samples = len(training[0][0])
             progress = Progress(verbose, epochs, samples)
             resumed = [callback.resume(self, samples, batch_size) for callback in given]
@@ -473,19 +476,19 @@ class Model(Structure):
         y: Any = None,
         batch_size: int | None = None,
         verbose: Verbosity = "auto",
-        sample_weight: None = None,
+        sample_weight: Weights | None = None,
         steps: None = None,
         callbacks: Iterable[Callback] | Callback | None = None,
         return_dict: bool = False,
     ) -> Any:
         """The loss and the metrics on a data set: [loss, metric, ...], just the loss if there are no metrics, or (with
-        ``return_dict``) a dict by name."""
-        refuse("evaluate()", {"sample_weight": sample_weight, "steps": steps}, ONLY_KERAS)
+        ``return_dict``) a dict by name. Weights are as in :meth:`fit`."""
+        refuse("evaluate()", {"steps": steps}, ONLY_KERAS)
         batch_size = count_of("batch_size", batch_size, 32)
         return_dict = checking.boolean("evaluate", "return_dict", return_dict)
         with self._lock:
             trainer = self._need_trainer("evaluate", x)
-            checked = self._checked(x, y)
+            checked = self._checked(x, y, sample_weight)
             loop = trainer.pass_over(Data.load(trainer.state, *checked), batch_size, training=False)
             events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
             logs = Session(trainer, loop, events, Progress(verbose, 0, len(checked[0][0]))).run("test")
@@ -527,7 +530,7 @@ class Model(Structure):
     def _compute(self, x: Any, training: bool) -> Any:
         training = checking.boolean(self._who(), "training", training)
         trainer = self._need_trainer("__call__", x, compiled=False)
-        plan = trainer.run_batch(self._input_arrays(x), None, training, update=False)
+        plan = trainer.run_batch(self._input_arrays(x), None, (), training, update=False)
         if training:
             trainer.sync_model()  # a batch normalisation has moved its statistics
         return trainer.outputs(plan)
@@ -537,19 +540,20 @@ class Model(Structure):
         self,
         x: Any,
         y: Any = None,
-        sample_weight: None = None,
-        class_weight: None = None,
+        sample_weight: Weights | None = None,
+        class_weight: Mapping[int, float] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """One step on one batch. Returns the batch's own loss and metrics, as :meth:`evaluate` does."""
-        refuse("train_on_batch()", {"sample_weight": sample_weight, "class_weight": class_weight}, ONLY_KERAS)
-        return self._on_batch("train_on_batch", x, y, True, return_dict)
+        """One step on one batch, with weights as in :meth:`fit`. Returns the batch's own loss and metrics, as
+        :meth:`evaluate` does."""
+        return self._on_batch("train_on_batch", x, y, sample_weight, class_weight, True, return_dict)
 
     @explained
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: None = None, return_dict: bool = False) -> Any:
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Weights | None = None, return_dict: bool = False
+    ) -> Any:
         """The loss and the metrics of one batch, as :meth:`evaluate` returns them."""
-        refuse("test_on_batch()", {"sample_weight": sample_weight}, ONLY_KERAS)
-        return self._on_batch("test_on_batch", x, y, False, return_dict)
+        return self._on_batch("test_on_batch", x, y, sample_weight, None, False, return_dict)
 
     @explained
     def predict_on_batch(self, x: Any) -> np.ndarray:
@@ -557,14 +561,16 @@ class Model(Structure):
         return self(x)
 
     @locked
-    def _on_batch(self, what: str, x: Any, y: Any, training: bool, return_dict: bool) -> Any:
+    def _on_batch(
+        self, what: str, x: Any, y: Any, weights: Any, class_weight: Any, training: bool, return_dict: bool
+    ) -> Any:
         return_dict = checking.boolean(what, "return_dict", return_dict)
         trainer = self._need_trainer(what, x, training=training)
-        arrays, targets = self._checked(x, y)
+        checked = self._checked(x, y, weights, class_weight)
         if training:
             trainer.set_learning_rate()
-        trainer.run_batch(arrays, targets, training, update=training)
-        logs = trainer.logs(len(arrays[0]))
+        trainer.run_batch(*checked, training, update=training)
+        logs = trainer.logs()
         if training:
             assert self._optimizer is not None
             self._optimizer.iterations += 1
@@ -578,9 +584,9 @@ class Model(Structure):
     def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
         """The gradient of the loss on one batch with respect to every trainable weight, by "layer/weight"."""
         trainer = self._need_trainer("gradients", x)
-        arrays, targets = self._checked(x, y)
+        checked = self._checked(x, y)
         moving = trainer.state.read(trainer.state.moving.flat)
-        trainer.run_batch(arrays, targets, training=True, update=False)
+        trainer.run_batch(*checked, training=True, update=False)
         trainer.kernels.upload(trainer.state.moving.flat, moving)  # asking changes nothing
         return {name: trainer.state.read(view) for name, view in trainer.state.grads.views.items()}
 
@@ -589,7 +595,7 @@ class Model(Structure):
     def plan(self) -> Plan:
         """The training plan, for the largest batch size trained with so far (32 before any training)."""
         trainer = self._need_trainer("plan", None)
-        sizes = [size for size, training, with_loss in trainer.plans if training and with_loss]
+        sizes = [size for size, training, with_loss, _ in trainer.plans if training and with_loss]
         return trainer.plan(max(sizes, default=32), training=True, with_loss=True)
 
     @locked
@@ -604,7 +610,7 @@ class Model(Structure):
             print_fn: what takes the text instead of the standard output.
         """
         trainer = self._need_trainer("profile", x)
-        arrays, targets = self._checked(x, y)
+        arrays, targets, _ = self._checked(x, y)
         samples = len(arrays[0])
         size = min(count_of("batch_size", batch_size, 32), samples)
         repeats = count_of("repeats", repeats, 20)
@@ -615,7 +621,7 @@ class Model(Structure):
         peak = tables.matrix_peak() if state.on_host else None
         try:
             batch = tuple(x[:size] for x in arrays), tuple(y[: size * (len(y) // samples)] for y in targets)
-            plan = trainer.run_batch(*batch, training=True, update=False)
+            plan = trainer.run_batch(*batch, (), training=True, update=False)
             times = plan.profile(repeats)
         finally:
             for array, values in zip(kept, before, strict=True):
@@ -671,13 +677,13 @@ class Model(Structure):
             )
 
     def _make_trainer(self) -> Trainer:
-        settings = self._compiled or {"metrics": [], "backend": resolve_backend(None), "fuse": True}
+        settings = self._compiled or {"backend": resolve_backend(None), "fuse": True}
         assert self._arenas is not None
         if self._loss is not None:
             self._heads = self._heads_of(self._loss, settings)
         kernel_set = load_backend(settings["backend"])
         scored = self._heads if self._loss is not None else []
-        work = (self._optimizer, scored, self.log_names if scored else ["loss"], settings["fuse"])
+        work = (self._optimizer, scored, settings["fuse"])
         trainer = Trainer(self, kernel_set, self._arenas, self.seed, *work)
         if self._optimizer is not None and self._optimizer.built:
             trainer.set_moments(self._optimizer.moments())
@@ -703,14 +709,20 @@ class Model(Structure):
             )
         return tuple(arrays)
 
-    def _split(self, x: Any, y: Any, share: float, validation_data: Any) -> tuple[Pair, Pair | None]:
-        """What to train on, and what to validate on, if anything."""
-        training = self._checked(x, y)
+    def _split(
+        self, x: Any, y: Any, weights: Any, class_weight: Any, share: float, validation_data: Any
+    ) -> tuple[Samples, Samples | None]:
+        """What to train on, and what to validate on, if anything. Validation knows no weights of classes."""
+        training = self._checked(x, y, weights, class_weight)
         if validation_data is not None:
-            return training, self._checked(*_pair(validation_data))
-        return inputs.split_validation(*training, share) if share else (training, None)
+            return training, self._checked(*_given(validation_data))
+        if not share:
+            return training, None
+        training, validation = inputs.split_validation(*training, share)
+        return training, validation if class_weight is None else (*validation[:2], (None,) * len(validation[1]))
 
-    def _checked(self, x: Any, y: Any) -> Pair:
+    def _checked(self, x: Any, y: Any, weights: Any = None, class_weight: Any = None) -> Samples:
+        """Inputs, targets and weights as arrays for the kernels."""
         arrays = self._input_arrays(x)
         several = len(self._outputs) > 1
         given = per_output("y", y, self.output_names) if several or isinstance(y, Mapping) else [y]
@@ -719,7 +731,26 @@ class Model(Structure):
         for head in self._heads:
             what = f"{head.loss.name} of {head.name}" if several else head.loss.name
             targets.append(inputs.as_targets(given[head.output], head.shape, head.loss.sparse, samples, what))
-        return arrays, tuple(targets)
+        return arrays, tuple(targets), self._sample_weights(weights, class_weight, targets, samples)
+
+    def _sample_weights(self, weights: Any, class_weight: Any, targets: Sequence[np.ndarray], samples: int) -> Arrays:
+        """For each loss the weights of its samples, or None."""
+        if class_weight is not None:
+            if weights is not None:
+                raise ValueError(
+                    "sample_weight and class_weight cannot be given together. Expected one of them. Fix: multiply the "
+                    "weights of the samples by those of their classes."
+                )
+            if len(self._outputs) > 1:
+                raise ValueError("class_weight is for models with one output. Expected sample_weight, one per output.")
+            return (inputs.weights_by_class(class_weight, targets[0], samples),)
+        each = [weights] * len(self._outputs)
+        if isinstance(weights, Mapping) or (len(each) > 1 and isinstance(weights, list | tuple)):
+            each = per_output("sample_weight", weights, self.output_names)
+        return tuple(
+            None if each[head.output] is None else inputs.as_weights(each[head.output], head.shape, samples)
+            for head in self._heads
+        )
 
 
 def _params(loop: Pass, epochs: int, verbose: Verbosity) -> dict[str, Any]:
@@ -742,18 +773,19 @@ def _each(get: Callable[[Any], Any], identifier: Any) -> Any:
     return None if identifier is None else get(identifier)
 
 
-def _listed(wanted: Any) -> list[Any]:
-    """The metrics of ``compile`` as a list."""
+def _listed(argument: str, wanted: Any) -> list[Any]:
+    """Metrics of ``compile`` as a list."""
     if wanted is None:
         return []
     if isinstance(wanted, str | Metric):
         return [wanted]
     if not isinstance(wanted, Sequence):
-        raise checking.invalid("compile", "metrics", "a list of names or of objects of tinyconv.metrics", wanted)
+        raise checking.invalid("compile", argument, "a list of names or of objects of tinyconv.metrics", wanted)
     return list(wanted)
 
 
-def _pair(validation_data: Any) -> tuple[Any, Any]:
-    if not isinstance(validation_data, Sequence) or isinstance(validation_data, str) or len(validation_data) != 2:
-        raise checking.invalid("fit", "validation_data", "a pair (x, y)", validation_data)
-    return validation_data[0], validation_data[1]
+def _given(validation_data: Any) -> tuple[Any, ...]:
+    several = isinstance(validation_data, Sequence) and not isinstance(validation_data, str)
+    if not several or len(validation_data) not in (2, 3):
+        raise checking.invalid("fit", "validation_data", "a pair (x, y), or (x, y, weights)", validation_data)
+    return tuple(validation_data)

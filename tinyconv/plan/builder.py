@@ -1,6 +1,6 @@
 """Writing a plan: its steps and buffers, which the ops (:mod:`tinyconv.plan.ops`) add one after another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,6 +88,7 @@ class Builder:
         self.buffers: dict[str, Any] = {}
         self.steps: dict[str, list[Step]] = {phase: [] for phase in PHASES}
         self.targets: list[Any] = []
+        self.all_weights: list[Any] = []  # of the rows of each loss that has weights
         self.shared: list[tuple[Operation, Any, Any]] = []  # gradients of a shared layer's further calls
 
     # Buffers
@@ -128,6 +129,19 @@ class Builder:
         key = f"targets of {op.name}" if self.targets else "targets"
         array = self.buffers[key] = self.storage.get(key, shape, self.state.dtype)
         self.targets.append(array)
+        return array
+
+    def weights(self, op: Operation, rows: int) -> Any:
+        """Where the weights of a loss's rows go."""
+        key = f"weights of {op.name}" if self.all_weights else "weights"
+        array = self.buffers[key] = self.storage.get(key, (rows,), self.state.dtype)
+        self.all_weights.append(array)
+        return array
+
+    def constants(self, op: Operation, name: str, values: Sequence[float]) -> Any:
+        """An array of numbers that stay what they are."""
+        array = self.buffer(op, name, (len(values),), self.state.dtype)
+        self.kernels.upload(array, np.array(values, self.state.dtype))
         return array
 
     def weight(self, op: Operation, name: str) -> Any:

@@ -48,13 +48,13 @@ def _drop_pooled(pooled: ops.Conv2DReluMaxPool2D, *rest: Op) -> list[Op] | None:
 
 
 def _softmax_loss(softmax: ops.Softmax, loss: ops.Loss) -> list[Op] | None:
-    return [replace(loss, kind="softmax_cross_entropy")] if loss.kind == "cross_entropy" else None
+    return [replace(loss, kind="softmax_cross_entropy", absorbed=True)] if loss.kind == "cross_entropy" else None
 
 
 def _sigmoid_loss(activation: ops.Activation, loss: ops.Loss) -> list[Op] | None:
     if activation.kind != "sigmoid" or loss.kind != "binary_cross_entropy":
         return None
-    return [replace(loss, kind="sigmoid_cross_entropy")]
+    return [replace(loss, kind="sigmoid_cross_entropy", absorbed=True)]
 
 
 RULES = (

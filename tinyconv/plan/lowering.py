@@ -27,7 +27,7 @@ from tinyconv.plan.arena import Storage
 from tinyconv.plan.builder import PHASES, Builder, Step, Value
 from tinyconv.plan.fusion import fuse as apply_fusion
 from tinyconv.plan.graph import Graph, Node
-from tinyconv.plan.state import State
+from tinyconv.plan.state import PENALTY, State
 
 
 class Updater(Protocol):
@@ -45,6 +45,7 @@ class Plan:
     xs: tuple[Any, ...]
     dxs: tuple[Any, ...]  # the gradients with respect to the inputs; of size zero unless they were asked for
     all_targets: tuple[Any, ...]  # for each loss
+    all_weights: tuple[Any, ...]  # of the rows, for each loss that has weights
     outs: tuple[Any, ...]
     douts: tuple[Any, ...]  # the outputs' gradients, where a plan without a loss expects them; else of size zero
     steps: dict[str, tuple[Step, ...]]
@@ -63,6 +64,10 @@ class Plan:
     @property
     def targets(self) -> Any:
         return self.all_targets[0]
+
+    @property
+    def weights(self) -> Any:
+        return self.all_weights[0]
 
     @property
     def out(self) -> Any:
@@ -163,7 +168,8 @@ def lower(
     steps = {phase: tuple(found) for phase, found in b.steps.items()}
     data, grads = ([getattr(value, part) for value in (*xs, *outs)] for part in ("data", "grad"))
     split = len(xs)
-    arrays = (tuple(data[:split]), tuple(grads[:split]), tuple(b.targets), tuple(data[split:]), tuple(grads[split:]))
+    given = tuple(b.targets), tuple(b.all_weights)
+    arrays = tuple(data[:split]), tuple(grads[:split]), *given, tuple(data[split:]), tuple(grads[split:])
     return Plan(state.kernels, batch_size, *arrays, steps, b.buffers)
 
 
@@ -196,7 +202,7 @@ def _penalise(b: Builder, state: State, power: int, strength: Any) -> None:
     penalty = b.storage.get(f"{name} penalty", (1,), state.dtype)
     arrays = {"params": state.params.flat, "strength": strength, "power": power}
     b._kernel("forward", "regularizers", name, "penalty_forward", 0, {"penalty": penalty, **arrays})
-    totals = {"totals": state.totals, "values": penalty, "slot": 0, "weight": float(b.batch_size)}
-    b._kernel("forward", "regularizers", name, "accumulate", 0, totals)
+    adding = {"totals": state.totals, "values": penalty, "weights": b.nothing(1), "slot": PENALTY}
+    b._kernel("forward", "regularizers", name, "accumulate", 0, {**adding, "weight": float(b.batch_size)})
     if b.training and state.grads.shapes:
         b._kernel("backward", "regularizers", name, "penalty_backward", 0, {"grads": state.grads.flat, **arrays})

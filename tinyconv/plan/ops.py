@@ -7,6 +7,7 @@ Shapes of ops have no batch axis; the buffers have it.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from tinyconv.checking.arguments import Shape
 from tinyconv.plan.builder import Builder, Value
+from tinyconv.plan.state import LOSSES
 
 Pair = tuple[int, int]
 
@@ -648,18 +650,52 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What is measured beside the loss: kernels that add to the totals, from ``slot`` on.
+
+    ``kernel`` gives a value for each row, whose mean is wanted: two totals, of values and of weights. Or it counts
+    outcomes for ``thresholds``. ``weighted``: whether rows count by their weights.
+    """
+
+    kernel: str
+    options: dict[str, Any]
+    slot: int = 0
+    weighted: bool = False
+    thresholds: tuple[float, ...] = ()
+
+    def steps(
+        self, contract: Mapping[str, tuple[str, ...]], scratch: Any, weight: float, weights: Any, **arrays: Any
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """The kernels and their arguments. ``arrays``: totals, predictions and targets; ``scratch``: the thresholds, or
+        an array for a value for each row; ``weight``: of a row without a weight of its own."""
+        adding = {"totals": arrays.pop("totals"), "weights": weights, "slot": self.slot}
+        if self.thresholds:
+            return [(self.kernel, {**adding, **arrays, "thresholds": scratch, **self.options})]
+        values = {contract[self.kernel][0]: scratch}
+        return [
+            (self.kernel, {**values, **arrays, **self.options}),
+            ("accumulate", {**adding, "values": scratch, "weight": weight}),
+        ]
+
+
+@dataclass(frozen=True)
 class Loss(Op):
     """The loss and the metrics, at the end of a plan. ``kind`` names the loss's kernels.
 
-    "softmax_cross_entropy" and "sigmoid_cross_entropy" have absorbed the activation before them: they start from
-    scores, and give the probabilities too.
+    "softmax_cross_entropy" and "sigmoid_cross_entropy" start from scores, and give the probabilities too. If the fusion
+    has made them so, these are the network's output (``absorbed``).
     """
 
     kind: str
-    metrics: tuple[tuple[str, dict[str, int]], ...] = ()  # (kernel, its further arguments)
-    weight: float = 1.0  # in the sum of several losses, whose total is in slot 0
-    slot: int = 0  # of its own total; 0: none
-    first_metric: int = 1  # the slot of the first metric's total
+    options: Mapping[str, float] = field(default_factory=dict)  # of these kernels
+    measures: tuple[Measure, ...] = ()
+    slot: int = LOSSES  # where in the totals the loss is added up
+    weight: float = 1.0  # in the sum of several losses: of its gradient
+    summed: bool = False  # the loss of a batch is the sum over its rows instead of their mean
+    normalize: bool = False  # divide by the sum of the weights instead of the number of rows
+    weighted: bool = False
+    smoothing: tuple[float, float] | None = None  # of the targets: how much, and towards which level
+    absorbed: bool = False
 
     @property
     def label(self) -> str:  # type: ignore[override]
@@ -672,34 +708,48 @@ class Loss(Op):
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         columns = self.x_shape[-1]
         rows = b.batch_size * math.prod(self.x_shape[:-1])
-        x_rows = x.reshape((rows, columns))
-        targets = b.target(self, (rows, columns))
+        x_rows, out, nothing = x.reshape((rows, columns)), x, b.nothing(1)
         losses = b.buffer(self, "losses", (rows,), b.state.dtype)
-        backward = f"{self.kind}_backward"
+        targets = b.target(self, (rows, columns))
+        weights = b.weights(self, rows) if self.weighted else nothing
+        arrays, first = {"targets": self._smoothed(b, targets), **self.options}, {}
+        name = "probs" if self.kind.endswith("cross_entropy") else "predictions"
         if self.from_scores:
             probs = b.output(self)
-            arrays = {"probs": probs.reshape((rows, columns)).data, "targets": targets}
-            b.forward(self, f"{self.kind}_forward", 0, losses=losses, logits=x_rows.data, **arrays)
-            if x.wanted:
-                b.backward(self, backward, 0, dlogits=x_rows.grad, **arrays)
+            arrays["probs"], first["logits"], name = probs.reshape((rows, columns)).data, x_rows.data, "logits"
+            out = probs if self.absorbed else x
         else:
-            probs, name = x, "predictions" if self.kind == "mean_squared_error" else "probs"
-            arrays = {name: x_rows.data, "targets": targets}
-            b.forward(self, f"{self.kind}_forward", 0, losses=losses, **arrays)
-            if x.wanted:
-                b.backward(self, backward, 0, **{f"d{name}": x_rows.grad}, **arrays)
-        if x.wanted and self.weight != 1:
-            scores = x.flat.grad
-            b.backward(self, "rescale_forward", 0, out=scores, x=scores, scale=self.weight, shift=0.0)
+            arrays[name] = x_rows.data
+        b.forward(self, f"{self.kind}_forward", 0, losses=losses, **first, **arrays)
+        self._weigh(b.forward, losses.reshape((rows, 1)), weights, 1.0)
+        if x.wanted:
+            b.backward(self, f"{self.kind}_backward", 0, **{f"d{name}": x_rows.grad}, **arrays)
+            self._weigh(b.backward, x_rows.grad, weights, self.weight)
         # The totals count samples; a sample of several rows (an image of predictions, say) contributes their mean.
-        weight = b.batch_size / rows
-        totals = {"totals": b.state.totals, "values": losses}
-        b.forward(self, "accumulate", 0, **totals, slot=0, weight=weight * self.weight)
-        if self.slot:
-            b.forward(self, "accumulate", 0, **totals, slot=self.slot, weight=weight)
-        for slot, (kernel, options) in enumerate(self.metrics, start=self.first_metric):
-            correct = b.buffer(self, f"correct_{slot}", (rows,), b.state.dtype)
-            predictions = probs.reshape((rows, columns)).data
-            b.forward(self, kernel, 0, correct=correct, predictions=predictions, targets=targets, **options)
-            b.forward(self, "accumulate", 0, totals=b.state.totals, values=correct, slot=slot, weight=weight)
-        return probs
+        adding = {"totals": b.state.totals, "weight": b.batch_size / rows}
+        b.forward(self, "accumulate", 0, values=losses, weights=nothing, slot=self.slot, **adding)
+        arrays = {"predictions": out.reshape((rows, columns)).data, "targets": targets}
+        for measure in self.measures:
+            if measure.thresholds:
+                scratch = b.constants(self, f"thresholds_{measure.slot}", measure.thresholds)
+            else:
+                scratch = b.buffer(self, f"values_{measure.slot}", (rows,), b.state.dtype)
+            own = weights if measure.weighted else nothing
+            for kernel, arguments in measure.steps(b.contract, scratch, weights=own, **adding, **arrays):
+                b.forward(self, kernel, 0, **arguments)
+        return out
+
+    def _smoothed(self, b: Builder, targets: Any) -> Any:
+        """Less sure targets, for the loss alone."""
+        if self.smoothing is None:
+            return targets
+        out = b.buffer(self, "smoothed", targets.shape, b.state.dtype)
+        smoothing, level = self.smoothing
+        b.forward(self, "smooth_targets", 0, out=out, targets=targets, smoothing=smoothing, level=level)
+        return out
+
+    def _weigh(self, phase: Callable[..., None], values: Any, weights: Any, factor: float) -> None:
+        """Multiply losses, or their gradients, by the weights of their rows, if there are any, and by a factor."""
+        factor *= len(values) if self.summed else 1
+        if weights.size or factor != 1:
+            phase(self, "weigh", 0, values=values, weights=weights, factor=factor, normalize=self.normalize)

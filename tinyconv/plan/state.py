@@ -11,6 +11,9 @@ import numpy as np
 from tinyconv.kernels import memory
 from tinyconv.plan.arena import Arena
 
+# Where in the totals they begin, each with two numbers: the sum of all penalties (and a count that means nothing, as
+# there may be several), and for each loss its sum and the number of samples. Then come the metrics.
+PENALTY, LOSSES = 0, 2
 PART = 16384  # elements of a part of the gradients: a task on the CPU, a block on a GPU
 
 
@@ -30,7 +33,7 @@ class State:
         *,
         seed: int = 0,
         slots: tuple[str, ...] = (),
-        totals: int = 1,
+        totals: int = LOSSES + 2,
         penalties: Mapping[int, Mapping[str, float]] | None = None,
     ) -> None:
         self.kernels = kernels

@@ -16,11 +16,18 @@ class Data:
 
     xs: tuple[Any, ...]  # for each input (samples, numbers per sample)
     ys: tuple[Any, ...]  # for each target (samples, numbers per sample), or class numbers (samples * R,)
+    weights: tuple[Any, ...]  # for each target None, or (samples, rows of output of a sample)
     order: Any  # int64 (samples,)
     samples: int
 
     @classmethod
-    def load(cls, state: State, xs: Sequence[np.ndarray], ys: Sequence[np.ndarray] = ()) -> "Data":
+    def load(
+        cls,
+        state: State,
+        xs: Sequence[np.ndarray],
+        ys: Sequence[np.ndarray] = (),
+        weights: Sequence[np.ndarray | None] = (),
+    ) -> "Data":
         def on_kernels(array: np.ndarray) -> Any:
             if state.on_host or not isinstance(array, np.ndarray):  # it is there already
                 return array
@@ -32,7 +39,8 @@ class Data:
         rows = [y if is_sparse(y) else y.reshape(samples, -1) for y in ys]
         order = on_kernels(np.arange(samples, dtype=np.int64))
         inputs = tuple(on_kernels(x.reshape(samples, -1)) for x in xs)
-        return cls(inputs, tuple(map(on_kernels, rows)), order, samples)
+        weighed = tuple(None if each is None else on_kernels(each) for each in weights)
+        return cls(inputs, tuple(map(on_kernels, rows)), weighed, order, samples)
 
 
 def is_sparse(y: Any) -> bool:

@@ -1,8 +1,10 @@
-"""What ``compile`` asks of each output of a model: a loss, its weight, metrics."""
+"""What ``compile`` asks of each output of a model: a loss, its weight, metrics; and what a run reports of them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from tinyconv import losses, metrics
 from tinyconv.checking import invalid, number
@@ -10,47 +12,125 @@ from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import received
 from tinyconv.losses import Loss
 from tinyconv.metrics import Metric
+from tinyconv.plan import ops
+from tinyconv.plan.state import LOSSES, PENALTY
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A metric of an output: its name in reports, whether samples count by their weights, where its totals begin."""
+
+    name: str
+    metric: Metric
+    weighted: bool
+    slot: int = 0
 
 
 @dataclass(frozen=True)
 class Head:
-    """One output that has a loss: its number, its name, the shape of a sample of it, and what is computed there."""
+    """One output that has a loss: its number, its name, the shape of a sample of it, and what is computed there.
+    ``slot``: where the totals of the loss begin."""
 
     output: int
     name: str
     shape: Shape
     loss: Loss
     weight: float
-    metrics: tuple[Metric, ...]
+    watched: tuple[Watched, ...]
+    slot: int = LOSSES
+
+    def op(self, weighted: bool) -> ops.Loss:
+        """The loss and the metrics in a plan; ``weighted``: whether samples have weights."""
+        measures = tuple(each.metric.measure(each.slot, weighted and each.weighted) for each in self.watched)
+        op = self.loss.op(self.shape, measures, weighted)
+        name = "loss" if self.slot == LOSSES else f"{self.name}_loss"
+        return replace(op, name=name, weight=self.weight, slot=self.slot)
 
 
-def heads(names: Sequence[str], shapes: Sequence[Shape], loss: Any, weights: Any, wanted: Any) -> list[Head]:
+def heads(
+    names: Sequence[str], shapes: Sequence[Shape], loss: Any, weights: Any, wanted: Any, weighted: Any = None
+) -> list[Head]:
     """The outputs that have a loss. Each argument of ``compile`` is for the only output, or a list with an entry for
     each, or a dict by the outputs' names; one loss can be for all."""
+    several = len(names) > 1
     each = per_output("loss", loss, names, one_for_all=True)
     factors = per_output("loss_weights", weights, names)
-    measured = per_output("metrics", wanted, names) if len(names) > 1 else [wanted]
+    plain = _metrics("metrics", wanted, names, shapes)
+    counted = _metrics("weighted_metrics", weighted, names, shapes)
     found = []
     for number_, (name, shape) in enumerate(zip(names, shapes, strict=True)):
-        listed = measured[number_] if isinstance(measured[number_], list | tuple) else [measured[number_]]
-        listed = [metric for metric in listed if metric is not None]
         if each[number_] is None:
-            if listed:
+            if plain[number_] or counted[number_]:
                 raise ValueError(f"Output {name!r} has metrics, and no loss. Expected a loss for it in compile().")
             continue
         factor = factors[number_]
         weight = 1.0 if factor is None else number("compile", "loss_weights", factor)
-        computed = tuple(metrics.get(metric, shape) for metric in listed)
-        found.append(Head(number_, name, shape, losses.get(each[number_]), weight, computed))
-    return found
+        prefix = f"{name}_" if several else ""
+        watched = [Watched(prefix + metric.name, metric, False) for metric in plain[number_]]
+        watched += [Watched(prefix + metric.name, metric, True) for metric in counted[number_]]
+        found.append(Head(number_, name, shape, losses.get(each[number_]), weight, tuple(watched)))
+    return _laid_out(found, several)
 
 
-def log_names(found: Sequence[Head], outputs: int) -> list[str]:
-    """What a run reports, in the order of its totals: the whole loss; of several outputs each one's loss; metrics."""
-    if outputs == 1:
-        return ["loss", *(metric.name for head in found for metric in head.metrics)]
+def _metrics(argument: str, wanted: Any, names: Sequence[str], shapes: Sequence[Shape]) -> list[list[Metric]]:
+    given = per_output(argument, wanted, names) if len(names) > 1 else [wanted]
+    listed = [each if isinstance(each, list | tuple) else [each] for each in given]
+    return [
+        [metrics.get(metric, shape) for metric in each if metric is not None]
+        for each, shape in zip(listed, shapes, strict=True)
+    ]
+
+
+def _laid_out(found: Sequence[Head], several: bool) -> list[Head]:
+    """The heads with places in the totals for losses and metrics, whose names are numbered where one is taken, as in
+    Keras, which calls a weighted metric "weighted" then."""
+    taken: dict[str, int] = {}
+    named: dict[tuple[int, int], str] = {}
+    for weighted in (False, True):
+        for i, head in enumerate(found):
+            for j, each in enumerate(head.watched):
+                if each.weighted is weighted:
+                    name, prefix = each.name, f"{head.name}_" if several else ""
+                    if weighted and name in taken:
+                        name = f"{prefix}weighted_{each.metric.name}"
+                    taken[name] = taken.get(name, -1) + 1
+                    named[i, j] = f"{name}_{taken[name]}" if taken[name] else name
+    slot, result = LOSSES + 2 * len(found), []
+    for i, head in enumerate(found):
+        watched = []
+        for j, each in enumerate(head.watched):
+            watched.append(replace(each, name=named[i, j], slot=slot))
+            slot += each.metric.size
+        result.append(replace(head, watched=tuple(watched), slot=LOSSES + 2 * i))
+    return result
+
+
+def reported(found: Iterable[Head]) -> list[Watched]:
+    """The metrics in the order of reports: those that count all samples alike, then the weighted ones."""
+    return sorted((each for head in found for each in head.watched), key=lambda each: each.weighted)
+
+
+def log_names(found: Sequence[Head]) -> list[str]:
+    """What a run reports: the whole loss; of several losses each; metrics."""
     losses_ = [f"{head.name}_loss" for head in found] if len(found) > 1 else []
-    return ["loss", *losses_, *(f"{head.name}_{metric.name}" for head in found for metric in head.metrics)]
+    return ["loss", *losses_, *(each.name for each in reported(found))]
+
+
+def totals_of(found: Sequence[Head]) -> int:
+    """The number of totals of all of it."""
+    return LOSSES + 2 * len(found) + sum(each.metric.size for each in reported(found))
+
+
+def report(found: Sequence[Head], totals: np.ndarray) -> dict[str, float]:
+    """The means and the metrics that totals stand for, by name. The metrics know them from then on too."""
+    samples = max(totals[LOSSES + 1], 1)
+    means = [float(totals[head.slot] / samples) for head in found]
+    whole = float(totals[PENALTY] / samples) + sum(head.weight * mean for head, mean in zip(found, means, strict=True))
+    values = [whole, *(means if len(found) > 1 else ())]
+    for each in reported(found):
+        each.metric.take(totals[each.slot : each.slot + each.metric.size])
+        values.append(each.metric.result())
+    return dict(zip(log_names(found), values, strict=True))
 
 
 def per_output(argument: str, value: Any, names: Sequence[str], one_for_all: bool = False) -> list[Any]:
@@ -63,7 +143,7 @@ def per_output(argument: str, value: Any, names: Sequence[str], one_for_all: boo
                 f"Received: {received(strangers[0])}."
             )
         return [value.get(name) for name in names]
-    if isinstance(value, list | tuple) and not (len(names) == 1 and argument == "metrics"):
+    if isinstance(value, list | tuple) and not (len(names) == 1 and "metrics" in argument):
         if len(value) != len(names):
             expected = f"one entry for each of {', '.join(map(repr, names))}"
             raise invalid("", argument, expected, value)

@@ -9,7 +9,6 @@ nothing from Python but the call.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -17,17 +16,16 @@ import numpy as np
 
 from tinyconv.callbacks import CallbackList
 from tinyconv.callbacks.base import Position
-from tinyconv.checking.arguments import Shape
+from tinyconv.checking import inputs
 from tinyconv.kernels.reference.dropout import CURSOR, FIRST_SAMPLE, STEP
 from tinyconv.network import Network
 from tinyconv.optimizers import Optimizer
-from tinyconv.plan import ops
 from tinyconv.plan.arena import Arena, Storage
 from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import PHASES, Plan, lower
 from tinyconv.plan.state import State
 from tinyconv.training.data import Data, Pass, is_sparse
-from tinyconv.training.heads import Head
+from tinyconv.training.heads import Head, report, totals_of
 from tinyconv.training.progress import Progress
 
 MOST_PLANS = 16  # for a model that is called with ever-changing batch sizes
@@ -47,20 +45,19 @@ class Trainer:
         seed: int,
         optimizer: Optimizer | None = None,
         heads: Sequence[Head] = (),
-        log_names: Sequence[str] = ("loss",),
         fuse: bool = True,
     ) -> None:
         self.model, self.kernels = model, kernel_set
-        self.optimizer, self.heads, self.log_names, self.fuse = optimizer, heads, log_names, fuse
+        self.optimizer, self.heads, self.fuse = optimizer, heads, fuse
         penalties: dict[int, dict[str, float]] = {1: {}, 2: {}}
         for name, _, spec in model._specs():
             if spec.regularizer is not None and name in arenas[0]:  # of what is trained only, as in Keras
                 for power, strength in spec.regularizer.strengths.items():
                     penalties[power][name] = strength
         slots = optimizer.slots if optimizer else ()
-        self.state = State(kernel_set, *arenas, seed=seed, slots=slots, totals=len(log_names), penalties=penalties)
+        self.state = State(kernel_set, *arenas, seed=seed, slots=slots, totals=totals_of(heads), penalties=penalties)
         self.storages = {True: Storage(kernel_set), False: Storage(kernel_set)}
-        self.plans: dict[tuple[int, bool, bool], Plan] = {}
+        self.plans: dict[tuple[int, bool, bool, tuple[bool, ...]], Plan] = {}
         self.programs: dict[tuple[Any, ...], Program] = {}
         self.prepared: dict[int, int] = {}  # per plan, the version of the weights that it has prepared
         self.warm: set[int] = set()  # plans that have been run
@@ -71,9 +68,11 @@ class Trainer:
 
     # Plans and programs
 
-    def plan(self, batch_size: int, training: bool, with_loss: bool) -> Plan:
-        """The plan for batches of that size, lowered when first asked for."""
-        key = (batch_size, training, with_loss)
+    def plan(self, batch_size: int, training: bool, with_loss: bool, weighted: Sequence[bool] = ()) -> Plan:
+        """The plan for batches of that size, lowered when first asked for; ``weighted`` says for each loss whether its
+        samples have weights (none of them: no loss's have)."""
+        weighted = tuple(weighted) or (False,) * len(self.heads)
+        key = (batch_size, training, with_loss, weighted)
         if key not in self.plans:
             if len(self.plans) >= MOST_PLANS:
                 self.plans.clear()
@@ -85,7 +84,7 @@ class Trainer:
                 batch_size,
                 self.state,
                 training=training,
-                losses=self._losses() if with_loss else (),
+                losses=[head.op(each) for head, each in zip(self.heads, weighted, strict=True)] if with_loss else (),
                 optimizer=self.optimizer if training and with_loss else None,
                 fuse=self.fuse,
                 storage=self.storages[training],
@@ -98,20 +97,6 @@ class Trainer:
             graph.outputs = [graph.outputs[head.output] for head in self.heads]
         return graph
 
-    def _losses(self) -> list[ops.Loss]:
-        """The losses and the metrics, with the slots of their totals."""
-        found = []
-        several = len(self.heads) > 1
-        slot = 1 + several * len(self.heads)
-        for number, head in enumerate(self.heads):
-            metrics = tuple((metric.kernel, metric.options) for metric in head.metrics)
-            op = head.loss.op(head.shape, metrics)
-            if several:
-                op = replace(op, name=f"{head.name}_loss", slot=1 + number)
-            found.append(replace(op, weight=head.weight, first_metric=slot))
-            slot += len(metrics)
-        return found
-
     def program(self, plan: Plan, *phases: str) -> Program:
         """The plan's phases as one callable, recorded once."""
         key = (id(plan), *phases)
@@ -123,7 +108,10 @@ class Trainer:
         """The kernel calls that fill a plan's batch from a data set, at the cursor."""
         kernels, counters = self.kernels, self.state.counters
         calls = []
-        pairs = [*zip(plan.xs, data.xs, strict=True), *(zip(plan.all_targets, data.ys, strict=True) if targets else ())]
+        pairs = [*zip(plan.xs, data.xs, strict=True)]
+        if targets:
+            pairs += zip(plan.all_targets, data.ys, strict=True)
+            pairs += zip(plan.all_weights, given(data.weights), strict=True)
         for batch, whole in pairs:
             if is_sparse(whole):
                 calls.append((kernels.gather_one_hot, (batch, whole, data.order, counters)))
@@ -137,7 +125,7 @@ class Trainer:
         losses."""
         plans, programs = {}, {}
         for size in {min(batch_size, data.samples), data.samples % batch_size} - {0}:
-            plan = plans[size] = self.plan(size, training, with_loss=not results)
+            plan = plans[size] = self.plan(size, training, not results, are_given(data.weights))
             phases = PHASES if training else ("forward",)
             after = []
             for result, out in zip(results, plan.outs, strict=True) if results else ():
@@ -205,10 +193,9 @@ class Trainer:
         """Loss and metrics, as totals over the samples seen since :meth:`begin`."""
         return self.state.read(self.state.totals)
 
-    def logs(self, samples: int) -> dict[str, float]:
-        """Loss and metrics, as means over the samples seen since :meth:`begin`."""
-        means = self.totals() / samples
-        return dict(zip(self.log_names, means.tolist(), strict=True))
+    def logs(self) -> dict[str, float]:
+        """Loss and metrics of the samples seen since :meth:`begin`."""
+        return report(self.heads, self.totals())
 
     def set_learning_rate(self) -> None:
         """Bring the learning rate of the next step to where the kernels read it."""
@@ -244,10 +231,10 @@ class Trainer:
                 done += size
                 if after:
                     self.sync_model()
-                    self.call(callbacks, "on_train_batch_end", batch, self.logs(done))
+                    self.call(callbacks, "on_train_batch_end", batch, self.logs())
                 if progress.is_live and time.perf_counter() - drawn > REDRAW:
                     drawn = time.perf_counter()
-                    progress.update(done, self.logs(done))
+                    progress.update(done, self.logs())
                 if self.model.stop_training:
                     break
                 if self.lock.is_wanted:
@@ -259,7 +246,7 @@ class Trainer:
             # What the kernels have counted: Ctrl-C may have come between a step and the line that counts it.
             optimizer.iterations = int(self.state.read(self.state.counters)[STEP])
             self.sync_model()
-        return self.logs(done), time.perf_counter() - start
+        return self.logs(), time.perf_counter() - start
 
     def call(self, callbacks: CallbackList, hook: str, *arguments: Any) -> None:
         """Call a hook. It may use the model, as may other threads meanwhile."""
@@ -294,18 +281,16 @@ class Trainer:
             self.prepare(plan)
         self.begin(self.optimizer.iterations if self.optimizer else 0)
         begin, end = f"on_{kind}_batch_begin", f"on_{kind}_batch_end"
-        done = 0
         for batch, size in loop.batches():
             if callbacks.wants[begin]:
                 self.call(callbacks, begin, batch, {})
             self.prepare(loop.plans[size])  # a callback may have set weights
             loop.programs[size]()
-            done += size
             if callbacks.wants[end]:
-                outputs = {"outputs": self.outputs(loop.plans[size])} if kind == "predict" else self.logs(done)
+                outputs = {"outputs": self.outputs(loop.plans[size])} if kind == "predict" else self.logs()
                 self.call(callbacks, end, batch, outputs)
         self.kernels.synchronize()
-        logs = self.logs(done) if kind == "test" else {}
+        logs = self.logs() if kind == "test" else {}
         self.call(callbacks, f"on_{kind}_end", logs)
         return logs
 
@@ -317,14 +302,21 @@ class Trainer:
         return found[0] if len(found) == 1 else found
 
     def run_batch(
-        self, xs: Sequence[np.ndarray], ys: Sequence[np.ndarray] | None, training: bool, update: bool
+        self,
+        xs: Sequence[np.ndarray],
+        ys: Sequence[np.ndarray] | None,
+        weights: Sequence[np.ndarray | None],
+        training: bool,
+        update: bool,
     ) -> Plan:
         """One batch that Python hands over: forward, and if ``training`` backward, and if ``update`` the optimiser."""
-        plan = self.plan(len(xs[0]), training, with_loss=ys is not None)
+        plan = self.plan(len(xs[0]), training, ys is not None, are_given(weights))
         for there, x in zip(plan.xs, xs, strict=True):
             self.kernels.upload(there, x)
         for there, y in zip(plan.all_targets, ys, strict=True) if ys is not None else ():
-            self.kernels.upload(there, one_hot(y, there.shape) if is_sparse(y) else y)
+            self.kernels.upload(there, inputs.one_hot(y, there.shape) if is_sparse(y) else y)
+        for there, each in zip(plan.all_weights, given(weights), strict=True):
+            self.kernels.upload(there, each.reshape(-1))
         if training or ys is not None:  # otherwise nothing is drawn, and nothing counted
             self.begin(self.optimizer.iterations if self.optimizer else 0)
         if training:
@@ -336,8 +328,11 @@ class Trainer:
         return plan
 
 
-def one_hot(labels: np.ndarray, shape: Shape) -> np.ndarray:
-    """Class numbers as rows."""
-    rows = np.zeros(shape, np.float32)
-    rows[np.arange(len(labels)), labels] = 1
-    return rows
+def given(weights: Sequence[Any]) -> list[Any]:
+    """Those that there are."""
+    return [each for each in weights if each is not None]
+
+
+def are_given(weights: Sequence[Any]) -> list[bool]:
+    """Which of them there are."""
+    return [each is not None for each in weights]

@@ -6,7 +6,7 @@ from tinyconv.kernels.cpu.activation import exp, softmax_row
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.jit import jit
 from tinyconv.kernels.cpu.runtime.literals import HALF, ONE, TWO, ZERO
-from tinyconv.kernels.cpu.runtime.tasks import floats, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.tasks import flat, floats, in_tasks, kernel, run
 from tinyconv.kernels.reference.loss import EPSILON
 
 LOWEST, HIGHEST = np.float32(EPSILON), np.float32(1 - EPSILON)  # of a probability
@@ -210,6 +210,114 @@ def mean_squared_error_backward(dpredictions, predictions, targets):
     run(_mean_squared_error_gradient, tasks, tasks, dpredictions, predictions, targets)
 
 
+@kernel
+def _mean_absolute_error(task, tasks, losses, predictions, targets):
+    M, C = predictions.shape
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
+        total = ZERO
+        for c in range(C):
+            total += abs(predictions[m, c] - targets[m, c])
+        losses[m] = total / np.float32(C)
+
+
+@in_tasks
+def mean_absolute_error_forward(losses, predictions, targets):
+    tasks = pieces(predictions.size)
+    run(_mean_absolute_error, tasks, tasks, losses, predictions, targets)
+
+
+@kernel
+def _mean_absolute_error_gradient(task, tasks, dpredictions, predictions, targets):
+    M, C = predictions.shape
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
+        for c in range(C):
+            error = predictions[m, c] - targets[m, c]
+            sign = ONE if error > ZERO else -ONE if error < ZERO else error  # a NaN stays one
+            dpredictions[m, c] = sign / np.float32(M * C)
+
+
+@in_tasks
+def mean_absolute_error_backward(dpredictions, predictions, targets):
+    tasks = pieces(predictions.size)
+    run(_mean_absolute_error_gradient, tasks, tasks, dpredictions, predictions, targets)
+
+
+@kernel
+def _huber(task, tasks, losses, predictions, targets, deltas):
+    M, C = predictions.shape
+    delta = np.float32(deltas[0])
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
+        total = ZERO
+        for c in range(C):
+            error = abs(predictions[m, c] - targets[m, c])
+            total += delta * error - HALF * delta * delta if error > delta else HALF * error * error
+        losses[m] = total / np.float32(C)
+
+
+@in_tasks
+def huber_forward(losses, predictions, targets, delta):
+    tasks = pieces(predictions.size)
+    run(_huber, tasks, tasks, losses, predictions, targets, floats(delta))
+
+
+@kernel
+def _huber_gradient(task, tasks, dpredictions, predictions, targets, deltas):
+    M, C = predictions.shape
+    delta = np.float32(deltas[0])
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
+        for c in range(C):
+            error = predictions[m, c] - targets[m, c]
+            clipped = delta if error > delta else -delta if error < -delta else error
+            dpredictions[m, c] = clipped / np.float32(M * C)
+
+
+@in_tasks
+def huber_backward(dpredictions, predictions, targets, delta):
+    tasks = pieces(predictions.size)
+    run(_huber_gradient, tasks, tasks, dpredictions, predictions, targets, floats(delta))
+
+
+@kernel
+def _smooth_targets(task, tasks, out, targets, constants):
+    keep, add = np.float32(1 - constants[0]), np.float32(constants[0] * constants[1])
+    first, last = share(task, tasks, out.size)
+    for i in range(first, last):
+        out[i] = targets[i] * keep + add
+
+
+@in_tasks
+def smooth_targets(out, targets, smoothing, level):
+    tasks = pieces(out.size)
+    run(_smooth_targets, tasks, tasks, *flat(out, targets), floats(smoothing, level))
+
+
+@kernel
+def _weigh(task, tasks, values, weights, normalize, factors):
+    M, C = values.shape
+    factor = factors[0]
+    if normalize and weights.size:
+        total = 0.0
+        for m in range(M):
+            total += weights[m]
+        factor = factor * M / total if total != 0 else 0.0
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
+        weight = np.float32(factor * (weights[m] if weights.size else ONE))
+        for c in range(C):
+            values[m, c] *= weight
+
+
+@in_tasks
+def weigh(values, weights, factor, normalize):
+    """Each task adds up the weights for itself, in order."""
+    tasks = pieces(values.size)
+    run(_weigh, tasks, tasks, values, weights, bool(normalize), floats(factor))
+
+
 @jit
 def _first_largest(row):
     """As NumPy's argmax: a NaN is larger than any number."""
@@ -269,14 +377,44 @@ def count_top_k(correct, predictions, targets, k):
 
 
 @kernel
-def _accumulate(task, totals, values, slot, weight):
-    total = 0.0
-    for m in range(values.size):
-        total += values[m]
-    totals[slot] += weight[0] * total
+def _count_outcomes(task, totals, predictions, targets, weights, thresholds, slot, column):
+    (M, C), K = predictions.shape, thresholds.size
+    begin, end = (0, C) if column < 0 else (column, column + 1)
+    true, false = 0.0, 0.0
+    for m in range(M):
+        weight = np.float64(weights[m]) if weights.size else 1.0
+        for c in range(begin, end):
+            if task == K or predictions[m, c] > thresholds[task]:
+                if targets[m, c] != ZERO:
+                    true += weight
+                else:
+                    false += weight
+    totals[slot + (2 * K if task == K else task)] += true
+    totals[slot + (2 * K + 1 if task == K else K + task)] += false
 
 
 @in_tasks
-def accumulate(totals, values, slot, weight):
+def count_outcomes(totals, predictions, targets, weights, thresholds, slot, column):
+    """A task for each threshold, and one for the sums of all."""
+    run(
+        _count_outcomes,
+        len(thresholds) + 1,
+        *(totals, predictions, targets, weights, thresholds, slot, column),
+    )
+
+
+@kernel
+def _accumulate(task, totals, values, weights, slot, factors):
+    total, count = 0.0, 0.0
+    for m in range(values.size):
+        weight = np.float64(weights[m]) if weights.size else 1.0
+        total += weight * values[m]
+        count += weight
+    totals[slot] += factors[0] * total
+    totals[slot + 1] += factors[0] * count
+
+
+@in_tasks
+def accumulate(totals, values, weights, slot, weight):
     """Serial: one number per sample."""
-    run(_accumulate, 1, totals, values, slot, floats(weight))
+    run(_accumulate, 1, totals, values, weights, slot, floats(weight))

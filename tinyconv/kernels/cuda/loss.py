@@ -61,6 +61,36 @@ def mean_squared_error_backward(dpredictions, predictions, targets):
     _rows(_mean_squared_error_backward, dpredictions, predictions, targets)
 
 
+def mean_absolute_error_forward(losses, predictions, targets):
+    """See reference. One thread a row."""
+    _rows(_mean_absolute_error_forward, losses, predictions, targets)
+
+
+def mean_absolute_error_backward(dpredictions, predictions, targets):
+    """See reference. One thread a row."""
+    _rows(_mean_absolute_error_backward, dpredictions, predictions, targets)
+
+
+def huber_forward(losses, predictions, targets, delta):
+    """See reference. One thread a row."""
+    _rows(_huber_forward, losses, predictions, targets, float32(delta))
+
+
+def huber_backward(dpredictions, predictions, targets, delta):
+    """See reference. One thread a row."""
+    _rows(_huber_backward, dpredictions, predictions, targets, float32(delta))
+
+
+def smooth_targets(out, targets, smoothing, level):
+    """See reference. One thread a row."""
+    _rows(_smooth_targets, out, targets, float32(1 - smoothing), float32(smoothing * level))
+
+
+def weigh(values, weights, factor, normalize):
+    """See reference. One thread a row, which adds up all weights for itself if their sum is asked for."""
+    _rows(_weigh, values, weights, np.float64(factor), bool(normalize))
+
+
 def count_correct(correct, predictions, targets):
     """See reference. One thread a row."""
     _rows(_count_correct, correct, predictions, targets)
@@ -76,9 +106,15 @@ def count_top_k(correct, predictions, targets, k):
     _rows(_count_top_k, correct, predictions, targets, k)
 
 
-def accumulate(totals, values, slot, weight):
+def count_outcomes(totals, predictions, targets, weights, thresholds, slot, column):
+    """See reference. One block a threshold, and one for the sums of all; see :func:`accumulate`."""
+    arrays = totals, predictions, targets, weights, thresholds
+    launch(_count_outcomes, len(thresholds) + 1, THREADS, *arrays, slot, column)
+
+
+def accumulate(totals, values, weights, slot, weight):
     """See reference. One block: each thread adds up every 128th value, in double precision, then they add in pairs."""
-    launch(_accumulate, 1, THREADS, totals, values, slot, np.float64(weight))
+    launch(_accumulate, 1, THREADS, totals, values, weights, slot, np.float64(weight))
 
 
 def _rows(kernel, first, *others):
@@ -205,6 +241,71 @@ def _mean_squared_error_backward(dpredictions, predictions, targets):
 
 
 @cuda.jit
+def _mean_absolute_error_forward(losses, predictions, targets):
+    m = cuda.grid(1)
+    if m < predictions.shape[0]:
+        total = float32(0)
+        for c in range(predictions.shape[1]):
+            total += abs(predictions[m, c] - targets[m, c])
+        losses[m] = total / float32(predictions.shape[1])
+
+
+@cuda.jit
+def _mean_absolute_error_backward(dpredictions, predictions, targets):
+    m = cuda.grid(1)
+    if m < predictions.shape[0]:
+        for c in range(predictions.shape[1]):
+            error = predictions[m, c] - targets[m, c]
+            sign = float32(1) if error > float32(0) else float32(-1) if error < float32(0) else error
+            dpredictions[m, c] = sign / float32(predictions.size)
+
+
+@cuda.jit
+def _huber_forward(losses, predictions, targets, delta):
+    m = cuda.grid(1)
+    if m < predictions.shape[0]:
+        total = float32(0)
+        half = float32(0.5)
+        for c in range(predictions.shape[1]):
+            error = abs(predictions[m, c] - targets[m, c])
+            total += delta * error - half * delta * delta if error > delta else half * error * error
+        losses[m] = total / float32(predictions.shape[1])
+
+
+@cuda.jit
+def _huber_backward(dpredictions, predictions, targets, delta):
+    m = cuda.grid(1)
+    if m < predictions.shape[0]:
+        for c in range(predictions.shape[1]):
+            error = predictions[m, c] - targets[m, c]
+            clipped = delta if error > delta else -delta if error < -delta else error
+            dpredictions[m, c] = clipped / float32(predictions.size)
+
+
+@cuda.jit
+def _smooth_targets(out, targets, keep, add):
+    m = cuda.grid(1)
+    if m < out.shape[0]:
+        for c in range(out.shape[1]):
+            out[m, c] = targets[m, c] * keep + add
+
+
+@cuda.jit
+def _weigh(values, weights, factor, normalize):
+    m = cuda.grid(1)
+    if m < values.shape[0]:
+        if normalize and weights.size > 0:
+            total = np.float64(0)
+            for k in range(weights.size):
+                total += np.float64(weights[k])
+            factor = factor * np.float64(weights.size) / total if total != 0 else np.float64(0)
+        if weights.size > 0:
+            factor *= np.float64(weights[m])
+        for c in range(values.shape[1]):
+            values[m, c] *= float32(factor)
+
+
+@cuda.jit
 def _count_correct(correct, predictions, targets):
     m = cuda.grid(1)
     if m < predictions.shape[0]:
@@ -237,21 +338,56 @@ def _count_top_k(correct, predictions, targets, k):
 
 
 @cuda.jit
-def _accumulate(totals, values, slot, weight):
-    sums = cuda.shared.array(THREADS, np.float64)
-    t = cuda.threadIdx.x
-    total = np.float64(0)
-    for i in range(t, values.size, THREADS):
-        total += np.float64(values[i])
-    sums[t] = total
+def _count_outcomes(totals, predictions, targets, weights, thresholds, slot, column):
+    sums = cuda.shared.array((2, THREADS), np.float64)
+    t, k = cuda.threadIdx.x, cuda.blockIdx.x
+    columns = predictions.shape[1] if column < 0 else 1
+    true, false = np.float64(0), np.float64(0)
+    for i in range(t, predictions.shape[0] * columns, THREADS):
+        m, c = divided(i, columns)
+        if column >= 0:
+            c = column
+        weight = np.float64(weights[m]) if weights.size > 0 else np.float64(1)
+        if k == thresholds.size or predictions[m, c] > thresholds[k]:
+            if targets[m, c] != float32(0):
+                true += weight
+            else:
+                false += weight
+    sums[0, t], sums[1, t] = true, false
     half = THREADS // 2
     while half > 0:
         cuda.syncthreads()
         if t < half:
-            sums[t] += sums[t + half]
+            sums[0, t] += sums[0, t + half]
+            sums[1, t] += sums[1, t + half]
         half //= 2
     if t == 0:
-        totals[slot] += weight * sums[0]
+        first = 2 * thresholds.size if k == thresholds.size else k
+        second = first + 1 if k == thresholds.size else thresholds.size + k
+        totals[slot + first] += sums[0, 0]
+        totals[slot + second] += sums[1, 0]
+
+
+@cuda.jit
+def _accumulate(totals, values, weights, slot, factor):
+    sums = cuda.shared.array((2, THREADS), np.float64)
+    t = cuda.threadIdx.x
+    total, count = np.float64(0), np.float64(0)
+    for i in range(t, values.size, THREADS):
+        weight = np.float64(weights[i]) if weights.size > 0 else np.float64(1)
+        total += weight * np.float64(values[i])
+        count += weight
+    sums[0, t], sums[1, t] = total, count
+    half = THREADS // 2
+    while half > 0:
+        cuda.syncthreads()
+        if t < half:
+            sums[0, t] += sums[0, t + half]
+            sums[1, t] += sums[1, t + half]
+        half //= 2
+    if t == 0:
+        totals[slot] += factor * sums[0, 0]
+        totals[slot + 1] += factor * sums[1, 0]
 
 
 @inlined

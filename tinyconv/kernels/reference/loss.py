@@ -105,6 +105,60 @@ def mean_squared_error_backward(dpredictions, predictions, targets):
     dpredictions[...] = 2 * (predictions - targets) / predictions.size
 
 
+def mean_absolute_error_forward(losses, predictions, targets):
+    """The mean over a row's columns of abs(prediction - target). Shapes: (M, C); losses (M,), overwritten."""
+    losses[...] = np.abs(predictions - targets).mean(axis=1)
+
+
+def mean_absolute_error_backward(dpredictions, predictions, targets):
+    """The sign of (prediction - target), 0 where they are equal, / (M C). Shapes: (M, C), dpredictions overwritten."""
+    dpredictions[...] = np.sign(predictions - targets) / predictions.size
+
+
+def huber_forward(losses, predictions, targets, delta):
+    r"""The mean over a row's columns of Huber's loss (1964) of the error e = prediction - target:
+
+    .. math:: e^2 / 2 \text{ where } |e| \le \delta, \qquad \delta |e| - \delta^2 / 2 \text{ elsewhere}
+
+    A parabola whose arms go on as straight lines, with equal value and slope where they meet: at delta both are
+    delta^2 / 2 and delta. So an outlier pulls no harder than an error of delta.
+
+    Shapes: (M, C); losses (M,), overwritten.
+    """
+    error = np.abs(predictions - targets)
+    losses[...] = np.where(error <= delta, error * error / 2, delta * error - delta * delta / 2).mean(axis=1)
+
+
+def huber_backward(dpredictions, predictions, targets, delta):
+    """The error, clipped to [-delta, delta], / (M C). Shapes: all (M, C), dpredictions overwritten."""
+    dpredictions[...] = np.clip(predictions - targets, -delta, delta) / predictions.size
+
+
+def smooth_targets(out, targets, smoothing, level):
+    """Targets that are less sure: out = (1 - smoothing) target + smoothing * level (Szegedy et al., 2016, section 7).
+
+    ``level`` is what they would be if nothing were known: 1 / C for C classes, 1 / 2 for yes or no.
+    Shapes: (M, C), out overwritten.
+    """
+    out[...] = targets * (1 - smoothing) + smoothing * level
+
+
+def weigh(values, weights, factor, normalize):
+    r"""Every row multiplied by its weight: of losses (C = 1), and as the chain rule says of their gradients.
+
+    .. math:: v_{m,c} \leftarrow v_{m,c} \, f w_m, \qquad
+              \text{or, with normalize,}\quad v_{m,c} \, f w_m \frac{M}{\sum_k w_k}
+
+    The loss of a batch is the mean over its rows. So f = M makes it their sum, and with normalize it is the weighted
+    mean (0 if the weights add up to 0). Shapes: values (M, C), changed in place; weights (M,), or of size 0: all are 1.
+    """
+    factors = factor * weights if weights.size else np.full(len(values), factor, values.dtype)
+    if normalize and weights.size:
+        total = weights.sum()
+        factors = factors * len(weights) / total if total else 0 * factors
+    values *= factors[:, None]
+
+
 def count_correct(correct, predictions, targets):
     """1 where a row's largest prediction and largest target stand in the same column (the first of equals), else 0.
 
@@ -127,9 +181,38 @@ def count_top_k(correct, predictions, targets, k):
     correct[...] = ((predictions > truth).sum(axis=1) < k) & np.isfinite(truth[:, 0])
 
 
-def accumulate(totals, values, slot, weight):
-    """totals[slot] += weight * sum of values, in order, in double precision. totals: float64; values: (M,).
+def count_outcomes(totals, predictions, targets, weights, thresholds, slot, column):
+    r"""How often a prediction is above a threshold, where it should be and where it should not.
 
-    The totals of an epoch are sums over samples, so a ragged last batch counts by its size.
+    For K thresholds, 2 K + 2 numbers are *accumulated* in totals, from totals[slot] on: for each threshold the weight
+    of the true positives (prediction > threshold, target not 0), for each that of the false positives (prediction >
+    threshold, target 0), then the weight of all positives (target not 0) and of all negatives. What is not above is
+    the rest: false negatives = positives - true positives.
+
+    Shapes: totals float64 (T,); predictions, targets (M, C), of which only ``column`` counts, or all: -1; weights (M,),
+    or of size 0: all are 1; thresholds (K,).
     """
-    totals[slot] += weight * values.sum(dtype=np.float64)
+    chosen = slice(None) if column < 0 else slice(column, column + 1)
+    predictions, positive = predictions[:, chosen], targets[:, chosen] != 0
+    weights = (weights if weights.size else np.ones(len(targets)))[:, None].astype(np.float64)
+    true, false = weights * positive, weights * ~positive
+    K = len(thresholds)
+    for k, threshold in enumerate(thresholds):
+        above = predictions > threshold
+        totals[slot + k] += (true * above).sum()
+        totals[slot + K + k] += (false * above).sum()
+    totals[slot + 2 * K] += true.sum()
+    totals[slot + 2 * K + 1] += false.sum()
+
+
+def accumulate(totals, values, weights, slot, weight):
+    r"""A weighted mean's numerator and denominator, *accumulated* in double precision:
+
+    .. math:: t_s \leftarrow t_s + w \sum_m w_m v_m, \qquad t_{s + 1} \leftarrow t_{s + 1} + w \sum_m w_m
+
+    with s the ``slot`` and w the ``weight`` of all. The totals of an epoch are sums over samples, so a ragged last
+    batch counts by its size. Shapes: totals float64 (T,); values (M,); weights (M,), or of size 0: all are 1.
+    """
+    weights = (weights if weights.size else np.ones(len(values))).astype(np.float64)
+    totals[slot] += weight * (weights * values).sum()
+    totals[slot + 1] += weight * weights.sum()
