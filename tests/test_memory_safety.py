@@ -23,11 +23,11 @@ WORKSPACES = {name for name in kernels.contract() if name.endswith("_workspace")
 
 # Every letter of the rules, so that they fit each other: windows of 2 x 2 with stride 1 on 5 x 5 pixels.
 SIZES = {"N": 2, "H": 5, "W": 5, "C": 3, "KH": 2, "KW": 2, "F": 4, "OH": 4, "OW": 4, "PH": 2, "PW": 2}
-SIZES |= {"K": 6, "U": 7, "D": 8, "L": 12, "S": 6, "M": 4, "T": 3, "P": 9}
+SIZES |= {"K": 6, "U": 7, "D": 8, "L": 12, "S": 6, "M": 4, "T": 16, "P": 9}
 SIZES |= {"IH": 5, "IW": 5, "BH": 10, "BW": 10, "DM": 2, "CD": 6}
 PARAMETERS = {"strides": (1, 1), "dilation": (1, 1), "pool_size": (2, 2), "padding": (0, 0), "relu": True, "slot": 1}
 PARAMETERS |= {"nesterov": False, "layer": 0, "steps": 1, "samples": 2, "k": 2, "seed": 5, "rate": 0.5, "offset": 0}
-PARAMETERS |= {"kind": "elu", "options": (0.5,), "corner": (0, 0), "power": 2}
+PARAMETERS |= {"kind": "elu", "options": (0.5,), "corner": (0, 0), "power": 2, "normalize": True, "column": -1}
 
 
 def fitting(kernel):
@@ -410,7 +410,7 @@ def test_networks_stay_in_their_memory(name, backend, fuse):
 def one_step(function, *arrays):
     """A plan that consists of one call."""
     step = SimpleNamespace(call=(function, arrays))
-    return tinyconv.plan.lowering.Plan(reference, 1, *(None,) * 5, {"forward": (step,)}, {})
+    return tinyconv.plan.lowering.Plan(reference, 1, *(None,) * 6, {"forward": (step,)}, {})
 
 
 @pytest.mark.parametrize("offset", [-1, 6])
