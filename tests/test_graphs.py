@@ -292,6 +292,16 @@ def test_a_part_of_a_model_is_a_model():
     np.testing.assert_allclose(rest.predict(features.predict(x)), model.predict(x), atol=1e-6)
 
 
+def test_a_part_may_use_the_layer_before_its_beginning_again():
+    vector = Input((3,))
+    shared = layers.Dense(3, name="shared")
+    middle = shared(vector)
+    part = Model(middle, layers.Add()([shared(middle), middle]))
+    x = np.random.default_rng(8).random((2, 3), np.float32)
+    np.testing.assert_allclose(part.predict(x), shared(x) + x, atol=1e-6)
+    assert [path for path, _ in part._leaves] == ["shared", "add"]
+
+
 def test_freezing_a_model_within_freezes_its_layers():
     base = Sequential([Input((4,)), layers.Dense(3), layers.BatchNormalization()], name="base")
     base.trainable = False

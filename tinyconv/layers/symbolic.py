@@ -5,7 +5,7 @@ the last ones a model finds its way back to the first.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinyconv.checking.arguments import Shape
@@ -90,24 +90,24 @@ def calls_before(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Ca
     return [found[serial] for serial in sorted(found)]
 
 
-def in_keras_order(calls: Sequence[Call], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Any]:
+def in_keras_order(heads: Mapping[int, Any], calls: Sequence[Call], outputs: Sequence[Tensor]) -> list[Any]:
     """The layers of a network in the order that Keras keeps them in, and with them their weights: by their distance
     from the outputs, the farthest first; among equals, by when a walk from the outputs first meets them.
 
-    A model that was called as a layer is one of them, and its call one step.
+    A model that was called as a layer is one of them, and its call one step. ``heads`` are the input layers that stand
+    for the calls which the network begins with, by the id of the call.
     """
 
     def step(tensor_or_call: Tensor | Call) -> int:
         call = tensor_or_call.call if isinstance(tensor_or_call, Tensor) else tensor_or_call
-        return id(call.within[0]) if call.within else id(call)
+        return id(call.within[0]) if call.within and id(call) not in heads else id(call)
 
     entries: dict[int, Any] = {}  # of each step, in the order of creation
     reads: dict[int, dict[int, None]] = {}
-    ends = {id(tensor.call) for tensor in inputs}
     for call in calls:
         here = step(call)
-        entries.setdefault(here, call.within[0].model if call.within else call.layer)
-        earlier = (step(tensor) for tensor in call.inputs if id(call) not in ends)
+        entries.setdefault(here, heads.get(id(call)) or (call.within[0].model if call.within else call.layer))
+        earlier = (step(tensor) for tensor in call.inputs if id(call) not in heads)
         reads.setdefault(here, {}).update(dict.fromkeys(each for each in earlier if each != here))
     met: dict[int, int] = {}  # by the id of an entry
     seen: set[int] = set()

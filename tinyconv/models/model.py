@@ -120,9 +120,7 @@ class Model(Structure):
             uses.append(Use(call.layer, tuple(numbers[id(tensor)] for tensor in call.inputs), call.within))
             numbers[id(call.output)] = len(inputs) + len(uses) - 1
         self._outputs = [numbers[id(tensor)] for tensor in outputs]
-        heads_by_layer = {id(call.layer): heads[id(call)] for call in sources}
-        ordered = in_keras_order([*sources, *between], inputs, outputs)
-        self._layers = [heads_by_layer.get(id(entry), entry) for entry in ordered]
+        self._layers = in_keras_order(heads, [*sources, *between], outputs)
         for entry in self._layers:
             self._register(entry)
         self._adopt(uses)

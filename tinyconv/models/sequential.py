@@ -95,7 +95,7 @@ class Sequential(Model):
         for entry in self._layers:
             if isinstance(entry, Model):
                 if self._inputs:
-                    entry._build_for(self._shape_after(uses))
+                    entry._build_for(self._value_shapes(uses)[-1])
                 numbers, part = [value], Part(entry)
                 for use in entry._uses:
                     uses.append(Use(use.layer, tuple(numbers[read] for read in use.reads), (part, *use.within)))
@@ -108,12 +108,6 @@ class Sequential(Model):
         self._adopt(uses)
         if self._inputs and self._layers:
             self._assemble()
-
-    def _shape_after(self, uses: Sequence[Use]) -> Shape:
-        self._uses, shapes = list(uses), [self._inputs[0].shape]
-        for use in uses:
-            shapes.append(use.layer.output_shape(use.layer._joined([shapes[read] for read in use.reads])))
-        return shapes[-1]
 
     def _build_for(self, shape: Shape) -> None:
         if self._inputs and self._inputs[0].shape != shape:

@@ -248,8 +248,8 @@ class Structure(Configured):
             for spec in layer.weight_specs(layer.input_shape) if layer.input_shape is not None else ():
                 yield f"{path}/{spec.name}", layer, spec
 
-    def _shapes(self) -> list[Shape]:
-        """The shape of a sample of every value. Layers that have no weights yet draw them."""
+    def _draw_weights(self) -> None:
+        """Build the layers that have no weights yet, and check that the others' fit what they read."""
         shapes = [layer.shape for layer in self._inputs]
         chain = [str(shape) for shape in shapes]
         positions = {id(layer): number for number, (_, layer) in enumerate(self._leaves)}
@@ -270,11 +270,10 @@ class Structure(Configured):
                     f"{error} Shapes so far: {console.encodable(' → ', sys.stderr).join(chain)}."
                 ) from None
             chain.append(f"{use.path} {shapes[-1]}")
-        return shapes
 
     def _assemble(self) -> None:
         """Draw the weights of new layers, and lay all weights out in the model's two arenas."""
-        self._shapes()
+        self._draw_weights()
         trained: dict[str, Shape] = {}
         kept: dict[str, Shape] = {}
         for name, layer, spec in self._specs():
@@ -306,7 +305,7 @@ class Structure(Configured):
         values = [
             graph.add_input(layer.name if len(self._inputs) > 1 else "input", layer.shape) for layer in self._inputs
         ]
-        shapes = self._shapes()
+        shapes = self._value_shapes()
         calls: dict[int, int] = {}
         for use in self._uses:
             number = calls[id(use.layer)] = calls.get(id(use.layer), -1) + 1
@@ -410,10 +409,10 @@ class Structure(Configured):
         shapes: list[BatchShape] = [(None, *shape) for shape in self._output_shapes()]
         return shapes[0] if len(shapes) == 1 else shapes
 
-    def _value_shapes(self) -> list[Shape]:
-        """The shape of a sample of every value, as the layers' arguments say."""
+    def _value_shapes(self, uses: Sequence[Use] | None = None) -> list[Shape]:
+        """The shape of a sample of every value, of these uses or of the model's, as the layers' arguments say."""
         shapes: list[Shape] = [layer.shape for layer in self._inputs]
-        for use in self._uses:
+        for use in self._uses if uses is None else uses:
             shapes.append(use.layer.output_shape(use.layer._joined([shapes[read] for read in use.reads])))
         return shapes
 
