@@ -12,6 +12,7 @@ from strategies import examples, seeds
 
 import tinyconv
 from tinyconv import Input, Model, Sequential, layers
+from tinyconv.__main__ import meaning
 
 JOINS = ("Add", "Multiply", "Maximum", "Average", "Concatenate")
 
@@ -300,6 +301,35 @@ def test_a_part_may_use_the_layer_before_its_beginning_again():
     x = np.random.default_rng(8).random((2, 3), np.float32)
     np.testing.assert_allclose(part.predict(x), shared(x) + x, atol=1e-6)
     assert [path for path, _ in part._leaves] == ["shared", "add"]
+
+
+def test_layer_outputs_follow_the_graph():
+    """Each layer's output is what a model that ends there computes, whatever the order of the layers."""
+    model = residual(tinyconv)
+    x = np.random.default_rng(10).random((2, 8, 8, 3), np.float32)
+    outputs = tinyconv.explain.layer_outputs(model, x)
+    assert list(outputs) == [use.path for use in model._uses]
+    for name, output in outputs.items():
+        np.testing.assert_allclose(output, Model(model.input, model.get_layer(name).output).predict(x), atol=1e-6)
+    twins = siamese(tinyconv)
+    pair = [x, x[::-1].copy()]
+    outputs = tinyconv.explain.layer_outputs(twins, pair)
+    np.testing.assert_allclose(outputs["dense"], twins.predict(pair), atol=1e-6)
+    assert "sequential/conv2d" in outputs
+
+
+def test_pictures_of_several_inputs_are_refused():
+    with pytest.raises(ValueError, match="with 2 inputs and 1 outputs"):
+        tinyconv.explain.input_gradient(siamese(tinyconv), np.ones((1, 8, 8, 3)), [0])
+    with pytest.raises(ValueError, match="with 2 inputs and 1 outputs"):
+        tinyconv.plots.feature_maps(siamese(tinyconv), np.ones((8, 8, 3)))
+
+
+@pytest.mark.parametrize("end", [lambda x: layers.Softmax()(x), lambda x: Sequential([layers.Softmax()])(x)])
+def test_the_command_line_sees_how_a_graph_ends(end):
+    """A softmax that is a layer, or in a model within, is not applied again."""
+    vector = Input((4,))
+    assert meaning(Model(vector, end(layers.Dense(3)(vector)))) == ("classes", None)
 
 
 def test_freezing_a_model_within_freezes_its_layers():

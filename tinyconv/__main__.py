@@ -19,6 +19,7 @@ from tinyconv import kernels, layers
 from tinyconv.checking import console
 from tinyconv.checking.extras import need
 from tinyconv.checking.messages import suggest
+from tinyconv.plan import ops
 
 Result = dict[str, Any]
 
@@ -391,7 +392,7 @@ def predict(options: argparse.Namespace) -> Result:
     from tinyconv.datasets import pictures
 
     model = tinyconv.saving.load_model(options.model, backend=options.backend)
-    if model.input_shape is None or model.output_shape is None or len(model.output_shape) != 2:
+    if isinstance(model.input_shape, list) or isinstance(model.output_shape, list) or len(model.output_shape) != 2:
         raise ValueError(
             f"Cannot say what this network's outputs mean. Expected a row of numbers for each image. Received: outputs "
             f"of shape {model.output_shape}."
@@ -427,12 +428,11 @@ def meaning(model: tinyconv.Model) -> tuple[str, str | None]:
     They say which of several "classes" it is, which of "two classes" (one output: the probability of the second),
     which "labels" hold, each on its own, or just "numbers".
     """
-    last = next(
-        (layer for layer in reversed(model.layers) if not isinstance(layer, layers.Flatten | layers.Dropout)), None
-    )
-    activation = getattr(last, "activation", "linear")
+    last = model._graph().last_op()
+    activation = last.kind if isinstance(last, ops.Activation) else "linear"
+    activation = "softmax" if isinstance(last, ops.Softmax) else activation
     loss = model.loss.kind if model.loss is not None else None
-    single = model.output_shape is not None and model.output_shape[1] == 1
+    single = model.output_shape[1] == 1
     if activation == "softmax":
         return "classes", None
     if activation == "sigmoid" or loss == "binary_cross_entropy":

@@ -391,7 +391,7 @@ def _description(model: Network, samples: int, batch_size: int) -> dict[str, Any
         "learning_rate": "a number" if schedule is None else _as_text(schedule, schedule.get_config()),
         "loss": _as_text(loss, loss.get_config()),
         "metrics": [_as_text(metric, metric.get_config()) for metric in model.metrics],
-        "frozen": [layer.name for layer in model.layers if not (model.trainable and layer.trainable)],
+        "frozen": [path for path, layer in model._leaves if not (model.trainable and layer.trainable)],
     }
 
 

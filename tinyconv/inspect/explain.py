@@ -14,12 +14,18 @@ from tinyconv.plan.state import State
 
 
 def layer_outputs(model: Network, x: Any) -> dict[str, np.ndarray]:
-    """The output of every layer for a batch, by the layer's name, as at inference."""
-    value = _batch(model, x)
-    outputs = {}
-    for layer in model.layers:
-        outputs[layer.name] = value = layer(value)
-    return outputs
+    """The output of every layer for a batch, as at inference, by the layer's name in the model: "conv2d", or
+    "encoder/conv2d" in a model within. Of a layer that is called more than once it is the last call's."""
+    model._need_built()
+    arrays = model._input_arrays(x)
+    model._claim()
+    assert model._arenas is not None
+    state = State(reference, *model._arenas)
+    plan = lower(model._graph(every=True), len(arrays[0]), state, training=False, fuse=False)
+    for there, array in zip(plan.xs, arrays, strict=True):
+        there[...] = array
+    plan.program("prepare", "forward")()
+    return {use.path: out.copy() for use, out in zip(model._uses, plan.outs, strict=True)}
 
 
 def input_gradient(model: Network, x: Any, classes: Any) -> np.ndarray:
@@ -35,8 +41,9 @@ def input_gradient(model: Network, x: Any, classes: Any) -> np.ndarray:
 
     Source: Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks" (2014), section 3.
     """
-    x = _batch(model, x)
-    shape: Shape = model.output_shape[1:]  # type: ignore[assignment]
+    need_one_of_each("input_gradient", model)
+    (x,) = model._input_arrays(x)
+    shape: Shape = model.output_shape[1:]
     numbers = inputs.as_targets(classes, shape, True, len(x), "input_gradient")
     if len(shape) != 1:
         raise ValueError(f"input_gradient expects a model with one row of outputs. Received: outputs of shape {shape}.")
@@ -56,6 +63,12 @@ def input_gradient(model: Network, x: Any, classes: Any) -> np.ndarray:
     return plan.dx.copy()
 
 
-def _batch(model: Network, x: Any) -> np.ndarray:
+def need_one_of_each(what: str, model: Network) -> None:
+    """Refuse a model of several inputs or outputs."""
     model._need_built()
-    return inputs.as_input(x, model.input_shape[1:], f"model {model.name!r}")  # type: ignore[arg-type]
+    counts = len(model._inputs), len(model._outputs)
+    if counts != (1, 1):
+        raise ValueError(
+            f"{what} expects a model with one input and one output. Received: model {model.name!r} with {counts[0]} "
+            f"inputs and {counts[1]} outputs. Fix: Model(inputs, outputs) of one of them."
+        )

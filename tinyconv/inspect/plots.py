@@ -136,13 +136,13 @@ def _frame(ax: Any) -> None:
 
 def _check_model(model: Any) -> None:
     if not isinstance(model, Model):
-        raise TypeError(f"Invalid model. Expected a Sequential. Received: {received(model)}.")
+        raise TypeError(f"Invalid model. Expected a Sequential or a Model. Received: {received(model)}.")
 
 
 def _check_image(model: Any, image: Any) -> np.ndarray:
     """One sample of the model's input, finite."""
     _check_model(model)
-    model._need_built()
+    explain.need_one_of_each("A picture of what a model sees", model)
     shape = model.input_shape[1:]
     image = checking.numbers("The image", image)
     if image.shape != shape:
@@ -200,7 +200,7 @@ def saliency(model: Network, image: np.ndarray, label: int | None = None) -> "Fi
         )
     if label is not None:
         label = checking.integer("saliency", "label", label, at_least=0, at_most=outputs[0] - 1)  # type: ignore[operator]
-    scores = explain.layer_outputs(model, image[None])[model.layers[-1].name]
+    scores = model.predict(image[None])
     report.check_finite(f"The output of model {model.name!r}", scores)
     predicted = int(scores.argmax())
     label = predicted if label is None else label

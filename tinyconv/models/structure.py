@@ -299,8 +299,8 @@ class Structure(Configured):
                 layer._owner, layer._position = self, number
         self._weights_changed()
 
-    def _graph(self) -> Graph:
-        """What a plan makes of the layers."""
+    def _graph(self, every: bool = False) -> Graph:
+        """What a plan makes of the layers; with ``every`` the output of each use of a layer is an output of it."""
         graph = Graph()
         values = [
             graph.add_input(layer.name if len(self._inputs) > 1 else "input", layer.shape) for layer in self._inputs
@@ -312,7 +312,7 @@ class Structure(Configured):
             shape = use.layer._joined([shapes[read] for read in use.reads])
             sequence = [replace(op, name=use.path, call=number) for op in use.layer.ops(shape)]
             values.append(graph.add_chain(sequence, *(values[read] for read in use.reads)))
-        graph.outputs = [values[number] for number in self._outputs]
+        graph.outputs = values[len(self._inputs) :] if every else [values[number] for number in self._outputs]
         return graph
 
     # As a part of another model

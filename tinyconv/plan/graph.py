@@ -109,6 +109,13 @@ class Graph:
         graph.nodes = [node and Node(ops.settled(node.op), node.reads) for node in graph.nodes]
         return graph
 
+    def last_op(self) -> Op:
+        """What the first output is computed by, reshaping and dropout aside, which change none of its numbers."""
+        node = self[self.outputs[0]]
+        while isinstance(node.op, ops.Reshape | ops.Dropout):
+            node = self[node.reads[0]]
+        return node.op
+
     def pruned(self) -> "Graph":
         """The same graph without what no output depends on; inputs stay."""
         needed = {*self.outputs, *self.inputs}
