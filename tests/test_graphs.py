@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from strategies import examples, seeds
 import tinyconv
 from tinyconv import Input, Model, Sequential, layers
 from tinyconv.__main__ import meaning
+from tinyconv.plan.locks import ModelLock, join
 
 JOINS = ("Add", "Multiply", "Maximum", "Average", "Concatenate")
 
@@ -330,6 +332,35 @@ def test_the_command_line_sees_how_a_graph_ends(end):
     """A softmax that is a layer, or in a model within, is not applied again."""
     vector = Input((4,))
     assert meaning(Model(vector, end(layers.Dense(3)(vector)))) == ("classes", None)
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_a_lock_that_is_held_can_be_joined(held):
+    """Whichever of the two stands for both: ``add`` joins the lock that it holds."""
+    pair = sorted((ModelLock(), ModelLock()), key=id)
+    with pair[held], pair[held]:
+        join(pair)
+        assert not acquired_elsewhere(pair[0])
+    for lock in pair:
+        assert acquired_elsewhere(lock)
+        with lock:
+            assert not acquired_elsewhere(pair[0])
+    assert pair[0].root is pair[1].root
+
+
+def acquired_elsewhere(lock):
+    """Whether another thread gets the lock; it gives it back."""
+
+    def try_it():
+        got.append(lock.acquire(timeout=0.2))
+        if got[0]:
+            lock.release()
+
+    got = []
+    thread = threading.Thread(target=try_it)
+    thread.start()
+    thread.join()
+    return got[0]
 
 
 def test_freezing_a_model_within_freezes_its_layers():

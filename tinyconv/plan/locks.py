@@ -126,14 +126,18 @@ class ModelLock:
 
 
 def join(locks: Iterable[ModelLock]) -> None:
-    """Make these one lock, from now on: what they guard is shared."""
+    """Make these one lock, from now on: what they guard is shared. As often as this thread has entered them, it has
+    entered the one."""
     while True:
         roots = sorted({lock.root for lock in locks}, key=id)
         for root in roots:
             root._acquire(-1)
         settled = all(root is root.root for root in roots)
-        for root in roots[1:] if settled else ():
-            root._joined = roots[0]
+        if settled:
+            entered = sum(root._depth - 1 for root in roots)
+            for root in roots[1:]:
+                root._joined, root._depth = roots[0], 1
+            roots[0]._depth = entered + 1
         for root in roots:
             root._release()  # whoever waited for one of them finds that another stands for it
         if settled:
