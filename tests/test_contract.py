@@ -154,6 +154,7 @@ LEVELS = [
     {"files"},
     {"callbacks"},
     {"training"},
+    {"trace"},
     {"models"},
     {"saving", "export", "inspect", "datasets", "utils"},
     {"tinyconv"},

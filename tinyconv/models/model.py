@@ -31,6 +31,8 @@ from tinyconv.optimizers import Optimizer, OptimizerLike
 from tinyconv.plan import tables
 from tinyconv.plan.locks import locked
 from tinyconv.plan.lowering import Plan
+from tinyconv.trace.step import recorded
+from tinyconv.trace.trace import Trace
 from tinyconv.training.data import Data, Pass
 from tinyconv.training.heads import Head, heads, log_names, per_output, reported
 from tinyconv.training.progress import Progress, Verbosity
@@ -587,6 +589,33 @@ class Model(Structure):
         trainer.run_batch(*checked, training=True, update=False)
         trainer.kernels.upload(trainer.state.moving.flat, moving)  # asking changes nothing
         return {name: trainer.state.read(view) for name, view in trainer.state.grads.views.items()}
+
+    @locked
+    @explained
+    def trace(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Weights | None = None,
+        class_weight: Mapping[int, float] | None = None,
+    ) -> Trace:
+        """The next step of training on one batch, with every array of it: see :class:`tinyconv.trace.trace.Trace`.
+
+        It is computed on copies: neither the model nor its optimiser changes. What is random is what
+        ``train_on_batch`` would draw next. Without ``y``, or of a model without a loss, a forward pass as at inference.
+
+        >>> trace = model.trace(images[:8], labels[:8])
+        >>> print(trace)
+        >>> trace["conv2d"].output, trace["conv2d"].dkernel, trace["loss"].losses
+        """
+        scored = y is not None and self._loss is not None
+        self._need_trainer("trace", x, compiled=scored)
+        if scored and self._compiled is not None and not self._compiled["trained"] and self._is_stale:
+            self._assemble()  # as the next step would find it
+        trainer = self._need_trainer("trace", x, compiled=scored)
+        if scored:
+            return Trace(recorded(trainer, self._checked(x, y, sample_weight, class_weight)))
+        return Trace(recorded(trainer, (self._input_arrays(x), None, ())))
 
     @property
     @locked

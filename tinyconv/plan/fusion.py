@@ -70,10 +70,13 @@ RULES = (
 )
 
 
-def fuse(graph: Graph, training: bool) -> None:
-    """Apply every rule of the table, in its order, wherever it fits: to a chain whose inner values nobody else reads.
-    The graph is changed."""
-    for rule in RULES:
+LOSS_RULES = tuple(rule for rule in RULES if rule.pattern[-1] is ops.Loss)  # those that change what is computed
+
+
+def fuse(graph: Graph, training: bool, rules: Sequence[Rule] = RULES) -> None:
+    """Apply every one of these rules, in their order, wherever it fits: to a chain whose inner values nobody else
+    reads. The graph is changed."""
+    for rule in rules:
         if rule.inference_only and training:
             continue
         for number in range(len(graph.nodes)):

@@ -25,9 +25,24 @@ from tinyconv.kernels import memory, shapes
 from tinyconv.plan import ops, tables
 from tinyconv.plan.arena import Storage
 from tinyconv.plan.builder import PHASES, Builder, Step, Value
+from tinyconv.plan.fusion import RULES, Rule
 from tinyconv.plan.fusion import fuse as apply_fusion
 from tinyconv.plan.graph import Graph, Node
 from tinyconv.plan.state import PENALTY, State
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What one op has written into a plan: the values it reads (each with the gradient that this reader computes) and
+    gives, and its steps. ``joins`` add the gradients of the value's other readers to that of the first."""
+
+    op: ops.Op
+    reads: tuple[int, ...]  # numbers of nodes
+    inputs: tuple[Value, ...]
+    out: Value
+    forward: tuple[Step, ...]
+    joins: tuple[Step, ...]
+    backward: tuple[Step, ...]
 
 
 class Updater(Protocol):
@@ -50,6 +65,7 @@ class Plan:
     douts: tuple[Any, ...]  # the outputs' gradients, where a plan without a loss expects them; else of size zero
     steps: dict[str, tuple[Step, ...]]
     buffers: dict[str, Any] = field(repr=False)
+    emitted: dict[int, Emitted] = field(repr=False)  # by the number of the node, in order
 
     # Of a network with one input and one output:
 
@@ -128,9 +144,9 @@ def lower(
     state: State,
     *,
     training: bool,
-    losses: Sequence[ops.Loss] = (),
+    losses: Sequence[ops.Loss | None] = (),
     optimizer: Updater | None = None,
-    fuse: bool = True,
+    fuse: bool | Sequence[Rule] = True,
     storage: Storage | None = None,
     input_gradient: bool = False,
 ) -> Plan:
@@ -141,24 +157,26 @@ def lower(
         batch_size: how many samples a run takes.
         state: the parameters, gradients and counters to work on, and with them the kernel set.
         training: whether to drop units, use batch statistics, and compute gradients.
-        losses: what to compute of each output at the end.
+        losses: what to compute of each output at the end; None: nothing, and its gradient is 0.
         optimizer: how to update the parameters (training only).
-        fuse: whether to apply the fusion table.
+        fuse: whether to apply the fusion table, or which of its rules.
         storage: buffers to share with other plans of the same model.
         input_gradient: whether the gradients with respect to the inputs are wanted too (``plan.dxs``).
     """
     graph = network.copy() if training else network.without(ops.Dropout)
     if losses:
-        graph.outputs = [graph.add(loss, out) for loss, out in zip(losses, graph.outputs, strict=True)]
+        pairs = zip(losses, graph.outputs, strict=True)
+        graph.outputs = [out if loss is None else graph.add(loss, out) for loss, out in pairs]
     graph = graph.pruned()
     wanted = training and input_gradient
     for number in graph.inputs:
         source = graph[number].op
         graph.nodes[number] = Node(ops.Source(source.name, source.x_shape, source.out_shape, wanted), ())
     if fuse:
-        apply_fusion(graph, training)
+        apply_fusion(graph, training, RULES if fuse is True else fuse)
     b = Builder(state, storage or Storage(state.kernels), batch_size, training)
-    xs, outs = _emit(b, graph)
+    emitted, outs = _emit(b, graph)
+    xs = [emitted[number].out for number in graph.inputs]
     if losses:
         for power, strength in state.penalties.items():
             _penalise(b, state, power, strength)
@@ -170,30 +188,30 @@ def lower(
     split = len(xs)
     given = tuple(b.targets), tuple(b.all_weights)
     arrays = tuple(data[:split]), tuple(grads[:split]), *given, tuple(data[split:]), tuple(grads[split:])
-    return Plan(state.kernels, batch_size, *arrays, steps, b.buffers)
+    return Plan(state.kernels, batch_size, *arrays, steps, b.buffers, emitted)
 
 
-def _emit(b: Builder, graph: Graph) -> tuple[list[Value], list[Value]]:
-    """Let every op write its steps, and return the values of the inputs and of the outputs.
+def _emit(b: Builder, graph: Graph) -> tuple[dict[int, Emitted], list[Value]]:
+    """Let every op write its steps; what each has written, and the values of the outputs.
 
     Backward steps end up in reverse order of the ops. Where a value has several readers, an output of the network
     being one too, the sum of their gradients stands before the backward pass of the op that computed it.
     """
     waiting: dict[int, list[Value]] = {}  # of each value, one for each reader that is still to come
-    inputs: dict[int, Value] = {}
-    backward: list[Step] = []
+    emitted: dict[int, Emitted] = {}
     for number, node in graph:
-        value = node.op.emit(b, *(waiting[read].pop(0) for read in node.reads))
-        own, b.steps["backward"] = b.steps["backward"], []
-        if number in graph.inputs:
-            inputs[number] = value
+        inputs, before = tuple(waiting[read].pop(0) for read in node.reads), len(b.steps["forward"])
+        out = node.op.emit(b, *inputs)
+        own, b.steps["backward"] = tuple(b.steps["backward"]), []
         readers = len(graph.readers(number)) + graph.outputs.count(number)
-        waiting[number] = b.fork(node.op, value, readers)
-        backward = b.steps["backward"] + own + backward
-        b.steps["backward"] = []
+        waiting[number] = b.fork(node.op, out, readers)
+        joins, b.steps["backward"] = tuple(b.steps["backward"]), []
+        forward = tuple(b.steps["forward"][before:])
+        emitted[number] = Emitted(node.op, node.reads, inputs, out, forward, joins, own)
     b.add_shared()
+    backward = [step for each in reversed(emitted.values()) for step in (*each.joins, *each.backward)]
     b.steps["backward"] = backward + b.steps["backward"]
-    return [inputs[number] for number in graph.inputs], [waiting[number].pop(0) for number in graph.outputs]
+    return emitted, [waiting[number].pop(0) for number in graph.outputs]
 
 
 def _penalise(b: Builder, state: State, power: int, strength: Any) -> None:

@@ -121,11 +121,17 @@ def totals_of(found: Sequence[Head]) -> int:
     return LOSSES + 2 * len(found) + sum(each.metric.size for each in reported(found))
 
 
-def report(found: Sequence[Head], totals: np.ndarray) -> dict[str, float]:
-    """The means and the metrics that totals stand for, by name. The metrics know them from then on too."""
+def loss_of(found: Sequence[Head], totals: np.ndarray) -> tuple[float, list[float]]:
+    """The whole loss that totals stand for, and each output's."""
     samples = max(totals[LOSSES + 1], 1)
     means = [float(totals[head.slot] / samples) for head in found]
-    whole = float(totals[PENALTY] / samples) + sum(head.weight * mean for head, mean in zip(found, means, strict=True))
+    weighted = sum(head.weight * mean for head, mean in zip(found, means, strict=True))
+    return float(totals[PENALTY] / samples) + weighted, means
+
+
+def report(found: Sequence[Head], totals: np.ndarray) -> dict[str, float]:
+    """The means and the metrics that totals stand for, by name. The metrics know them from then on too."""
+    whole, means = loss_of(found, totals)
     values = [whole, *(means if len(found) > 1 else ())]
     for each in reported(found):
         each.metric.take(totals[each.slot : each.slot + each.metric.size])

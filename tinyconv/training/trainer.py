@@ -301,6 +301,21 @@ class Trainer:
         found = [self.state.read(out) for out in plan.outs]
         return found[0] if len(found) == 1 else found
 
+    def load(
+        self,
+        plan: Plan,
+        xs: Sequence[np.ndarray],
+        ys: Sequence[np.ndarray] | None,
+        weights: Sequence[np.ndarray | None],
+    ) -> None:
+        """Fill a plan's batch with arrays that Python hands over."""
+        for there, x in zip(plan.xs, xs, strict=True):
+            self.kernels.upload(there, x)
+        for there, y in zip(plan.all_targets, ys, strict=True) if ys is not None else ():
+            self.kernels.upload(there, inputs.one_hot(y, there.shape) if is_sparse(y) else y)
+        for there, each in zip(plan.all_weights, given(weights), strict=True):
+            self.kernels.upload(there, each.reshape(-1))
+
     def run_batch(
         self,
         xs: Sequence[np.ndarray],
@@ -311,12 +326,7 @@ class Trainer:
     ) -> Plan:
         """One batch that Python hands over: forward, and if ``training`` backward, and if ``update`` the optimiser."""
         plan = self.plan(len(xs[0]), training, ys is not None, are_given(weights))
-        for there, x in zip(plan.xs, xs, strict=True):
-            self.kernels.upload(there, x)
-        for there, y in zip(plan.all_targets, ys, strict=True) if ys is not None else ():
-            self.kernels.upload(there, inputs.one_hot(y, there.shape) if is_sparse(y) else y)
-        for there, each in zip(plan.all_weights, given(weights), strict=True):
-            self.kernels.upload(there, each.reshape(-1))
+        self.load(plan, xs, ys, weights)
         if training or ys is not None:  # otherwise nothing is drawn, and nothing counted
             self.begin(self.optimizer.iterations if self.optimizer else 0)
         if training:

@@ -1,0 +1,171 @@
+"""model.trace: a step of training as an object."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import tinyconv
+from tinyconv import layers
+
+
+def digits(backend="reference", fuse=True, **settings):
+    """A small network of the usual layers, after one step."""
+    tinyconv.utils.set_random_seed(5)
+    model = tinyconv.Sequential(
+        [
+            tinyconv.Input((12, 12, 1)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(10, activation="softmax", kernel_regularizer="l2"),
+        ]
+    )
+    settings = {"loss": "sparse_categorical_crossentropy", "optimizer": "adam", **settings}
+    model.compile(backend=backend, fuse=fuse, metrics=["accuracy"], **settings)
+    x, y = batch()
+    model.train_on_batch(x, y)
+    return model
+
+
+def batch(samples=6):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((samples, 12, 12, 1), np.float32), rng.integers(0, 10, samples)
+
+
+def siamese(backend="reference"):
+    """An encoder that is called twice, a shared layer, a fork, and two outputs of which one has no loss."""
+    tinyconv.utils.set_random_seed(3)
+    image = tinyconv.Input((6, 6, 2))
+    encoder = tinyconv.Model(
+        image, layers.Dense(5, activation="tanh", name="code")(layers.Flatten()(image)), name="enc"
+    )
+    left, right = tinyconv.Input((6, 6, 2), name="left"), tinyconv.Input((6, 6, 2), name="right")
+    a, b = encoder(left), encoder(right)
+    shared = layers.Dense(5, name="shared", kernel_regularizer="l1")
+    joined = layers.Average(name="mean")([shared(a), shared(b), a])
+    same = layers.Dense(1, activation="sigmoid", name="same")(joined)
+    model = tinyconv.Model([left, right], [same, layers.Multiply(name="product")([a, b])])
+    model.compile("sgd", {"same": "binary_crossentropy"}, backend=backend)
+    return model
+
+
+def pairs():
+    rng = np.random.default_rng(1)
+    x = {name: rng.standard_normal((4, 6, 6, 2), np.float32) for name in ("left", "right")}
+    return x, {"same": rng.integers(0, 2, (4, 1))}
+
+
+def state_of(model):
+    moments = [array for slot in model.optimizer_state().values() for array in slot.values()]
+    return [array.tobytes() for array in (*model.get_weights(), *moments)], model.optimizer.iterations
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_trace_is_the_next_step_and_changes_nothing(backend, fuse):
+    model, (x, y) = digits(backend, fuse), batch()
+    before = state_of(model)
+    trace, again = model.trace(x, y), model.trace(x, y)
+    assert state_of(model) == before
+    for name, gradient in model.gradients(x, y).items():
+        np.testing.assert_allclose(trace.weights[name].gradient, gradient, rtol=1e-4, atol=1e-6)
+        assert trace.weights[name].new.tobytes() == again.weights[name].new.tobytes()
+    assert model.train_on_batch(x, y)[0] == pytest.approx(trace.loss, rel=1e-6)
+    names = [name for name, _, _ in model._specs()]
+    for name, array in zip(names, model.get_weights(), strict=True):
+        np.testing.assert_allclose(trace.weights[name].new, array, rtol=1e-4, atol=2e-6)
+    moments = model.optimizer_state()
+    for slot, name in (("momentum", "dense/kernel"), ("velocity", "conv2d/bias")):
+        np.testing.assert_allclose(trace.weights[name].moments[slot], moments[slot][name], rtol=1e-4, atol=1e-8)
+
+
+def test_a_trace_has_every_array():
+    trace = digits().trace(*batch())
+    assert list(trace) == ["conv2d", "max_pooling2d", "batch_normalization", "flatten", "dropout", "dense", "loss"]
+    conv, dense = trace["conv2d"], trace["dense"]
+    assert {name: getattr(conv, name).shape for name in dir(conv)} == {
+        **dict.fromkeys(("output", "doutput", "z", "dz"), (6, 10, 10, 4)),
+        **dict.fromkeys(("input", "dinput"), (6, 12, 12, 1)),
+        **dict.fromkeys(("kernel", "dkernel", "new_kernel"), (3, 3, 1, 4)),
+        **dict.fromkeys(("bias", "dbias", "new_bias"), (4,)),
+    }
+    np.testing.assert_array_equal(conv.output, np.maximum(conv.z, 0))
+    np.testing.assert_array_equal(trace["flatten"].output, trace["flatten"].input.reshape(6, 100))
+    probs = np.zeros((6, 10))
+    probs[range(6), batch()[1]] = 1
+    np.testing.assert_allclose(dense.dz, (dense.output - probs) / 6, atol=1e-7)
+    np.testing.assert_array_equal(trace["loss"].dinput, dense.dz)
+    np.testing.assert_array_equal(trace.dinputs["input_layer"], conv.dinput)
+    moving = trace["batch_normalization"].weights["moving_mean"]
+    assert moving.gradient is None
+    assert (moving.new != moving.value).all()
+    assert not conv.output.flags.writeable
+    with pytest.raises(AttributeError, match=r"Layer 'conv2d': unknown array: 'dkernle'. Did you mean 'dkernel'"):
+        conv.dkernle  # noqa: B018
+    with pytest.raises(ValueError, match=r"race of model.*'conv2d_1'. Did you mean 'conv2d'"):
+        trace["conv2d_1"]
+
+
+def test_shared_layers_and_models_within():
+    model, (x, y) = siamese(), pairs()
+    trace = model.trace(x, y)
+    expected = ["enc/flatten", "enc/code", "enc/flatten:1", "enc/code:1", "shared", "shared:1", "mean", "same"]
+    assert sorted(trace) == sorted([*expected, "product", "loss"])
+    for name, gradient in model.gradients(x, y).items():
+        np.testing.assert_allclose(trace.weights[name].gradient, gradient, rtol=1e-5, atol=1e-8)
+    assert trace["shared"].dkernel is trace["shared:1"].dkernel
+    mean = trace["mean"]
+    np.testing.assert_allclose(mean.output, np.mean(mean.inputs, axis=0), rtol=1e-6)
+    for dinput in mean.dinputs:
+        np.testing.assert_allclose(dinput, mean.doutput / 3, rtol=1e-6)
+    code = trace["enc/code"]  # read by the shared layer, by the mean and by the product, which has no loss
+    np.testing.assert_allclose(code.doutput, trace["shared"].dinput + mean.dinputs[2], rtol=1e-5, atol=1e-9)
+    assert not trace["product"].doutput.any()
+
+
+def test_without_targets_a_trace_is_a_forward_pass():
+    model, (x, y) = digits(), batch()
+    trace = model.trace(x)
+    np.testing.assert_array_equal(trace["dense"].output, model.predict(x))
+    np.testing.assert_array_equal(trace["dropout"].output, trace["dropout"].input)
+    assert trace.loss is trace["conv2d"].doutput is trace["conv2d"].dkernel is None
+    bare = copy.deepcopy(model)
+    bare.compile("sgd", backend="reference")
+    np.testing.assert_array_equal(bare.trace(x, y)["dense"].output, trace["dense"].output)
+
+
+def test_a_trace_weighs_samples():
+    model, (x, y) = digits(), batch()
+    weights = np.array([0, 1, 2, 0.5, 1, 1], np.float32)
+    trace = model.trace(x, y, sample_weight=weights)
+    assert trace["loss"].losses[0] == 0
+    assert not trace["dense"].dz[0].any()
+    assert model.train_on_batch(x, y, sample_weight=weights)[0] == pytest.approx(trace.loss, rel=1e-6)
+
+
+def test_freezing_counts_as_for_the_next_step():
+    tinyconv.utils.set_random_seed(1)
+    model = tinyconv.Sequential([tinyconv.Input((4,)), layers.Dense(3), layers.BatchNormalization(), layers.Dense(2)])
+    model.compile("sgd", "mse", backend="reference")
+    model.layers[0].trainable = model.layers[1].trainable = False
+    x, y = np.ones((3, 4)), np.zeros((3, 2))
+    trace = model.trace(x, y)
+    assert trace["dense"].dkernel is None
+    before = model.get_weights()
+    model.train_on_batch(x, y)
+    for (name, _, _), array, old in zip(model._specs(), model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(trace.weights[name].new, array)
+        assert (array == old).all() == (not name.startswith("dense_1"))
+
+
+def test_a_trace_prints():
+    model, (x, y) = digits(), batch()
+    trace = model.trace(x, y)
+    assert repr(trace).startswith("<Trace of model 'sequential', step 2: 6 layers, loss ")
+    assert "max_pooling2d" in str(trace)
+    assert "<table>" in trace._repr_html_()
+    assert "dkernel (3, 3, 1, 4)" in repr(trace["conv2d"])
+    assert "forward only" in repr(model.trace(x))

@@ -1,0 +1,231 @@
+"""What ``model.trace(x, y)`` gives: a step of training, layer by layer."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tinyconv.checking import unknown
+from tinyconv.checking.tables import Table, dims
+from tinyconv.plan import ops
+from tinyconv.trace.record import Array, Node, Record, Use, Weight
+
+
+class LayerTrace:
+    """A use of a layer in a step. All arrays are read-only, and begin with the batch axis.
+
+    ``input`` and ``output``; backward ``doutput``, the derivative of the loss with respect to the output, and
+    ``dinput``, that with respect to the input by way of this layer alone. Of a layer with an activation of its own also
+    ``z`` and ``dz``, the numbers that the activation starts from. Of a layer that joins several values ``inputs`` and
+    ``dinputs``. Weights have their names: ``kernel``, its gradient ``dkernel`` (of the whole loss, penalties and the
+    layer's other uses included), and what the step makes of it, ``new_kernel``.
+
+    What there is not is None: gradients of a pass that was forward only, or of what does not learn.
+    """
+
+    def __init__(self, record: Record, use: Use) -> None:
+        self._record, self._use = record, use
+        self.name, self.layer = use.name, use.layer
+        self.weights: Mapping[str, Weight] = {
+            name.rpartition("/")[2]: weight
+            for name, weight in record.weights.items()
+            if name.rpartition("/")[0] == use.path
+        }
+
+    @property
+    def _nodes(self) -> list[Node]:
+        """The ops that the layer consists of, in order: of some layers none, of most one."""
+        return [self._record.nodes[number] for number in self._use.nodes]
+
+    @property
+    def inputs(self) -> tuple[Array, ...]:
+        return tuple(self._record.nodes[number].out for number in self._use.reads)
+
+    @property
+    def dinputs(self) -> tuple[Array | None, ...]:
+        return self._nodes[0].dinputs if self._nodes else (self.doutput,) * len(self._use.reads)
+
+    @property
+    def input(self) -> Any:
+        """The input; of several, the tuple."""
+        return self.inputs[0] if len(self.inputs) == 1 else self.inputs
+
+    @property
+    def dinput(self) -> Any:
+        """The gradient of the input by way of this layer; of several, the tuple."""
+        return self.dinputs[0] if len(self.dinputs) == 1 else self.dinputs
+
+    @property
+    def output(self) -> Array:
+        return self._record.nodes[self._use.gives].out
+
+    @property
+    def doutput(self) -> Array | None:
+        return self._record.nodes[self._use.gives].dout
+
+    @property
+    def inner(self) -> Mapping[str, Node]:
+        """Of a layer of several ops, those before the last, by their kind: "conv2d", "depthwise_conv2d"."""
+        return {node.op.label: node for node in self._nodes[:-1]}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if (
+            name in ("z", "dz")
+            and len(self._nodes) > 1
+            and isinstance(self._nodes[-1].op, ops.Activation | ops.Softmax)
+        ):
+            last = self._nodes[-1]
+            return last.inputs[0] if name == "z" else last.dinputs[0]
+        parts = {"": "value", "d": "gradient", "new_": "new"}
+        for prefix, attribute in parts.items():
+            weight = self.weights.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
+            if weight is not None:
+                return getattr(weight, attribute)
+        raise AttributeError(str(unknown(f"layer {self.name!r}", "array", name, self.__dir__())))
+
+    def __dir__(self) -> list[str]:
+        """The names of the arrays that there are."""
+        several = len(self._use.reads) > 1
+        names = ["output", "doutput", *(("inputs", "dinputs") if several else ("input", "dinput"))]
+        if len(self._nodes) > 1 and isinstance(self._nodes[-1].op, ops.Activation | ops.Softmax):
+            names += ["z", "dz"]
+        return [*names, *(f"{prefix}{name}" for name in self.weights for prefix in ("", "d", "new_"))]
+
+    def __repr__(self) -> str:
+        arrays = {name: getattr(self, name) for name in self.__dir__()}
+        shown = (f"{name} {array.shape}" for name, array in arrays.items() if isinstance(array, np.ndarray))
+        return f"<{type(self.layer).__name__} {self.name!r}: {', '.join(shown)}>"
+
+
+class LossTrace:
+    """The loss of an output: ``input``, the predictions or the scores that it starts from, ``dinput``, their gradient,
+    ``targets`` (as rows, smoothed if the loss smooths), and ``losses``, one for each row, weights included."""
+
+    def __init__(self, record: Record, node: Node) -> None:
+        self._record, self._node = record, node
+        self.name, self.kind = node.op.name, node.op.label
+        own = node.own[f"{self.kind}_forward"]
+        self.input, self.dinput = node.inputs[0], node.dinputs[0]
+        self.targets, self.losses = own["targets"].reshape(self.input.shape), own["losses"]
+        self.probs: Array | None = own["probs"].reshape(self.input.shape) if "probs" in own else None
+
+    def __repr__(self) -> str:
+        return f"<loss {self.name!r}, {self.kind}, of {len(self.losses)} rows>"
+
+
+class Trace(Mapping[str, Any]):
+    """One step of training: every array of it, by the names of the layers in the model.
+
+    ``trace["conv2d"]`` is a :class:`LayerTrace`; in a model within a model "encoder/conv2d"; of a layer that is called
+    several times "dense", "dense:1", "dense:2"; ``trace["loss"]`` is a :class:`LossTrace`. ``trace.weights`` has, by
+    "layer/weight", each weight's value, gradient, moments, step and new value.
+
+    ``loss`` and ``loss_after``: of the batch, before the step and after it, with the same dropout. Without targets, or
+    of a model without a loss, both are None and so are all gradients, and the pass is as at inference.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._layers: dict[str, Any] = {}
+        for use in record.uses:
+            self._layers[use.name] = LayerTrace(record, use)
+        self._losses = {name: LossTrace(record, node) for name, node in record.losses.items()}
+
+    @property
+    def loss(self) -> float | None:
+        return self._record.loss
+
+    @property
+    def loss_after(self) -> float | None:
+        return self._record.loss_after
+
+    @property
+    def weights(self) -> Mapping[str, Weight]:
+        return self._record.weights
+
+    @property
+    def inputs(self) -> dict[str, Array]:
+        """The batch, by the names of the inputs."""
+        return {name: self._record.nodes[number].out for name, number in self._record.inputs.items()}
+
+    @property
+    def dinputs(self) -> dict[str, Array | None]:
+        """The gradient of each input: which pixels matter, and in which direction."""
+        return {name: self._record.nodes[number].dout for name, number in self._record.inputs.items()}
+
+    @property
+    def losses(self) -> Mapping[str, LossTrace]:
+        return self._losses
+
+    @property
+    def training(self) -> bool:
+        """Whether this is a step of training, and not a forward pass as at inference."""
+        return self._record.training
+
+    @property
+    def step(self) -> int:
+        """The number of steps before this one."""
+        return self._record.counters[0]
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._layers and name not in self._losses:
+            raise unknown(f"the trace of model {self._record.model!r}", "layer", name, list(self))
+        return self._layers[name] if name in self._layers else self._losses[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._layers, *(name for name in self._losses if name not in self._layers)])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        what = f"step {self.step + 1}" if self.training else "forward only"
+        loss = f", loss {self.loss:.6g} → {self.loss_after:.6g}" if self.loss is not None else ""
+        return f"<Trace of model {self._record.model!r}, {what}: {len(self._layers)} layers{loss}>"
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of a trace."""
+        return self.table().to_html()
+
+    def table(self) -> Table:
+        """Each layer: shapes, and how large its numbers are."""
+        rows = []
+        for name, each in self._layers.items():
+            kernel = max(
+                (w.gradient for w in each.weights.values() if w.gradient is not None), key=np.size, default=None
+            )
+            step = [np.abs(w.step).max() for w in each.weights.values() if w.gradient is not None and w.step.size]
+            row = [
+                name,
+                type(each.layer).__name__,
+                dims(each.output.shape[1:]),
+                _range(each.output),
+                _zeros(each.output),
+            ]
+            row += [_size(each.doutput), _size(kernel), f"{max(step):.2g}" if step else ""]
+            rows.append(row)
+        columns = ("layer", "kind", "output", "from … to", "zeros", "|doutput| ≤", "|dweights| ≤", "|step| ≤")
+        notes = []
+        if self.loss is not None:
+            notes.append(f"Loss {self.loss:.6g} before the step, {self.loss_after:.6g} after it, on the same batch.")
+            notes.append(f"Step {self.step + 1} of {self._record.optimizer}.")
+        size = next(iter(self.inputs.values())).shape[0]
+        title = f"{'A step of training' if self.training else 'A forward pass'} of {self._record.model!r}, batch {size}"
+        return Table(title, columns, rows, notes, right=(3, 4, 5, 6, 7), needs={1: 70, 4: 80, 7: 90})
+
+
+def _range(array: Array) -> str:
+    return f"{array.min():.3g} … {array.max():.3g}"
+
+
+def _zeros(array: Array) -> str:
+    return f"{np.mean(array == 0):.0%}"
+
+
+def _size(array: Array | None) -> str:
+    return "" if array is None or not array.size else f"{np.abs(array).max():.2g}"
