@@ -113,7 +113,7 @@ class Tinyconv:
         for _, size in self.loop.batches():
             self.loop.programs[size]()
             self.model.optimizer.iterations += 1
-        self.trainer.logs(len(self.x))  # the epoch's one read
+        self.trainer.logs()  # the epoch's one read
         self.kernels.synchronize()
 
     def accuracy(self, x: np.ndarray, y: np.ndarray) -> float:

@@ -238,7 +238,6 @@ def test_a_model_keras_trained_with_what_tinyconv_has_not_is_refused_by_name(tmp
     )
     refused([layers.Dense(4, kernel_constraint="non_neg")], "kernel_constraint.*is not supported")
     refused([layers.Dense(4, dtype="float16")], r"Dense\(dtype='float16'\) is not supported")
-    refused([keras.Sequential([layers.Dense(2)])], "'Sequential' of 'keras' is not supported by tinyconv")
     refused([layers.Dense(4)], "optimizer: 'Lion' of 'keras.optimizers' is not supported", "lion")
 
 

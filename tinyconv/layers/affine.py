@@ -1,6 +1,6 @@
 """The layers that learn filters: convolution and dense."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from tinyconv import initializers, regularizers
@@ -8,10 +8,18 @@ from tinyconv.activations import ActivationLike
 from tinyconv.checking import affordable, boolean, choice, integer
 from tinyconv.checking.arguments import Shape
 from tinyconv.checking.lookup import saved
-from tinyconv.checking.messages import refuse
 from tinyconv.initializers import Initializer, InitializerLike
 from tinyconv.layers.activation import activation_name, activation_ops
-from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, last_axis, pair, who, windows
+from tinyconv.layers.arguments import (
+    DataFormat,
+    LayerOptions,
+    Padding,
+    last_axis,
+    pair,
+    refuse_unsupported,
+    who,
+    windows,
+)
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.plan import ops
 from tinyconv.regularizers import Regularizer, RegularizerLike
@@ -26,12 +34,19 @@ class Affine(Layer):
     kernel_regularizer: Regularizer | None
     bias_regularizer: Regularizer | None
 
-    def _set(self, activation: ActivationLike, use_bias: bool, **given: Any) -> None:
-        """``given``: initialisers and regularisers by their names."""
-        self.activation = activation_name(self, activation)
-        self.use_bias = boolean(who(self), "use_bias", use_bias)
-        for name, value in given.items():
-            setattr(self, name, (initializers if name.endswith("_initializer") else regularizers).get(value))
+    @property
+    def _weight_arguments(self) -> list[str]:
+        """The names of the arguments that are about its weights: first the initialisers, then the regularisers."""
+        weights = (*self.filters_names, "bias")
+        return [f"{weight}_{what}" for what in ("initializer", "regularizer") for weight in weights]
+
+    def _set(self, given: Mapping[str, Any]) -> None:
+        """Take a constructor's arguments (its ``locals()``), as far as such layers share them."""
+        refuse_unsupported(self, given)
+        self.activation = activation_name(self, given["activation"])
+        self.use_bias = boolean(who(self), "use_bias", given["use_bias"])
+        for name in self._weight_arguments:
+            setattr(self, name, (initializers if name.endswith("_initializer") else regularizers).get(given[name]))
 
     def _spec(self, name: str, shape: Shape, of: str = "") -> WeightSpec:
         """An array of weights; its initialiser and regulariser are called after it, or after ``of``."""
@@ -42,28 +57,24 @@ class Affine(Layer):
         return [self._spec("bias", (size,))] if self.use_bias else []
 
     def get_config(self) -> dict[str, Any]:
-        weights = (*self.filters_names, "bias")
-        names = [f"{weight}_{what}" for what in ("initializer", "regularizer") for weight in weights]
-        saved_ones = {name: saved(getattr(self, name)) for name in ("activation", "use_bias", *names)}
-        return {**super().get_config(), **saved_ones}
+        names = ("activation", "use_bias", *self._weight_arguments)
+        return {**super().get_config(), **{name: saved(getattr(self, name)) for name in names}}
 
 
 class Convolution(Affine):
     """What convolutions share: a window that moves."""
 
     size_names: tuple[str, ...] = ("filters",)
+    filters: int
 
-    def _set_window(
-        self,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int],
-        padding: str,
-        dilation_rate: int | Sequence[int],
-    ) -> None:
-        self.kernel_size = pair(self, "kernel_size", kernel_size)
-        self.strides = pair(self, "strides", strides)
-        self.padding = choice(who(self), "padding", padding, ("valid", "same"))
-        self.dilation_rate = pair(self, "dilation_rate", dilation_rate)
+    def _set(self, given: Mapping[str, Any]) -> None:
+        super()._set(given)
+        for name in self.size_names:
+            setattr(self, name, integer(who(self), name, given[name]))
+        self.kernel_size = pair(self, "kernel_size", given["kernel_size"])
+        self.strides = pair(self, "strides", given["strides"])
+        self.padding = choice(who(self), "padding", given["padding"], ("valid", "same"))
+        self.dilation_rate = pair(self, "dilation_rate", given["dilation_rate"])
         if max(self.strides) > 1 and max(self.dilation_rate) > 1:
             raise ValueError(
                 f"Layer {self.name!r}: strides and dilation_rate cannot both be above 1, as in Keras. "
@@ -134,24 +145,7 @@ class Conv2D(Convolution):
         **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**options)
-        unsupported = {
-            "data_format": data_format,
-            "groups": groups,
-            "activity_regularizer": activity_regularizer,
-            "kernel_constraint": kernel_constraint,
-            "bias_constraint": bias_constraint,
-        }
-        refuse(type(self).__name__, unsupported, NEUTRAL)
-        self._set(
-            activation,
-            use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-        )
-        self.filters = integer(who(self), "filters", filters)
-        self._set_window(kernel_size, strides, padding, dilation_rate)
+        self._set(locals())
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return self._image(input_shape, self.filters)
@@ -194,23 +188,7 @@ class Dense(Affine):
         **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**options)
-        unsupported = {
-            "activity_regularizer": activity_regularizer,
-            "kernel_constraint": kernel_constraint,
-            "bias_constraint": bias_constraint,
-            "lora_rank": lora_rank,
-            "lora_alpha": lora_alpha,
-            "quantization_config": quantization_config,
-        }
-        refuse(type(self).__name__, unsupported, NEUTRAL)
-        self._set(
-            activation,
-            use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-        )
+        self._set(locals())
         self.units = integer(who(self), "units", units)
 
     def output_shape(self, input_shape: Shape) -> Shape:

@@ -3,7 +3,7 @@
 ``layer`` is whose arguments they are, for messages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyconv import checking
 from tinyconv.checking.arguments import Shape
+from tinyconv.checking.messages import refuse
 
 Pair = tuple[int, int]
 Padding = Literal["valid", "same"]
@@ -68,6 +69,11 @@ class Named(Protocol):
 def who(layer: Named) -> str:
     """What messages call a layer."""
     return f"layer {layer.name!r}"
+
+
+def refuse_unsupported(layer: Named, given: Mapping[str, Any]) -> None:
+    """Refuse what only Keras' layer has, among a constructor's arguments (its ``locals()``)."""
+    refuse(type(layer).__name__, {name: value for name, value in given.items() if name in NEUTRAL}, NEUTRAL)
 
 
 def images(layer: Named, input_shape: Shape) -> Shape:

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Unpack
 
 from tinyconv.activations import ActivationLike
-from tinyconv.checking import affordable, integer
+from tinyconv.checking import affordable
 from tinyconv.checking.arguments import Shape
-from tinyconv.checking.messages import refuse
 from tinyconv.initializers import InitializerLike
 from tinyconv.layers.activation import activation_ops
 from tinyconv.layers.affine import Convolution
-from tinyconv.layers.arguments import NEUTRAL, DataFormat, LayerOptions, Padding, images, who
+from tinyconv.layers.arguments import DataFormat, LayerOptions, Padding, images, who
 from tinyconv.layers.base import WeightSpec
 from tinyconv.plan import ops
 from tinyconv.regularizers import RegularizerLike
@@ -30,6 +29,7 @@ class DepthwiseConv2D(Convolution):
 
     filters_names = ("depthwise",)
     size_names = ("depth_multiplier",)
+    depth_multiplier: int
 
     def __init__(
         self,
@@ -51,23 +51,7 @@ class DepthwiseConv2D(Convolution):
         **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**options)
-        unsupported = {
-            "data_format": data_format,
-            "activity_regularizer": activity_regularizer,
-            "depthwise_constraint": depthwise_constraint,
-            "bias_constraint": bias_constraint,
-        }
-        refuse(type(self).__name__, unsupported, NEUTRAL)
-        self._set(
-            activation,
-            use_bias,
-            depthwise_initializer=depthwise_initializer,
-            bias_initializer=bias_initializer,
-            depthwise_regularizer=depthwise_regularizer,
-            bias_regularizer=bias_regularizer,
-        )
-        self.depth_multiplier = integer(who(self), "depth_multiplier", depth_multiplier)
-        self._set_window(kernel_size, strides, padding, dilation_rate)
+        self._set(locals())
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return self._image(input_shape, input_shape[-1] * self.depth_multiplier if input_shape else 1)
@@ -98,6 +82,7 @@ class SeparableConv2D(Convolution):
 
     filters_names = ("depthwise", "pointwise")
     size_names = ("filters", "depth_multiplier")
+    depth_multiplier: int
 
     def __init__(
         self,
@@ -123,27 +108,7 @@ class SeparableConv2D(Convolution):
         **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**options)
-        unsupported = {
-            "data_format": data_format,
-            "activity_regularizer": activity_regularizer,
-            "depthwise_constraint": depthwise_constraint,
-            "pointwise_constraint": pointwise_constraint,
-            "bias_constraint": bias_constraint,
-        }
-        refuse(type(self).__name__, unsupported, NEUTRAL)
-        self._set(
-            activation,
-            use_bias,
-            depthwise_initializer=depthwise_initializer,
-            pointwise_initializer=pointwise_initializer,
-            bias_initializer=bias_initializer,
-            depthwise_regularizer=depthwise_regularizer,
-            pointwise_regularizer=pointwise_regularizer,
-            bias_regularizer=bias_regularizer,
-        )
-        self.filters = integer(who(self), "filters", filters)
-        self.depth_multiplier = integer(who(self), "depth_multiplier", depth_multiplier)
-        self._set_window(kernel_size, strides, padding, dilation_rate)
+        self._set(locals())
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return self._image(input_shape, self.filters)
@@ -202,24 +167,7 @@ class Conv2DTranspose(Convolution):
         **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**options)
-        unsupported = {
-            "output_padding": output_padding,
-            "data_format": data_format,
-            "activity_regularizer": activity_regularizer,
-            "kernel_constraint": kernel_constraint,
-            "bias_constraint": bias_constraint,
-        }
-        refuse(type(self).__name__, unsupported, NEUTRAL)
-        self._set(
-            activation,
-            use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-        )
-        self.filters = integer(who(self), "filters", filters)
-        self._set_window(kernel_size, strides, padding, dilation_rate)
+        self._set(locals())
 
     def output_shape(self, input_shape: Shape) -> Shape:
         images(self, input_shape)

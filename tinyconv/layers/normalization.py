@@ -1,20 +1,49 @@
 """Batch and layer normalisation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from tinyconv import initializers
 from tinyconv.checking import LARGEST, boolean, integer, number
 from tinyconv.checking.arguments import Shape
 from tinyconv.checking.lookup import saved
-from tinyconv.checking.messages import refuse
-from tinyconv.initializers import InitializerLike
-from tinyconv.layers.arguments import NEUTRAL, LayerOptions, last_axis, who
+from tinyconv.initializers import Initializer, InitializerLike
+from tinyconv.layers.arguments import LayerOptions, last_axis, refuse_unsupported, who
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.plan import ops
 
 
-class BatchNormalization(Layer):
+class Normalization(Layer):
+    """What both share: a variance that is kept above 0, a scale gamma, and a shift beta."""
+
+    statistics: tuple[str, ...] = ()  # further weights, which training does not learn from gradients
+    beta_initializer: Initializer
+    gamma_initializer: Initializer
+
+    def _set(self, given: Mapping[str, Any]) -> None:
+        """Take a constructor's arguments (its ``locals()``), as far as both share them."""
+        refuse_unsupported(self, given)
+        self.epsilon = number(who(self), "epsilon", given["epsilon"], above=0.0)
+        self.center = boolean(who(self), "center", given["center"])
+        self.scale = boolean(who(self), "scale", given["scale"])
+        for weight in ("beta", "gamma", *self.statistics):
+            setattr(self, f"{weight}_initializer", initializers.get(given[f"{weight}_initializer"]))
+
+    def _specs(self, shape: Shape) -> list[WeightSpec]:
+        learned = [("gamma", self.scale), ("beta", self.center), *((name, True) for name in self.statistics)]
+        return [
+            WeightSpec(name, shape, getattr(self, f"{name}_initializer"), trainable=name not in self.statistics)
+            for name, present in learned
+            if present
+        ]
+
+    def get_config(self) -> dict[str, Any]:
+        weights = ("beta", "gamma", *self.statistics)
+        names = ("axis", "epsilon", "center", "scale", *(f"{weight}_initializer" for weight in weights))
+        return {**super().get_config(), **{name: saved(getattr(self, name)) for name in names}}
+
+
+class BatchNormalization(Normalization):
     """Each channel with mean 0 and variance 1 over the batch. See ``kernels.reference.batch_norm_forward``.
 
     At inference the moving statistics take the batch's place, and the plan folds them into the layer before.
@@ -25,6 +54,8 @@ class BatchNormalization(Layer):
         epsilon: added to the variance.
         center, scale: whether to shift by beta, to scale by gamma.
     """
+
+    statistics = ("moving_mean", "moving_variance")
 
     def __init__(
         self,
@@ -48,49 +79,25 @@ class BatchNormalization(Layer):
         **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**options)
-        unsupported = {
-            "beta_regularizer": beta_regularizer,
-            "gamma_regularizer": gamma_regularizer,
-            "beta_constraint": beta_constraint,
-            "gamma_constraint": gamma_constraint,
-            "renorm": renorm,
-            "renorm_clipping": renorm_clipping,
-            "renorm_momentum": renorm_momentum,
-            "synchronized": synchronized,
-        }
-        refuse(type(self).__name__, unsupported, NEUTRAL)
+        self._set(locals())
         self.axis = integer(who(self), "axis", axis, at_least=-LARGEST)
         self.momentum = number(who(self), "momentum", momentum, at_least=0.0, at_most=1.0)
-        self.epsilon = number(who(self), "epsilon", epsilon, above=0.0)
-        self.center = boolean(who(self), "center", center)
-        self.scale = boolean(who(self), "scale", scale)
-        self.beta_initializer = initializers.get(beta_initializer)
-        self.gamma_initializer = initializers.get(gamma_initializer)
-        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
-        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return last_axis(self, self.axis, input_shape)
 
     def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:
-        shape = input_shape[-1:]
-        specs = [WeightSpec("gamma", shape, self.gamma_initializer)] if self.scale else []
-        specs += [WeightSpec("beta", shape, self.beta_initializer)] if self.center else []
-        specs.append(WeightSpec("moving_mean", shape, self.moving_mean_initializer, trainable=False))
-        specs.append(WeightSpec("moving_variance", shape, self.moving_variance_initializer, trainable=False))
-        return specs
+        return self._specs(input_shape[-1:])
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         settings = (self.momentum, self.epsilon, self.center, self.scale)
         return [ops.BatchNorm(self.name, input_shape, self.output_shape(input_shape), *settings, frozen=self._is_fixed)]
 
     def get_config(self) -> dict[str, Any]:
-        parameters = ("beta", "gamma", "moving_mean", "moving_variance")
-        names = ("axis", "momentum", "epsilon", "center", "scale", *(f"{name}_initializer" for name in parameters))
-        return {**super().get_config(), **{name: saved(getattr(self, name)) for name in names}}
+        return {**super().get_config(), "momentum": self.momentum}
 
 
-class LayerNormalization(Layer):
+class LayerNormalization(Normalization):
     """Each sample with mean 0 and variance 1 over its last axis. See ``kernels.reference.layer_norm_forward``.
 
     Args:
@@ -114,21 +121,10 @@ class LayerNormalization(Layer):
         **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(**options)
-        unsupported = {
-            "beta_regularizer": beta_regularizer,
-            "gamma_regularizer": gamma_regularizer,
-            "beta_constraint": beta_constraint,
-            "gamma_constraint": gamma_constraint,
-        }
-        refuse(type(self).__name__, unsupported, NEUTRAL)
+        self._set(locals())
         several = isinstance(axis, list | tuple) and len(axis) > 0
         found = [integer(who(self), "axis", each, at_least=-LARGEST) for each in (axis if several else [axis])]  # type: ignore[union-attr]
         self.axis: int | list[int] = found if several else found[0]
-        self.epsilon = number(who(self), "epsilon", epsilon, above=0.0)
-        self.center = boolean(who(self), "center", center)
-        self.scale = boolean(who(self), "scale", scale)
-        self.beta_initializer = initializers.get(beta_initializer)
-        self.gamma_initializer = initializers.get(gamma_initializer)
 
     def _axes(self, input_shape: Shape) -> int:
         """The number of axes."""
@@ -148,14 +144,8 @@ class LayerNormalization(Layer):
         return input_shape
 
     def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:
-        shape = input_shape[-self._axes(input_shape) :]
-        specs = [WeightSpec("gamma", shape, self.gamma_initializer)] if self.scale else []
-        return [*specs, WeightSpec("beta", shape, self.beta_initializer)] if self.center else specs
+        return self._specs(input_shape[-self._axes(input_shape) :])
 
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         settings = self._axes(input_shape), self.epsilon, self.center, self.scale
         return [ops.LayerNorm(self.name, input_shape, input_shape, *settings)]
-
-    def get_config(self) -> dict[str, Any]:
-        names = ("axis", "epsilon", "center", "scale", "beta_initializer", "gamma_initializer")
-        return {**super().get_config(), **{name: saved(getattr(self, name)) for name in names}}
