@@ -110,8 +110,8 @@ class Tinyconv:
         self.kernels.upload(self.data.order, np.random.default_rng(0).permutation(len(self.x)))
         self.trainer.set_learning_rate()
         self.trainer.begin(self.model.optimizer.iterations)
-        for _, size in self.loop.batches():
-            self.loop.programs[size]()
+        for turn in self.loop.batches():
+            turn.run()
             self.model.optimizer.iterations += 1
         self.trainer.logs()  # the epoch's one read
         self.kernels.synchronize()

@@ -210,6 +210,7 @@ RULES = {
     "k": whole(),
     "label_smoothing": real(0, 1),
     "loss": never,
+    "max_queue_size": whole(),
     "metric": never,
     "num_thresholds": whole(2, 100_000),
     "reduction": one_of(None, "sum"),
@@ -304,6 +305,8 @@ RULES = {
     "callbacks.MonitorCallback, mode": None,
     "saving.load_model, backend": None,  # there is no file
     "regularizers.get, identifier": one_of(None),
+    "use_multiprocessing": lambda v: flag(v) and not v,
+    "workers": natural,
     "utils.set_random_seed, seed": whole(0, 2**32 - 1),
     "Sequential, layers": lambda v: v is None or (isinstance(v, list | tuple | dict | set) and not v),
 }
@@ -448,7 +451,7 @@ def factors(value):
     return len(listed) == 1 and optional(real())(listed[0])
 
 
-keras_only = dict.fromkeys(("class_weight", "sample_weight", "steps_per_epoch", "validation_steps", "steps"), nothing)
+of_nothing = dict.fromkeys(("class_weight", "sample_weight"), nothing)
 verbose = one_of("auto", 0, 1, 2)
 METHODS = {
     "fit": (
@@ -466,7 +469,9 @@ METHODS = {
             "initial_epoch": natural,
             "validation_batch_size": optional(whole()),
             "validation_freq": whole(),
-            **{name: rule for name, rule in keras_only.items() if name != "steps"},
+            "steps_per_epoch": optional(whole()),
+            "validation_steps": optional(whole()),
+            **of_nothing,
         },
     ),
     "evaluate": (
@@ -476,14 +481,14 @@ METHODS = {
             "y": never,
             "batch_size": optional(whole()),
             "sample_weight": nothing,
-            "steps": nothing,
+            "steps": optional(whole()),
             "callbacks": lambda v: v is None or (isinstance(v, list | dict) and not v),
             "return_dict": flag,
         },
     ),
     "predict": (
         method("predict", x=X),
-        {"x": never, "batch_size": optional(whole()), "steps": nothing, "on_device": None},
+        {"x": never, "batch_size": optional(whole()), "steps": optional(whole()), "on_device": None},
     ),
     "train_on_batch": (
         method("train_on_batch", x=X, y=Y),

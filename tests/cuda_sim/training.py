@@ -70,6 +70,25 @@ def test_training_agrees_with_the_cpu_over_a_ragged_last_batch():
     np.testing.assert_allclose(ours.evaluate(x, y, verbose=0), theirs.evaluate(x, y, verbose=0), rtol=1e-5)
 
 
+def test_a_stream_of_batches_is_trained_as_arrays_are_by_the_reference():
+    x, y = random.random((3, 4), dtype=np.float32), random.integers(0, 2, 3)
+    models = []
+    for backend in ("cuda", "reference"):
+        tinyconv.utils.set_random_seed(3)
+        model = tinyconv.Sequential([tinyconv.Input((4,)), layers.Dense(2, activation="softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy", backend=backend)
+        models.append(model)
+    ours, theirs = models
+    stream = [(x[:2], y[:2]), (x[2:], y[2:])]
+    history = ours.fit(iter(stream), verbose=0, validation_data=iter(stream)).history
+    expected = theirs.fit(x, y, batch_size=2, verbose=0, shuffle=False, validation_data=(x, y)).history
+    for name in expected:
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-5)
+    assert_equal_weights(ours, theirs)
+    result = ours.predict(iter(stream), on_device=True)
+    np.testing.assert_allclose(on_host(result), theirs.predict(x), rtol=1e-5)
+
+
 def test_a_general_network_agrees_with_the_cpu():
     x, y = random.standard_normal((2, 5, 5, 2)).astype(np.float32), random.random((2, 2), dtype=np.float32)
     ours, theirs = pair(general, loss="mse", optimizer=lambda: tinyconv.optimizers.SGD(0.1, momentum=0.9))

@@ -36,6 +36,9 @@ class Position:
     totals: Sequence[float] = field(default=())
 
 
+BEGINNING = Position(0)
+
+
 class Callback:
     """Base class: override the hooks you want.
 
@@ -81,8 +84,9 @@ class Callback:
         names = (hook, OLD_NAMES.get(hook, hook))
         return any(getattr(getattr(self, name), "__func__", None) is not getattr(Callback, name) for name in names)
 
-    def resume(self, model: Network, samples: int, batch_size: int) -> Position | None:
-        """Called before a run is prepared: restore the model and say where to go on, or return None."""
+    def resume(self, model: Network, samples: int | None, batch_size: int | None) -> Position | None:
+        """Called before a run is prepared: restore the model and say where to go on, or return None. Of a stream of
+        batches ``samples`` is the number of batches, or None if unknown, and ``batch_size`` None."""
         return None
 
     def get_state(self) -> dict[str, Any]:

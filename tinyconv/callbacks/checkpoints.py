@@ -255,7 +255,7 @@ class BackupAndRestore(Periodic):
 
     # Restoring
 
-    def resume(self, model: Network, samples: int, batch_size: int) -> Position | None:
+    def resume(self, model: Network, samples: int | None, batch_size: int | None) -> Position | None:
         self.states = None
         self.run = _description(model, samples, batch_size)
         found = self._read()
@@ -378,7 +378,7 @@ def _below(arrays: dict[str, np.ndarray], path: str) -> dict[str, np.ndarray]:
     return {key[len(path) + 1 :]: array for key, array in arrays.items() if key.startswith(f"{path}/")}
 
 
-def _description(model: Network, samples: int, batch_size: int) -> dict[str, Any]:
+def _description(model: Network, samples: int | None, batch_size: int | None) -> dict[str, Any]:
     """What must be the same when a run goes on: a number as learning rate and the epochs may be others."""
     optimizer, loss = model.optimizer, model.loss
     assert optimizer is not None and loss is not None  # noqa: PT018

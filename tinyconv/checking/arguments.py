@@ -66,7 +66,7 @@ def integer(where: str, name: str, value: Any, *, at_least: int = 1, at_most: in
     return int(value)
 
 
-def count_of(name: str, value: Any, default: int, at_least: int = 1) -> int:
+def count_of(name: str, value: Any, default: Any = None, at_least: int = 1) -> Any:
     """An integer of at least ``at_least``; ``default`` for None."""
     return default if value is None else integer("", name, value, at_least=at_least)
 
@@ -180,6 +180,14 @@ def finite_array(where: str, name: str, value: Any) -> np.ndarray:
 ARRAYS = ("__array__", "__array_interface__", "__array_struct__", "__cuda_array_interface__", "__dlpack__")
 
 
+def is_stream(value: Any) -> bool:
+    """Whether it gives batches, one after the other, and is no array: a generator, a data set, ..."""
+    if isinstance(value, Sequence | Mapping | Set | type | np.generic) or hasattr(value, "toarray"):
+        return False
+    marks = ("__next__", "__iter__", "__getitem__")
+    return not any(hasattr(value, mark) for mark in ARRAYS) and any(hasattr(value, mark) for mark in marks)
+
+
 def numbers(what: str, value: Any) -> np.ndarray:
     """``value`` as an array of numbers: bool, integers or floats. ``what`` begins the message: "The targets"."""
     if isinstance(value, np.ma.MaskedArray):
@@ -192,13 +200,11 @@ def numbers(what: str, value: Any) -> np.ndarray:
             f"{what}: sparse matrices are not supported. Expected a plain array. "
             f"Received: {type(value).__name__}. Fix: .toarray()."
         )
-    if not isinstance(value, Sequence | Mapping | Set) and not any(hasattr(value, mark) for mark in ARRAYS):
-        for mark in ("__next__", "__iter__", "__getitem__"):
-            if hasattr(value, mark):
-                raise TypeError(
-                    f"{what}: generators and data sets are not supported by tinyconv yet. Expected an array. "
-                    f"Received: {received(value)}. Fix: collect what it gives, np.concatenate(list(...))."
-                )
+    if is_stream(value):
+        raise TypeError(
+            f"{what}: a generator or a data set, which is no array. Expected an array. Received: {received(value)}. "
+            "Fix: give fit, evaluate or predict the data set as x, or collect what it gives, np.concatenate(list(...))."
+        )
     try:
         array = np.asarray(value)
     except Exception:  # ragged lists, tensors that another library does not give away, ...

@@ -23,6 +23,8 @@ def as_batch(x: Any, where: str) -> np.ndarray:
             "array, or a tensor such as Input(...)."
         )
     array = numbers(f"The input of {where}", x)
+    if array.ndim == 1 and hasattr(x, "to_numpy"):
+        array = array[:, None]  # a column of pandas: one number for each sample, as in Keras
     if array.ndim == 0:
         raise ValueError(f"The input of {where} has no axes. Expected a batch of samples. Received: a single number.")
     if len(array) == 0:

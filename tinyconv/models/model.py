@@ -4,7 +4,6 @@ What happens on the way down: ``fit`` checks the arrays (:mod:`tinyconv.checking
 :mod:`tinyconv.training`, which run a plan (:mod:`tinyconv.plan`) once per batch; the plan calls kernels.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from tinyconv.layers.base import default_name
 from tinyconv.layers.symbolic import Tensor, calls_before, in_keras_order, tensors_of
 from tinyconv.losses import Loss, LossLike
 from tinyconv.metrics import Metric, MetricLike
+from tinyconv.models.feed import TRAINING, VALIDATION, Feed
 from tinyconv.models.structure import Structure, Use
 from tinyconv.network import Moments
 from tinyconv.optimizers import Optimizer, OptimizerLike
@@ -33,7 +33,7 @@ from tinyconv.plan.locks import locked
 from tinyconv.plan.lowering import Plan
 from tinyconv.trace.step import recorded
 from tinyconv.trace.trace import Trace
-from tinyconv.training.data import Data, Pass
+from tinyconv.training.data import Loop
 from tinyconv.training.heads import Head, heads, log_names, per_output, reported
 from tinyconv.training.progress import Progress, Verbosity
 from tinyconv.training.session import Session
@@ -42,7 +42,6 @@ from tinyconv.training.trainer import Trainer
 Arrays = tuple[Any, ...]  # for each input, or each output
 Weights = Any  # an array of numbers, one for each sample; of several outputs, or a list or a dict of arrays
 
-ONLY_KERAS = {"steps": (None,)}
 COMPILE_ONLY_KERAS: dict[str, tuple[Any, ...]] = {  # accepted where they change nothing
     "run_eagerly": (False,),
     "steps_per_execution": (1,),
@@ -407,66 +406,81 @@ class Model(Structure):
         verbose: Verbosity = "auto",
         callbacks: Iterable[Callback] | Callback | None = None,
         validation_split: float = 0.0,
-        validation_data: tuple[Any, Any] | tuple[Any, Any, Weights] | None = None,
+        validation_data: Any = None,
         shuffle: bool = True,
         class_weight: Mapping[int, float] | None = None,
         sample_weight: Weights | None = None,
         initial_epoch: int = 0,
-        steps_per_epoch: None = None,
-        validation_steps: None = None,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int = 1,
     ) -> History:
         """Train for some epochs, and return the history of losses and metrics.
 
         Args:
-            x: inputs, (samples, ...). Anything that is not C-contiguous float32 is converted once.
-            y: targets: rows like the output, or class numbers for a sparse loss.
-            batch_size: samples per step; None: 32.
+            x: inputs, (samples, ...). Anything that is not C-contiguous float32 is converted once. Or a data set that
+                gives batches (x,), (x, y) or (x, y, sample_weight): a generator, :class:`tinyconv.utils.PyDataset`, a
+                tf.data.Dataset, a torch DataLoader, anything that can be iterated. The next batch is prepared in
+                another thread meanwhile, and no more than a few are in memory.
+            y: targets: rows like the output, or class numbers for a sparse loss. Not beside a data set.
+            batch_size: samples per step; None: 32. A data set has made its batches itself.
             epochs: the number of the last epoch; with ``initial_epoch`` fewer are trained.
             verbose: 0: silent, 1: progress bar, 2: a line per epoch, "auto": 1 in a terminal, else 2.
             callbacks: objects of :mod:`tinyconv.callbacks`.
             validation_split: the share of the samples, taken from the end before shuffling, to validate on.
-            validation_data: (x, y), or (x, y, weights), to validate on instead.
-            shuffle: whether every epoch sees the samples in another order.
+            validation_data: (x, y), (x, y, weights) or a data set, to validate on instead.
+            shuffle: whether every epoch sees the samples in another order; of a PyDataset, the batches. Other data sets
+                decide themselves.
             class_weight: weights by class number; the loss of each sample is multiplied by that of its class. Classes
                 that are not named have the weight 1. For models with one output.
             sample_weight: the weights themselves, one for each sample (or for each row of its output). The loss of a
                 batch is still divided by the number of its samples, not by the sum of the weights.
-            steps_per_epoch, validation_steps: Keras' only; must be None.
             initial_epoch: the epoch to start at, for resuming.
+            steps_per_epoch: batches of an epoch, which goes on where the last one ended; None: all that there are. A
+                data set without an end needs it, and so does an iterator that is to last for more than one epoch.
+            validation_steps: batches of a validation; None: all that there are.
             validation_batch_size: samples per validation batch; None: batch_size.
             validation_freq: validate every so many epochs.
+
+        An iterator that runs out ends the training, with a warning; it is not closed, and goes on if passed again.
         """
-        keras = {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
-        refuse("fit()", keras, dict.fromkeys(keras, (None,)))
-        batch_size = count_of("batch_size", batch_size, 32)
         epochs = checking.integer("fit", "epochs", epochs)
         initial_epoch = checking.integer("fit", "initial_epoch", initial_epoch, at_least=0)
-        validation_freq = checking.integer("fit", "validation_freq", validation_freq)
-        val_batch_size = count_of("validation_batch_size", validation_batch_size, batch_size)
+        freq = checking.integer("fit", "validation_freq", validation_freq)
         shuffle = checking.boolean("fit", "shuffle", shuffle)
         share = checking.number("fit", "validation_split", validation_split, at_least=0, below=1)
-        given = as_callbacks(callbacks)
+        val_size = count_of("validation_batch_size", validation_batch_size, default=batch_size)
+        val_settings = {"batch_size": val_size, "steps": count_of("validation_steps", validation_steps)}
+        given, progress = as_callbacks(callbacks), Progress(verbose, epochs, None)
         with self._lock:
-            self._need_trainer("fit", x, training=True)
-            training, validation = self._split(x, y, sample_weight, class_weight, share, validation_data)
-            samples = len(training[0][0])
-            progress = Progress(verbose, epochs, samples)
-            resumed = [callback.resume(self, samples, batch_size) for callback in given]
-            start = next((position for position in resumed if position is not None), Position(initial_epoch))
-            trainer = self._need_trainer("fit", x, training=True)  # a callback may have changed the model
-            self._stop_training = False
-            data = Data.load(trainer.state, *training)
-            loop = trainer.pass_over(data, batch_size, training=True)
-            val_loop = None
+            feed = Feed(
+                TRAINING, x, y, sample_weight, batch_size=batch_size, steps=steps_per_epoch, class_weight=class_weight
+            )
+            validation = None
+            if validation_data is not None:
+                validation = Feed(VALIDATION, *_given(validation_data), **val_settings)
+            self._need_trainer("fit", feed.example, training=True)
+            feed.check(self._checked)
             if validation is not None:
-                val_loop = trainer.pass_over(Data.load(trainer.state, *validation), val_batch_size, training=False)
+                validation.check(self._checked)
+            elif share:
+                validation = feed.split(share, **val_settings)
+            resumed = [callback.resume(self, *feed.identity) for callback in given]
+            start = next((position for position in resumed if position is not None), Position(initial_epoch))
+            trainer = self._need_trainer("fit", None, training=True)  # a callback may have changed the model
+            self._stop_training = False
+            loop = feed.loop(trainer, training=True)
+            loop.begin(initial_epoch, epochs - start.epoch)
+            val_loop = None if validation is None else validation.loop(trainer, training=False)
+            if val_loop is not None:
+                val_loop.begin(0, epochs // freq - min(start.epoch, epochs) // freq)
+            progress.samples = loop.samples
             self._history = history = History()
-            params = _params(loop, epochs, verbose) | {"validation_freq": validation_freq if validation else 0}
+            params = _params(loop, epochs, verbose) | {"validation_freq": freq if validation else 0}
             events = CallbackList([*given, history], model=self, **params)
             session = Session(trainer, loop, events, progress, val_loop)
-            session.train(data, start, epochs, shuffle, validation_freq)
+            session.train(start, epochs, shuffle, freq)
         return history
 
     @explained
@@ -477,21 +491,22 @@ class Model(Structure):
         batch_size: int | None = None,
         verbose: Verbosity = "auto",
         sample_weight: Weights | None = None,
-        steps: None = None,
+        steps: int | None = None,
         callbacks: Iterable[Callback] | Callback | None = None,
         return_dict: bool = False,
     ) -> Any:
         """The loss and the metrics on a data set: [loss, metric, ...], just the loss if there are no metrics, or (with
-        ``return_dict``) a dict by name. Weights are as in :meth:`fit`."""
-        refuse("evaluate()", {"steps": steps}, ONLY_KERAS)
-        batch_size = count_of("batch_size", batch_size, 32)
+        ``return_dict``) a dict by name. Data and weights are as in :meth:`fit`; ``steps``: of how many batches, None:
+        of all."""
         return_dict = checking.boolean("evaluate", "return_dict", return_dict)
+        progress = Progress(verbose, 0, None)
         with self._lock:
-            trainer = self._need_trainer("evaluate", x)
-            checked = self._checked(x, y, sample_weight)
-            loop = trainer.pass_over(Data.load(trainer.state, *checked), batch_size, training=False)
+            feed = Feed("x of evaluate", x, y, sample_weight, batch_size=batch_size, steps=steps)
+            trainer = self._need_trainer("evaluate", feed.example)
+            feed.check(self._checked)
+            loop = feed.loop(trainer, training=False)
             events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
-            logs = Session(trainer, loop, events, Progress(verbose, 0, len(checked[0][0]))).run("test")
+            logs = Session(trainer, loop, events, progress).run("test")
         return logs if return_dict else _as_list(logs)
 
     @explained
@@ -500,30 +515,28 @@ class Model(Structure):
         x: Any,
         batch_size: int | None = None,
         verbose: Verbosity = 0,
-        steps: None = None,
+        steps: int | None = None,
         callbacks: Iterable[Callback] | Callback | None = None,
         *,
         on_device: bool = False,
     ) -> Any:
-        """The model's outputs for a whole data set, (samples, ...).
+        """The model's outputs for a whole data set, (samples, ...), or for ``steps`` batches of it.
 
         A NumPy array; with ``on_device`` the backend's own array, which for CUDA stays on the device and has
-        ``__cuda_array_interface__``, so that CuPy and PyTorch take it without a copy.
+        ``__cuda_array_interface__``, so that CuPy and PyTorch take it without a copy. ``x`` may be what :meth:`fit`
+        takes; targets in its batches are not looked at.
         """
-        refuse("predict()", {"steps": steps}, ONLY_KERAS)
-        batch_size = count_of("batch_size", batch_size, 32)
         on_device = checking.boolean("predict", "on_device", on_device)
+        progress = Progress(verbose, 0, None)
         with self._lock:
-            trainer = self._need_trainer("predict", x, compiled=False)
-            arrays = self._input_arrays(x)
-            count = len(arrays[0])
+            feed = Feed("x of predict", x, batch_size=batch_size, steps=steps)
+            trainer = self._need_trainer("predict", feed.example, compiled=False)
+            feed.check(lambda x, *_: (self._input_arrays(x), (), ()))
             shapes = self._output_shapes()
-            results = [trainer.kernels.allocate((count, math.prod(shape)), np.float32) for shape in shapes]
-            loop = trainer.pass_over(Data.load(trainer.state, arrays), batch_size, training=False, results=results)
+            loop, outputs = feed.prediction(trainer, shapes)
             events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
-            Session(trainer, loop, events, Progress(verbose, 0, count)).run("predict")
-            found = [result if on_device else trainer.state.read(result) for result in results]
-            found = [result.reshape((count, *shape)) for result, shape in zip(found, shapes, strict=True)]
+            Session(trainer, loop, events, progress).run("predict")
+            found = [each.reshape((-1, *shape)) for each, shape in zip(outputs(on_device), shapes, strict=True)]
             return found[0] if len(found) == 1 else found
 
     @locked
@@ -736,18 +749,6 @@ class Model(Structure):
             )
         return tuple(arrays)
 
-    def _split(
-        self, x: Any, y: Any, weights: Any, class_weight: Any, share: float, validation_data: Any
-    ) -> tuple[Samples, Samples | None]:
-        """What to train on, and what to validate on, if anything. Validation knows no weights of classes."""
-        training = self._checked(x, y, weights, class_weight)
-        if validation_data is not None:
-            return training, self._checked(*_given(validation_data))
-        if not share:
-            return training, None
-        training, validation = inputs.split_validation(*training, share)
-        return training, validation if class_weight is None else (*validation[:2], (None,) * len(validation[1]))
-
     def _checked(self, x: Any, y: Any, weights: Any = None, class_weight: Any = None) -> Samples:
         """Inputs, targets and weights as arrays for the kernels."""
         arrays = self._input_arrays(x)
@@ -780,9 +781,9 @@ class Model(Structure):
         )
 
 
-def _params(loop: Pass, epochs: int, verbose: Verbosity) -> dict[str, Any]:
+def _params(loop: Loop, epochs: int, verbose: Verbosity) -> dict[str, Any]:
     """What callbacks are told of a run."""
-    return {"epochs": epochs, "steps": -(-loop.samples // loop.batch_size), "verbose": verbose}
+    return {"epochs": epochs, "steps": loop.count, "verbose": verbose}
 
 
 def _as_list(logs: dict[str, float]) -> Any:
@@ -812,7 +813,11 @@ def _listed(argument: str, wanted: Any) -> list[Any]:
 
 
 def _given(validation_data: Any) -> tuple[Any, ...]:
+    if checking.is_stream(validation_data):
+        return (validation_data,)
     several = isinstance(validation_data, Sequence) and not isinstance(validation_data, str)
     if not several or len(validation_data) not in (2, 3):
-        raise checking.invalid("fit", "validation_data", "a pair (x, y), or (x, y, weights)", validation_data)
+        raise checking.invalid(
+            "fit", "validation_data", "a pair (x, y), (x, y, weights) or a data set", validation_data
+        )
     return tuple(validation_data)

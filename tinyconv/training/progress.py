@@ -20,7 +20,7 @@ class Progress:
             2. A bar needs a terminal that can move its cursor, and a notebook gets a line that is written anew, so 1
             means 2 in a file or a pipe.
         epochs: how many epochs there will be. 0 for an evaluation or a prediction: a single, unnumbered pass.
-        samples: how many samples one epoch has.
+        samples: how many samples one epoch has; None: nobody knows before the first one has ended.
         stream: where to write; the standard output if None.
 
     The calls, in order: ``epoch_begin``, any number of ``update``, ``epoch_end``, again for every epoch, and at last
@@ -28,7 +28,7 @@ class Progress:
     time.
     """
 
-    def __init__(self, verbose: str | int, epochs: int, samples: int, stream: IO[str] | None = None) -> None:
+    def __init__(self, verbose: str | int, epochs: int, samples: int | None, stream: IO[str] | None = None) -> None:
         if verbose not in VERBOSITY:
             raise ValueError(
                 f"Invalid verbose. Expected one of {', '.join(map(repr, VERBOSITY))}. Received: {verbose!r}."
@@ -73,24 +73,30 @@ class Progress:
         if self._line:
             self._line.stop()
         if self._bar:
-            self._bar.begin(self._name())
+            self._bar.begin(self._name(), self.samples)
 
     def update(self, samples_done: int, logs: dict[str, float]) -> None:
         """``samples_done`` samples of this epoch are done, and ``logs`` are their mean loss and metrics."""
         if self._bar:
             rate = samples_done / max(time.perf_counter() - self._began, 1e-9)
-            to_do = self.samples * max(self.epochs - self._epoch, 1) - samples_done
-            left = f"{_duration(to_do / rate)} left" if rate else ""
+            left = "? left"
+            if self.samples is not None:
+                to_do = max(self.samples * max(self.epochs - self._epoch, 1) - samples_done, 0)
+                left = f"{_duration(to_do / rate)} left" if rate else ""
             values = [f"{name} {_number(value)}" for name, value in logs.items()]
             self._bar.update(samples_done, "  ".join([*values, f"{rate:,.0f} images/s", left]))
 
-    def epoch_end(self, logs: dict[str, float], seconds: float) -> None:
-        """The epoch is over: its row. ``seconds`` is the time its samples took, without compiling or validation."""
+    def epoch_end(self, logs: dict[str, float], seconds: float, samples: int | None = None) -> None:
+        """The epoch is over: its row. ``seconds`` is the time its samples took, without compiling or validation, and
+        ``samples`` their number, if not as expected."""
+        count = samples if samples is not None else self.samples or 0
         if self.epochs:
-            self._row(logs, seconds)
+            self._row(logs, seconds, count)
         else:
             values = [f"{name} {_number(value)}" for name, value in logs.items()]
-            self.announce("  ".join([f"{self.samples:,} images", f"{seconds:.2f} s", *values]))
+            self.announce("  ".join([f"{count:,} images", f"{seconds:.2f} s", *values]))
+        if self.samples is None:
+            self.samples = count
 
     def close(self) -> None:
         """Take the bar away and give the cursor back."""
@@ -102,14 +108,14 @@ class Progress:
     def _name(self) -> str:
         return f"{self._epoch + 1}/{self.epochs}" if self.epochs else ""
 
-    def _row(self, logs: dict[str, float], seconds: float) -> None:
+    def _row(self, logs: dict[str, float], seconds: float, samples: int) -> None:
         """One row of the table of epochs; the heading comes first, and again when a column is new."""
         widths = {name: max(len(name), 7) for name in logs}
         if tuple(logs) != self._columns:
             self._columns = tuple(logs)
             headings = [f"{name:>{width}}" for name, width in widths.items()]
             self.announce("  ".join([f"{'epoch':>7}", f"{'time':>7}", f"{'images/s':>9}", *headings]))
-        rate = f"{self.samples / max(seconds, 1e-9):,.0f}"
+        rate = f"{samples / max(seconds, 1e-9):,.0f}"
         values = [f"{_number(logs[name]):>{width}}" for name, width in widths.items()]
         self.announce("  ".join([f"{self._name():>7}", f"{seconds:>5.2f} s", f"{rate:>9}", *values]))
 
@@ -120,7 +126,7 @@ class _Line:
     def __init__(self, stream: IO[str]) -> None:
         self._stream, self._name, self._shown = stream, "", 0
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, samples: int | None) -> None:
         self._name = name
 
     def update(self, samples_done: int, status: str) -> None:
@@ -145,7 +151,7 @@ class _Line:
 class _Bar:
     """The epoch under way as one line that is redrawn in place; whatever is printed goes above it."""
 
-    def __init__(self, stream: IO[str], samples: int) -> None:
+    def __init__(self, stream: IO[str], samples: int | None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
@@ -169,9 +175,9 @@ class _Bar:
         )
         self._task = self._display.add_task("", total=samples, status="", visible=False)
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, samples: int | None) -> None:
         self._display.start()
-        self._display.reset(self._task, description=f"{name:>7}", status="", visible=True)
+        self._display.reset(self._task, total=samples, description=f"{name:>7}", status="", visible=True)
         self._display.refresh()
 
     def update(self, samples_done: int, status: str) -> None:

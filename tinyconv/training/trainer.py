@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.callbacks import CallbackList
-from tinyconv.callbacks.base import Position
+from tinyconv.callbacks.base import BEGINNING, Position
 from tinyconv.checking import inputs
 from tinyconv.kernels.reference.dropout import CURSOR, FIRST_SAMPLE, STEP
 from tinyconv.network import Network
@@ -24,7 +24,7 @@ from tinyconv.plan.arena import Arena, Storage
 from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import PHASES, Plan, lower
 from tinyconv.plan.state import State
-from tinyconv.training.data import Data, Pass, is_sparse
+from tinyconv.training.data import Data, Loop, Pass, is_sparse
 from tinyconv.training.heads import Head, report, totals_of
 from tinyconv.training.progress import Progress
 
@@ -104,6 +104,18 @@ class Trainer:
             self.programs[key] = plan.program(*phases)
         return self.programs[key]
 
+    def step(self, plan: Plan, training: bool) -> Program:
+        """What a plan does with the batch in its buffers, and counts; recorded once."""
+        key = (id(plan), "step")
+        if key not in self.programs:
+            phases = PHASES if training else ("forward",)
+            self.programs[key] = plan.program(*phases, after=[self._counted(plan, training)])
+        return self.programs[key]
+
+    def _counted(self, plan: Plan, training: bool) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        """The kernel call that ends every batch of a pass."""
+        return self.kernels.advance, (self.state.counters, int(training), plan.batch_size)
+
     def loader(self, plan: Plan, data: Data, targets: bool) -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
         """The kernel calls that fill a plan's batch from a data set, at the cursor."""
         kernels, counters = self.kernels, self.state.counters
@@ -120,9 +132,17 @@ class Trainer:
                 calls.append((kernels.gather_rows, (rows, whole, data.order, counters)))
         return calls
 
-    def pass_over(self, data: Data, batch_size: int, training: bool, results: Sequence[Any] = ()) -> Pass:
+    def pass_over(
+        self,
+        data: Data,
+        batch_size: int,
+        training: bool,
+        results: Sequence[Any] = (),
+        steps: int | None = None,
+        argument: str = "x",
+    ) -> Pass:
         """Lower and record what a pass over ``data`` needs. With ``results`` the outputs go there instead of into
-        losses."""
+        losses. ``steps``: the batches of an epoch, and ``argument``: what messages call the data."""
         plans, programs = {}, {}
         for size in {min(batch_size, data.samples), data.samples % batch_size} - {0}:
             plan = plans[size] = self.plan(size, training, not results, are_given(data.weights))
@@ -131,9 +151,9 @@ class Trainer:
             for result, out in zip(results, plan.outs, strict=True) if results else ():
                 rows = out.reshape((size, out.size // size))
                 after.append((self.kernels.scatter_rows, (result, rows, self.state.counters)))
-            after.append((self.kernels.advance, (self.state.counters, int(training), size)))
+            after.append(self._counted(plan, training))
             programs[size] = plan.program(*phases, before=self.loader(plan, data, not results), after=after)
-        return Pass(data.samples, batch_size, plans, programs)
+        return Pass(data, batch_size, plans, programs, steps, argument)
 
     def prepare(self, plan: Plan) -> None:
         """Run a plan's preparation, if the weights have changed since it was last run."""
@@ -161,21 +181,21 @@ class Trainer:
 
     # Loops
 
-    def is_cold(self, *passes: Pass) -> bool:
+    def is_cold(self, *passes: Loop) -> bool:
         """Whether some plan of these passes has never been run."""
-        return any(id(plan) not in self.warm for loop in passes for plan in loop.plans.values())
+        return any(id(turn.plan) not in self.warm for loop in passes for turn in loop.kinds())
 
-    def warm_up(self, *passes: Pass) -> None:
+    def warm_up(self, *passes: Loop) -> None:
         """Run every program once, so that all kernels are compiled, and put everything back that it changed."""
         state = self.state
         arrays = [state.params.flat, state.moving.flat, state.counters, state.totals, *state.slots.values()]
         before = [state.read(array) for array in arrays]
         for loop in passes:
-            for size, run in loop.programs.items():
-                self.program(loop.plans[size], "prepare")()
+            for turn in loop.kinds():
+                self.program(turn.plan, "prepare")()
                 state.set(state.counters, [0, 0, 0])
-                run()
-                self.warm.add(id(loop.plans[size]))
+                turn.run()
+                self.warm.add(id(turn.plan))
         self.kernels.synchronize()
         for array, values in zip(arrays, before, strict=True):
             self.kernels.upload(array, values)
@@ -205,48 +225,52 @@ class Trainer:
             self.rate = rate
             self.state.set(self.state.learning_rate, rate)
 
-    def shuffle(self, data: Data, done: int) -> None:
-        """Draw the order of an epoch of which ``done`` steps are done, by the seed and the step that it began with."""
+    def order(self, count: int, done: int) -> np.ndarray:
+        """The order of so many things, of which the batches of ``done`` steps are done, by the seed and the step that
+        it began with."""
         step = (self.optimizer.iterations if self.optimizer else 0) - done
-        order = np.random.Generator(np.random.Philox(key=[self.state.seed, step]))
-        self.kernels.upload(data.order, order.permutation(data.samples))
+        return np.random.Generator(np.random.Philox(key=[self.state.seed, step])).permutation(count)
 
     def train_epoch(
-        self, loop: Pass, callbacks: CallbackList, progress: Progress, position: Position
-    ) -> tuple[dict[str, float], float]:
-        """One epoch, or what is left of it. Returns its logs, and how many seconds its samples took."""
+        self, loop: Loop, callbacks: CallbackList, progress: Progress, position: Position
+    ) -> tuple[dict[str, float], float, int]:
+        """One epoch, or what is left of it. Returns its logs, how many seconds its samples took, and their number."""
         optimizer = self.optimizer
         assert optimizer is not None
-        done = min(position.batch * loop.batch_size, loop.samples)
-        self.begin(optimizer.iterations, done, position.totals)
+        done, before_it = 0, loop.cursor(position) - loop.cursor(Position(position.epoch))
+        self.begin(optimizer.iterations, loop.cursor(position), position.totals)
         start = drawn = time.perf_counter()
         before, after = callbacks.wants["on_train_batch_begin"], callbacks.wants["on_train_batch_end"]
         try:
-            for batch, size in loop.batches(position.batch):
+            for turn in loop.batches(position):
                 if before:
-                    self.call(callbacks, "on_train_batch_begin", batch, {})
+                    self.call(callbacks, "on_train_batch_begin", turn.number, {})
                 self.set_learning_rate()
-                loop.programs[size]()
+                turn.run()
                 optimizer.iterations += 1
-                done += size
+                done += turn.size
                 if after:
                     self.sync_model()
-                    self.call(callbacks, "on_train_batch_end", batch, self.logs())
+                    self.call(callbacks, "on_train_batch_end", turn.number, self.logs())
                 if progress.is_live and time.perf_counter() - drawn > REDRAW:
                     drawn = time.perf_counter()
-                    progress.update(done, self.logs())
+                    progress.update(before_it + done, self.logs())
                 if self.model.stop_training:
                     break
-                if self.lock.is_wanted:
-                    self.sync_model()
-                    with self.paused():
-                        pass
+                self.give_way()
             self.kernels.synchronize()
         finally:
             # What the kernels have counted: Ctrl-C may have come between a step and the line that counts it.
             optimizer.iterations = int(self.state.read(self.state.counters)[STEP])
             self.sync_model()
-        return self.logs(), time.perf_counter() - start
+        return self.logs(), time.perf_counter() - start, done
+
+    def give_way(self) -> None:
+        """Let others use the model, if any of them waits for it."""
+        if self.lock.is_wanted:
+            self.sync_model()
+            with self.paused():
+                pass
 
     def call(self, callbacks: CallbackList, hook: str, *arguments: Any) -> None:
         """Call a hook. It may use the model, as may other threads meanwhile."""
@@ -274,25 +298,25 @@ class Trainer:
         self.state.pull()
         self.weights_version += 1
 
-    def run(self, loop: Pass, callbacks: CallbackList, kind: str) -> dict[str, float]:
-        """One pass without training; ``kind`` is "test" or "predict". Returns the logs of a test."""
+    def run(self, loop: Loop, callbacks: CallbackList, kind: str) -> tuple[dict[str, float], int]:
+        """One pass without training; ``kind`` is "test" or "predict". Returns the logs of a test, and how many samples
+        there were."""
         self.call(callbacks, f"on_{kind}_begin", {})
-        for plan in loop.plans.values():
-            self.prepare(plan)
         self.begin(self.optimizer.iterations if self.optimizer else 0)
-        begin, end = f"on_{kind}_batch_begin", f"on_{kind}_batch_end"
-        for batch, size in loop.batches():
+        begin, end, done = f"on_{kind}_batch_begin", f"on_{kind}_batch_end", 0
+        for turn in loop.batches(BEGINNING):
             if callbacks.wants[begin]:
-                self.call(callbacks, begin, batch, {})
-            self.prepare(loop.plans[size])  # a callback may have set weights
-            loop.programs[size]()
+                self.call(callbacks, begin, turn.number, {})
+            self.prepare(turn.plan)  # a callback may have set weights
+            turn.run()
+            done += turn.size
             if callbacks.wants[end]:
-                outputs = {"outputs": self.outputs(loop.plans[size])} if kind == "predict" else self.logs()
-                self.call(callbacks, end, batch, outputs)
+                outputs = {"outputs": self.outputs(turn.plan)} if kind == "predict" else self.logs()
+                self.call(callbacks, end, turn.number, outputs)
         self.kernels.synchronize()
         logs = self.logs() if kind == "test" else {}
         self.call(callbacks, f"on_{kind}_end", logs)
-        return logs
+        return logs, done
 
     # Single batches
 

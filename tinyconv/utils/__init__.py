@@ -7,8 +7,9 @@ import numpy as np
 from tinyconv.checking import affordable, integer, numbers
 from tinyconv.checking.messages import explained
 from tinyconv.random import set_random_seed
+from tinyconv.training.py_dataset import PyDataset
 
-__all__ = ["set_random_seed", "to_categorical"]
+__all__ = ["PyDataset", "set_random_seed", "to_categorical"]
 
 
 @explained

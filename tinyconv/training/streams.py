@@ -1,0 +1,205 @@
+"""Batches from anything that gives them: iterators, data sets that are read by number, or iterated anew each epoch.
+
+One adapter for all of them, by what they can do and not by what they are: no other library is imported here.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
+from typing import Any
+
+from tinyconv.checking import invalid
+from tinyconv.training.data import STEPS, Draw, warn_of_end
+from tinyconv.training.py_dataset import SETTINGS, check_no_processes
+from tinyconv.training.reader import Reader
+
+ENDLESS = -1  # as a length; tf.data says so too
+Prepare = Callable[[Any], Any]
+
+
+class Stream:
+    """The batches of a data set, epoch after epoch.
+
+    A source is one of three things: an iterator, which is read once and belongs to whoever made it; a data set that is
+    read by number, with ``__getitem__`` and a length (PyDataset); or one that is iterated again and again
+    (tf.data.Dataset, DataLoader). With ``steps`` an epoch goes on where the last one ended; a source that has ended
+    begins anew with the next epoch, but for an iterator, with which all is over.
+
+    Args:
+        source: what gives the batches.
+        argument: what messages call it: "x of fit".
+        steps: the number of batches of an epoch; None: all there are.
+        anew: whether each epoch begins with the first batch, whatever the last one has seen (not so of an iterator).
+    """
+
+    def __init__(self, source: Any, argument: str, steps: int | None = None, anew: bool = True) -> None:
+        self.source, self.argument, self.steps = source, argument, steps
+        self.once = hasattr(source, "__next__")
+        self.anew = not self.once and (anew or steps is None)
+        length = None if self.once else _length(source, argument)
+        self.by_number = length is not None and hasattr(source, "__getitem__")
+        self.length = None if length == ENDLESS else length
+        if length == ENDLESS and steps is None:
+            expected = "how many of its batches to take"
+            raise ValueError(f"{self._named} has no end. Expected {expected}. Fix: {self._steps_name}=...")
+        self.epochs = 1  # how many there will be: an iterator is not read further
+        self.skip = 0  # batches to pass over, when the source is first begun
+        self.draw: Draw | None = None  # the order of the batches, where they are read by number
+        self._first: list[Any] = []  # a batch that has been read in advance, and the iterator that it came from
+        self._reader: Reader | None = None
+        self._over = False  # an iterator has nothing left
+
+    @property
+    def count(self) -> int | None:
+        """The number of batches of an epoch, if it is known."""
+        return self.steps or self.length
+
+    @property
+    def _named(self) -> str:
+        return f"The data set {self.argument}"
+
+    @property
+    def _steps_name(self) -> str:
+        return STEPS.get(self.argument, "steps")
+
+    def first(self) -> Any:
+        """A batch, as the source gives it, before anything is trained on it."""
+        if not self._first:
+            if self.length == 0:
+                raise self._empty()
+            batches = iter([self.source[0]]) if self.by_number else iter(self.source)
+            try:
+                self._first = [next(batches), batches]
+            except StopIteration:
+                raise self._empty() from None
+        return self._first[0]
+
+    def _empty(self) -> ValueError:
+        fix = " An iterator that has been read to its end stays empty. Fix: make a new one." if self.once else ""
+        return ValueError(f"{self._named} is empty. Expected at least one batch.{fix}")
+
+    def has_more(self, meanwhile: Callable[[], None]) -> bool:
+        """Whether there is anything left for another epoch."""
+        if self.once and self._reader is not None:
+            self._over = self._over or self._reader.is_at_end(meanwhile)
+        return not self._over
+
+    def epoch(self, begin: int, prepare: Prepare, meanwhile: Callable[[], None]) -> Iterator[tuple[int, Any]]:
+        """The batches of an epoch with their numbers, from number ``begin`` on. ``prepare`` is called on each in the
+        reader's thread, ``meanwhile`` now and then while there is none."""
+        _call(self.source, "on_epoch_begin")
+        number, fresh = begin, self._reader is None
+        while self.steps is None or number < self.steps:
+            self._reader = self._reader or self._open(prepare)
+            batch = self._reader.next(meanwhile)
+            if batch is None:
+                self.close()
+                if not fresh and number == begin and not self.once:  # the last epoch has taken them all
+                    fresh = True
+                    continue
+                self._ended(number)
+                break
+            yield number, batch
+            del batch
+            number += 1
+        if self.anew:
+            self.close()
+        _call(self.source, "on_epoch_end")
+
+    def _ended(self, number: int) -> None:
+        """There is no batch of this number."""
+        self._over = self.once
+        if number == 0:
+            raise ValueError(
+                f"{self._named} gives no batch when it is iterated again. Expected all of them each time. Fix: a data "
+                f"set whose __iter__ begins anew, or {self._steps_name} and an iterator that does not end."
+            )
+        if self.steps is not None:
+            warn_of_end(self.argument, self.steps, number)
+
+    def reset(self) -> None:
+        """Before a run: what a data set changes at the end of an epoch it changes before the first one too, as in
+        Keras."""
+        _call(self.source, "on_epoch_end")
+
+    def close(self) -> None:
+        """End the reader's thread. The iterator that it used is closed, unless it is somebody else's."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _open(self, prepare: Prepare) -> Reader:
+        """Begin the source; or go on, with an iterator."""
+        first, self._first = self._first, []
+        if self.by_number:
+            batches = own = _by_number(self.source, self._numbers())
+        else:
+            own = first[1] if first else iter(self.source)
+            batches = itertools.chain(first[:1], own)
+        most = None if self.steps is None else self.skip + self.steps * (1 if self.anew else self.epochs)
+        batches, self.skip = itertools.islice(batches, self.skip, most), 0
+        close = None if self.once else getattr(own, "close", None)
+        return Reader(batches, prepare, close or (lambda: None))
+
+    def _numbers(self) -> Iterator[int]:
+        if self.length is None:
+            return itertools.count()
+        return iter(range(self.length) if self.draw is None else self.draw(self.length).tolist())
+
+
+def parts_of(batch: Any, argument: str) -> tuple[Any, Any, Any]:
+    """Inputs, targets and weights of samples, or None where a batch has none."""
+    if not isinstance(batch, list | tuple):
+        return batch, None, None
+    if not 1 <= len(batch) <= 3:
+        expected = "(x,), (x, y) or (x, y, sample_weight); several inputs are a tuple in place of x"
+        raise ValueError(
+            f"The data set {argument} gives something that is no batch. Expected {expected}. Received: a "
+            f"{type(batch).__name__} of {len(batch)}."
+        )
+    x, y, weights = (*batch, None, None)[:3]
+    return x, y, weights
+
+
+def _length(source: Any, argument: str) -> int | None:
+    """The number of batches; ENDLESS, or None where nobody knows."""
+    if callable(getattr(source, "cardinality", None)):  # tf.data
+        count = int(source.cardinality())
+        return None if count < ENDLESS else count
+    if hasattr(source, "num_batches"):  # PyDataset
+        count = source.num_batches
+        if count is not None and (not isinstance(count, Integral) or count < 0):
+            raise invalid(argument, "num_batches", "the number of batches, or None", count)
+        return ENDLESS if count is None else int(count)
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):  # of a DataLoader: its data set has no length
+        return None
+
+
+def _by_number(source: Any, numbers: Iterator[int]) -> Iterator[Any]:
+    """The batches of these numbers, in order; with several workers some are made at once."""
+    workers, most = (getattr(source, name, SETTINGS[name]) for name in ("workers", "max_queue_size"))
+    check_no_processes(getattr(source, "use_multiprocessing", False))
+    if workers <= 1:
+        for number in numbers:
+            yield source[number]
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tinyconv-worker")
+    try:
+        waiting = deque(pool.submit(source.__getitem__, number) for number in itertools.islice(numbers, most))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(source.__getitem__, number) for number in itertools.islice(numbers, 1))
+            yield batch
+            del batch
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _call(source: Any, hook: str) -> None:
+    """What a PyDataset does between epochs."""
+    if callable(getattr(source, hook, None)):
+        getattr(source, hook)()
