@@ -11,6 +11,9 @@ from tinyconv.plan.ops import Op
 
 Array = np.ndarray
 
+# Of the losses that start from scores, those that start from probabilities.
+FROM_PROBABILITIES = {"softmax_cross_entropy": "cross_entropy", "sigmoid_cross_entropy": "binary_cross_entropy"}
+
 
 @dataclass(frozen=True, eq=False)
 class Node:
@@ -104,13 +107,13 @@ class Record:
         return [(node, i) for node in self.nodes.values() for i, read in enumerate(node.reads) if read == number]
 
 
-def row_factors(loss: Node) -> Array:
-    """What each row's loss is multiplied by before the mean is taken: its weight, the output's. Float64, (rows,)."""
+def row_factors(loss: Node, of_output: bool = True) -> Array:
+    """What each row's loss is multiplied by before the mean is taken: its weight, and the output's. In float64."""
     op = loss.op
     assert isinstance(op, ops.Loss)
     rows = len(loss.own[f"{op.kind}_forward"]["losses"])
     weights = loss.own.get("weigh", {}).get("weights")
-    factors = np.full(rows, op.weight * (rows if op.summed else 1))
+    factors = np.full(rows, (op.weight if of_output else 1.0) * (rows if op.summed else 1))
     if weights is not None and weights.size:
         total = weights.astype(np.float64).sum()
         mean = (rows / total if total else 0.0) if op.normalize else 1.0

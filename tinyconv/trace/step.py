@@ -15,15 +15,12 @@ from tinyconv.plan.fusion import LOSS_RULES
 from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import Emitted, Plan, lower
 from tinyconv.plan.state import LOSSES, PENALTY, State
-from tinyconv.trace.record import Array, Node, Record, Use, Weight, row_factors
+from tinyconv.trace.record import FROM_PROBABILITIES, Array, Node, Record, Use, Weight, row_factors
 from tinyconv.training.heads import loss_of
 from tinyconv.training.trainer import Trainer, are_given
 
 # Arguments of kernels that a node holds elsewhere, or that mean nothing outside of the kernels.
 KEPT_ELSEWHERE = {"out", "x", "a", "b", "w", "logits", "work", "totals", "counters", "values", "correct", "thresholds"}
-
-# Of the losses that start from scores, those that start from probabilities.
-FROM_PROBABILITIES = {"softmax_cross_entropy": "cross_entropy", "sigmoid_cross_entropy": "binary_cross_entropy"}
 
 # Inputs, targets (None: there are none), weights of samples.
 Samples = tuple[tuple[Any, ...], tuple[Any, ...] | None, tuple[Any, ...]]
@@ -106,7 +103,10 @@ def laid_out(model: Network) -> tuple[Graph, list[Use]]:
     values = [*graph.inputs, *graph.outputs]
     graph.outputs = [values[number] for number in model._outputs]
     calls: dict[int, int] = {}
-    uses = []
+    uses = [
+        Use(layer.name, layer.name, layer, (), (number,), number)
+        for layer, number in zip(model._inputs, graph.inputs, strict=True)
+    ]
     for use, gives in zip(model._uses, values[len(model._inputs) :], strict=True):
         call = calls[id(use.layer)] = calls.get(id(use.layer), -1) + 1
         nodes = tuple(number for number, node in graph if (node.op.name, node.op.call) == (use.path, call))
@@ -190,6 +190,8 @@ def _left_out(graph: Graph, nodes: Mapping[int, Node], losses: Mapping[int, int]
             out = (nodes.get(node.reads[0]) or found[node.reads[0]]).out
             arrays = (out,), (None,), out, None
         found[number] = Node(number, node.op, node.reads, *arrays, own={})
+    for read, number in losses.items():
+        found[number] = replace(nodes[number], reads=(read,))  # of the activation too that it has taken in
     return found
 
 

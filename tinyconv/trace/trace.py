@@ -7,7 +7,10 @@ import numpy as np
 
 from tinyconv.checking import unknown
 from tinyconv.checking.tables import Table, dims
-from tinyconv.plan import ops
+from tinyconv.trace.explain import Explained, explained_loss, scope_of
+from tinyconv.trace.explainer import Scope
+from tinyconv.trace.explanation import Explanation
+from tinyconv.trace.losses import whole_loss
 from tinyconv.trace.record import Array, Node, Record, Use, Weight
 
 
@@ -17,20 +20,17 @@ class LayerTrace:
     ``input`` and ``output``; backward ``doutput``, the derivative of the loss with respect to the output, and
     ``dinput``, that with respect to the input by way of this layer alone. Of a layer with an activation of its own also
     ``z`` and ``dz``, the numbers that the activation starts from. Of a layer that joins several values ``inputs`` and
-    ``dinputs``. Weights have their names: ``kernel``, its gradient ``dkernel`` (of the whole loss, penalties and the
-    layer's other uses included), and what the step makes of it, ``new_kernel``.
+    ``dinputs``, or ``input_0``, ``dinput_0`` and so on. Weights have their names: ``kernel``, its gradient ``dkernel``
+    (of the whole loss, penalties and the layer's other uses included), and what the step makes of it, ``new_kernel``.
 
     What there is not is None: gradients of a pass that was forward only, or of what does not learn.
     """
 
-    def __init__(self, record: Record, use: Use) -> None:
-        self._record, self._use = record, use
+    def __init__(self, scope: Scope, use: Use) -> None:
+        self._record, self._use = scope.record, use
+        self._explained = Explained(scope, use)
         self.name, self.layer = use.name, use.layer
-        self.weights: Mapping[str, Weight] = {
-            name.rpartition("/")[2]: weight
-            for name, weight in record.weights.items()
-            if name.rpartition("/")[0] == use.path
-        }
+        self.weights: Mapping[str, Weight] = self._explained.weights
 
     @property
     def _nodes(self) -> list[Node]:
@@ -63,39 +63,34 @@ class LayerTrace:
     def doutput(self) -> Array | None:
         return self._record.nodes[self._use.gives].dout
 
-    @property
-    def inner(self) -> Mapping[str, Node]:
-        """Of a layer of several ops, those before the last, by their kind: "conv2d", "depthwise_conv2d"."""
-        return {node.op.label: node for node in self._nodes[:-1]}
+    def explain(self, what: str, *where: Any) -> Explanation:
+        """Where one number comes from: the sum that makes it, term by term.
+
+        >>> trace["conv2d"].explain("output", (0, 3, 4, 7))
+        >>> trace["conv2d"].explain("dkernel", (1, 1, 0, 5))
+        >>> trace["conv2d"].explain("step", "kernel", (1, 1, 0, 5))
+
+        Args:
+            what: the name of an array: "output", "dinput", "dkernel", "new_kernel" ...; or, of a weight, "step" or one
+                of the optimiser's moments, such as "momentum".
+            where: a place in the array; for a step or a moment, the weight's name and a place in it.
+        """
+        return self._explained.explain(what, where)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        if (
-            name in ("z", "dz")
-            and len(self._nodes) > 1
-            and isinstance(self._nodes[-1].op, ops.Activation | ops.Softmax)
-        ):
-            last = self._nodes[-1]
-            return last.inputs[0] if name == "z" else last.dinputs[0]
-        parts = {"": "value", "d": "gradient", "new_": "new"}
-        for prefix, attribute in parts.items():
-            weight = self.weights.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
-            if weight is not None:
-                return getattr(weight, attribute)
-        raise AttributeError(str(unknown(f"layer {self.name!r}", "array", name, self.__dir__())))
+        arrays = self._explained.names
+        if name not in arrays:
+            raise AttributeError(str(unknown(f"layer {self.name!r}", "array", name, self.__dir__())))
+        return arrays[name]
 
     def __dir__(self) -> list[str]:
-        """The names of the arrays that there are."""
-        several = len(self._use.reads) > 1
-        names = ["output", "doutput", *(("inputs", "dinputs") if several else ("input", "dinput"))]
-        if len(self._nodes) > 1 and isinstance(self._nodes[-1].op, ops.Activation | ops.Softmax):
-            names += ["z", "dz"]
-        return [*names, *(f"{prefix}{name}" for name in self.weights for prefix in ("", "d", "new_"))]
+        """The names of the arrays that there are, each of which can be explained."""
+        return [name for name, array in self._explained.names.items() if array is not None]
 
     def __repr__(self) -> str:
-        arrays = {name: getattr(self, name) for name in self.__dir__()}
-        shown = (f"{name} {array.shape}" for name, array in arrays.items() if isinstance(array, np.ndarray))
+        shown = (f"{name} {array.shape}" for name, array in self._explained.names.items() if array is not None)
         return f"<{type(self.layer).__name__} {self.name!r}: {', '.join(shown)}>"
 
 
@@ -103,13 +98,17 @@ class LossTrace:
     """The loss of an output: ``input``, the predictions or the scores that it starts from, ``dinput``, their gradient,
     ``targets`` (as rows, smoothed if the loss smooths), and ``losses``, one for each row, weights included."""
 
-    def __init__(self, record: Record, node: Node) -> None:
-        self._record, self._node = record, node
+    def __init__(self, scope: Scope, node: Node) -> None:
+        self._scope, self._node = scope, node
         self.name, self.kind = node.op.name, node.op.label
         own = node.own[f"{self.kind}_forward"]
         self.input, self.dinput = node.inputs[0], node.dinputs[0]
         self.targets, self.losses = own["targets"].reshape(self.input.shape), own["losses"]
         self.probs: Array | None = own["probs"].reshape(self.input.shape) if "probs" in own else None
+
+    def explain(self, what: str, *where: Any) -> Explanation:
+        """Where a number of "losses" (by its row) or of "dinput" comes from."""
+        return explained_loss(self._scope, self._node, what, where)
 
     def __repr__(self) -> str:
         return f"<loss {self.name!r}, {self.kind}, of {len(self.losses)} rows>"
@@ -128,14 +127,21 @@ class Trace(Mapping[str, Any]):
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        self._layers: dict[str, Any] = {}
-        for use in record.uses:
-            self._layers[use.name] = LayerTrace(record, use)
-        self._losses = {name: LossTrace(record, node) for name, node in record.losses.items()}
+        scope = scope_of(record)
+        self._layers = {use.name: LayerTrace(scope, use) for use in record.uses}
+        self._losses = {name: LossTrace(scope, node) for name, node in record.losses.items()}
 
     @property
     def loss(self) -> float | None:
         return self._record.loss
+
+    def explain_loss(self) -> Explanation:
+        """Where the loss of the batch comes from."""
+        if self.loss is None:
+            raise ValueError(
+                f"The trace of model {self._record.model!r} has no loss. Fix: trace(x, y), after compile()."
+            )
+        return whole_loss(self._record)
 
     @property
     def loss_after(self) -> float | None:
@@ -183,7 +189,7 @@ class Trace(Mapping[str, Any]):
     def __repr__(self) -> str:
         what = f"step {self.step + 1}" if self.training else "forward only"
         loss = f", loss {self.loss:.6g} → {self.loss_after:.6g}" if self.loss is not None else ""
-        return f"<Trace of model {self._record.model!r}, {what}: {len(self._layers)} layers{loss}>"
+        return f"<Trace of model {self._record.model!r}, {what}: {len(self._record.uses)} layers{loss}>"
 
     def __str__(self) -> str:
         return str(self.table())

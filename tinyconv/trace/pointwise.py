@@ -1,0 +1,342 @@
+"""Explanations of ops whose outputs are functions of few numbers: activations, softmax, merges, inputs, own layers."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tinyconv.kernels import reference
+from tinyconv.kernels.reference.activation import FORMULAS
+from tinyconv.plan import ops
+from tinyconv.trace.explainer import FLAT, INPUT, SHUT, SMALLER, ZEROS, Explainer, Scope, listed
+from tinyconv.trace.explanation import Column, Explanation, Fact, Place, Reference, Rows, Then, reference_to, single
+from tinyconv.trace.record import Array, Node
+from tinyconv.trace.routes import Route, Ways
+from tinyconv.trace.windows import places
+
+# Of every activation f(x) and its derivative, and what its options are called.
+SIGNS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "relu": (r"\max(0, x)", r"1 \text{ where } out > 0, \text{ else } 0", ()),
+    "leaky_relu": (
+        r"x \text{ where } x \ge 0, \text{ else } \alpha x",
+        r"1 \text{ where } x > 0, \text{ else } \alpha",
+        ("α",),
+    ),
+    "bounded_relu": (
+        r"x \text{ between } t \text{ and } m, \text{ below } \alpha (x - t)",
+        r"1 \text{ between } t \text{ and } m, \text{ below } \alpha, \text{ above } 0",
+        ("α", "m", "t"),
+    ),
+    "elu": (
+        r"x \text{ where } x > 0, \text{ else } \alpha (e^x - 1)",
+        r"1 \text{ where } x > 0, \text{ else } out + \alpha",
+        ("α",),
+    ),
+    "selu": (r"\lambda \, elu(x)", r"\lambda \text{ where } x > 0, \text{ else } out + \lambda \alpha", ()),
+    "sigmoid": (r"\frac{1}{1 + e^{-x}}", r"out (1 - out)", ()),
+    "tanh": (r"\tanh(x)", r"1 - out^2", ()),
+    "exponential": (r"e^x", r"out", ()),
+    "softplus": (r"\log(1 + e^x)", r"\frac{1}{1 + e^{-x}}", ()),
+    "softsign": (r"\frac{x}{1 + |x|}", r"\frac{1}{(1 + |x|)^2}", ()),
+    "hard_sigmoid": (r"\min(1, \max(0, x / 6 + 1 / 2))", r"1 / 6 \text{ where it rises, else } 0", ()),
+    "silu": (r"\frac{x}{1 + e^{-x}}", r"s + out (1 - s), \quad s = \frac{1}{1 + e^{-x}}", ()),
+    "hard_silu": (r"x \, h, \quad h = \min(1, \max(0, x / 6 + 1 / 2))", r"h + x h'", ()),
+    "gelu": (r"x \Phi(x)", r"\Phi(x) + x \varphi(x)", ()),
+    "approximate_gelu": (
+        r"x (1 + \tanh u) / 2, \quad u = \sqrt{2 / \pi} (x + 0.044715 x^3)",
+        r"(1 + t + x (1 - t^2) u') / 2, \quad t = \tanh u",
+        (),
+    ),
+    "mish": (r"x \tanh(\log(1 + e^x))", r"t + x (1 - t^2) s, \quad t = \tanh(\log(1 + e^x))", ()),
+}  # fmt: skip
+
+
+class Activation(Explainer):
+    """A function of one number: it is named, and its value at this number given."""
+
+    @property
+    def formulas(self) -> tuple[str, str]:
+        f, slope, _ = SIGNS[self.op.kind]
+        return f"out = f(x) = {f}", rf"dx = dout \cdot f'(x), \quad f'(x) = {slope}"
+
+    def slope(self, place: Place) -> float:
+        x, out = (np.array([array[place]]) for array in (self.node.inputs[0], self.node.out))
+        return float(FORMULAS[self.op.kind][1](np.ones_like(x), x, out, *self.op.options)[0])
+
+    def facts(self, place: Place) -> list[Fact]:
+        return [Fact(name, value) for name, value in zip(SIGNS[self.op.kind][2], self.op.options, strict=True)]
+
+    def then(self, place: Place, x: float) -> Then:
+        """What the function makes of a number."""
+        value = float(FORMULAS[self.op.kind][0](np.array([x]), *self.op.options)[0])
+        return Then(f"{self.op.kind}({x:.4g})", value)
+
+    def output(self, place: Place) -> Explanation:
+        x = float(self.node.inputs[0][place])
+        rows, then = [single((self.x_name(), place, x))], self.then(place, x)
+        said = [f"{self.op.kind} of the number that stands at the same place, {x:.4g}.", self._shut(place)]
+        code = reference_to(FORMULAS[self.op.kind][0], "return")
+        value, facts = self.node.out[place], self.facts(place)
+        return self.explain(self.out_name(), place, value, rows, self.formulas[0], said, code, [then], facts)
+
+    def dinput(self, k: int, place: Place) -> Explanation:
+        loss = absorbing(self.scope, self.node)
+        if loss is not None:
+            return replace(loss.dinput(0, place), layer=self.layer, what=f"d{self.x_name()}")
+        x, slope = float(self.node.inputs[0][place]), self.slope(place)
+        dout = self.dout_at(np.array([place]))
+        why = ZEROS[self.lost(0)[place]] if not slope else self.why_dout(dout)(0)
+        factors = (f"d{self.out_name()}", place, dout.values[0]), (f"f'({x:.4g})", None, slope)
+        said = [f"The gradient passes times the slope of {self.op.kind} at {x:.4g}, {slope:.4g}.", self._shut(place)]
+        code = reference_to(FORMULAS[self.op.kind][1], "return")
+        gradient = self.node.dinputs[0]
+        assert gradient is not None
+        rows = [single(*factors, why=why)]
+        return self.explain(f"d{self.x_name()}", place, gradient[place], rows, self.formulas[1], said, code)
+
+    def _shut(self, place: Place) -> str:
+        if self.op.kind == "relu" and self.node.out[place] <= 0:
+            return f"ReLU is shut here: {float(self.node.inputs[0][place]):.4g} is not above 0."
+        return ""
+
+    def zeros(self) -> Array:
+        shut = SHUT if self.op.kind in ("relu", "bounded_relu") else 0
+        return np.full(self.node.out.shape, shut, np.int8)
+
+    def lost(self, k: int) -> Array:
+        loss = absorbing(self.scope, self.node)
+        if loss is not None:
+            return loss.lost(0)
+        x, out = self.node.inputs[0].reshape(-1), self.node.out.reshape(-1)
+        slopes = FORMULAS[self.op.kind][1](np.ones_like(x), x, out, *self.op.options).reshape(self.node.out.shape)
+        return np.where(slopes == 0, SHUT if self.op.kind == "relu" else FLAT, self.scope.lost(self.node.number))
+
+
+def absorbing(scope: Scope, node: Node) -> Explainer | None:
+    """The loss that computes together with this activation, if one does."""
+    loss = next((each for each, _ in scope.record.readers(node.number) if isinstance(each.op, ops.Loss)), None)
+    return scope.explainers(loss) if loss is not None and loss.op.absorbed else None  # type: ignore[attr-defined]
+
+
+class Softmax(Explainer):
+    formulas = (
+        r"p_c = \frac{e^{z_c - m}}{\sum_k e^{z_k - m}}, \quad m = \max_k z_k",
+        r"dz_c = \sum_k dp_k \cdot p_k \cdot (\delta_{kc} - p_c)",
+    )
+
+    def _row(self, place: Place) -> Array:
+        columns = self.node.out.shape[-1]
+        return places(*place[:-1], np.arange(columns))
+
+    def output(self, place: Place) -> Explanation:
+        at = self._row(place)
+        z = self.x_at(at)
+        top = float(z.values.max())
+        powers = np.exp(z.values - top)
+        rows = [Rows((Column(f"exp of −{top:.4g} + {self.x_name()}", powers, at),))]
+        share = float(powers[place[-1]] / powers.sum())
+        then = [Then(f"{powers[place[-1]]:.4g} / {powers.sum():.4g}", share)]
+        said = [
+            f"The scores of row {listed(place[:-1])} as shares that add up to 1.",
+            f"The score {z.values[place[-1]]:.4g} of class {place[-1]} makes {powers[place[-1]]:.4g} of "
+            f"{powers.sum():.4g}.",
+        ]
+        value, code = self.node.out[place], reference_to(reference.softmax_forward, "out[...] =")
+        return self.explain(self.out_name(), place, value, rows, self.formulas[0], said, code, then)
+
+    def dinput(self, k: int, place: Place) -> Explanation:
+        loss = absorbing(self.scope, self.node)
+        if loss is not None:
+            return replace(loss.dinput(0, place), layer=self.layer, what=f"d{self.x_name()}")
+        at, c = self._row(place), place[-1]
+        dout = self.dout_at(at)
+        p = Column(self.out_name(), self.node.out[tuple(at.T)], at)
+        same = np.arange(len(at)) == c
+        rest = Column("(1 if the same) − p of this class", same - float(self.node.out[place]))
+        rows = [Rows((dout, p, rest), self.why_dout(dout))]
+        said = [
+            f"Score {c} enters the probabilities of all {len(at)} classes: its own with p (1 − p), others with −p p.",
+        ]
+        gradient = self.node.dinputs[0]
+        assert gradient is not None
+        code = reference_to(reference.softmax_backward, "dx[...] =")
+        return self.explain(f"d{self.x_name()}", place, gradient[place], rows, self.formulas[1], said, code)
+
+    def lost(self, k: int) -> Array:
+        loss = absorbing(self.scope, self.node)
+        return super().lost(k) if loss is None else loss.lost(0)
+
+
+class Joined(Route):
+    """A merge that adds or chooses. An input of size 1 along an axis counts for the whole axis."""
+
+    def __init__(self, scope: Scope, node: Node) -> None:
+        super().__init__(scope, node)
+        self.chooses = self.op.kind != "add"
+        self.factor = "largest" if self.chooses else "1 / n" if self.op.scale != 1 else ""
+        self.forward = (getattr(reference, f"{self.op.kind}_forward"), f"np.{self.op.kind}")
+        backward = "da[...] = np.where" if self.chooses else "dx[...] = dout"
+        self.backward = (getattr(reference, f"{self.op.kind}_backward"), backward)
+        signs = {"add": (r"out = \sum_k x_k", "dx_k = dout")}
+        choice = (rf"out = \{self.op.kind[:3]}_k x_k", r"dx_k = dout \text{ where } x_k \text{ was chosen, else 0}")
+        self.formula = choice if self.chooses else signs["add"]
+
+    def chosen(self, place: Place) -> int:
+        """Which input an output was taken from: the first of equals."""
+        values = [float(x[inward(place, x.shape)]) for x in self.node.inputs]
+        return int(np.argmin(values) if self.op.kind == "minimum" else np.argmax(values))
+
+    def _factor(self, k: int, place: Place) -> float:
+        return float(self.chosen(place) == k) if self.chooses else self.op.scale
+
+    def sources(self, place: Place) -> list[tuple[int, Ways]]:
+        return [
+            (
+                k,
+                Ways.one(
+                    inward(place, x.shape), self._factor(k, place), "" if self._factor(k, place) else "not chosen"
+                ),
+            )
+            for k, x in enumerate(self.node.inputs)
+        ]
+
+    def targets(self, k: int, place: Place) -> Ways:
+        found = outward(place, self.node.inputs[k].shape, self.node.out.shape)
+        factors = np.array([self._factor(k, tuple(each)) for each in found.tolist()])
+        return Ways(found, factors, tuple("" if factor else ZEROS[SMALLER] for factor in factors))
+
+    def lost(self, k: int) -> Array:
+        shape = self.node.inputs[k].shape
+        out = self.scope.lost(self.node.number)
+        if shape != out.shape:
+            return np.zeros(shape, np.int8)
+        if not self.chooses:
+            return out
+        pick = np.argmin if self.op.kind == "minimum" else np.argmax
+        chosen = pick(np.stack(np.broadcast_arrays(*self.node.inputs)), axis=0)
+        return np.where(chosen == k, out, SMALLER)
+
+    def say(self, place: Place, backward: bool, ways: Ways) -> list[str]:
+        several = len(ways.factors) > 1
+        if self.chooses:
+            if backward:
+                return ["The input that was chosen gets the gradient, the others nothing."]
+            return [f"Of {len(self.node.inputs)} inputs, number {self.chosen(place)} was chosen."]
+        if backward:
+            return [
+                "A sum hands its gradient to every summand"
+                + (f", here times {self.op.scale:.4g}." if self.factor else "."),
+                f"The number counts at {len(ways.factors)} places, and gets the sum of their gradients."
+                if several
+                else "",
+            ]
+        return [f"The {'mean' if self.factor else 'sum'} of {len(self.node.inputs)} inputs at the same place."]
+
+
+class Multiplied(Explainer):
+    """A merge that multiplies."""
+
+    formulas = (r"out = x_0 \cdot x_1 \cdot \text{...}", r"dx_k = dout \cdot \text{the product of the other inputs}")
+
+    def _factors(self, at: Array, without: int | None = None) -> tuple[Column, ...]:
+        found = []
+        for k, x in enumerate(self.node.inputs):
+            if k != without:
+                inside = np.array([inward(tuple(place), x.shape) for place in at.tolist()])
+                found.append(self.x_at(inside, k))
+        return tuple(found)
+
+    def output(self, place: Place) -> Explanation:
+        rows = [Rows(self._factors(np.array([place])))]
+        said = [f"The product of {len(self.node.inputs)} inputs at the same place."]
+        code = reference_to(reference.multiply_forward, "np.multiply")
+        return self.explain(self.out_name(), place, self.node.out[place], rows, self.formulas[0], said, code)
+
+    def dinput(self, k: int, place: Place) -> Explanation:
+        at = outward(place, self.node.inputs[k].shape, self.node.out.shape)
+        dout = self.dout_at(at)
+        rows = [Rows((dout, *self._factors(at, without=k)), self.why_dout(dout))]
+        said = ["By the product rule: the gradient, times what the number was multiplied by."]
+        code = reference_to(reference.multiply_backward, "db[...] =" if k else "da[...] =")
+        gradient = self.node.dinputs[k]
+        assert gradient is not None
+        return self.explain(f"d{self.x_name(k)}", place, gradient[place], rows, self.formulas[1], said, code)
+
+
+def inward(place: Place, shape: tuple[int, ...]) -> Place:
+    """Where an input of that shape has the number for a place of the output: axes that it lacks behind the batch's, or
+    of size 1, count for all."""
+    own = (place[0], *place[len(place) - len(shape) + 1 :])
+    return tuple(0 if size == 1 and axis else i for axis, (i, size) in enumerate(zip(own, shape, strict=True)))
+
+
+def outward(place: Place, shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Array:
+    """All places of the output that a place of such an input counts for."""
+    lacks = len(out_shape) - len(shape)
+    long = (shape[0], *(1,) * lacks, *shape[1:])
+    at = (place[0], *(0,) * lacks, *place[1:])
+    axes = [
+        np.arange(whole) if size == 1 and whole > 1 and axis else np.array([i])
+        for axis, (i, size, whole) in enumerate(zip(at, long, out_shape, strict=True))
+    ]
+    return places(*np.ix_(*axes))
+
+
+def merge(scope: Scope, node: Node) -> Explainer:
+    """What explains a merge of that kind."""
+    return (Multiplied if node.op.kind == "multiply" else Joined)(scope, node)  # type: ignore[attr-defined]
+
+
+class Source(Explainer):
+    """An input: nothing is computed."""
+
+    def output(self, place: Place) -> Explanation:
+        value = float(self.node.out[place])
+        rows = [single(("the batch", place, value))]
+        said = [f"A number of sample {place[0]}, as it was handed over."]
+        code = reference_to(ops.Source.emit, "return")
+        return self.explain("output", place, value, rows, r"x", said, code)
+
+    def zeros(self) -> Array:
+        return np.full(self.node.out.shape, INPUT, np.int8)
+
+
+class Custom(Explainer):
+    """A user's own layer: what its methods compute is known to them alone."""
+
+    def _own(self, method: str, what: str, array: Array | None, place: Place, formula: str) -> Explanation:
+        assert array is not None
+        kind, value = type(self.op.layer).__name__, float(array[place])
+        rows = [single((f"{kind}.{method}", place, value))]
+        said = [f"{kind}.{method} has computed it; the library does not know how.", "trace.check() compares gradients."]
+        code = own_code(getattr(type(self.op.layer), method))
+        return self.explain(what, place, value, rows, formula, said, code)
+
+    def output(self, place: Place) -> Explanation:
+        return self._own("forward", self.out_name(), self.node.out, place, r"out = forward(x, w)")
+
+    def dinput(self, k: int, place: Place) -> Explanation:
+        return self._own(
+            "backward", f"d{self.x_name()}", self.node.dinputs[0], place, r"dx = backward(dout, x, out, w)"
+        )
+
+    def dweight(self, name: str, place: Place) -> Explanation:
+        gradient = self.scope.record.weights[f"{self.op.name}/{name}"].gradient
+        return self._own("backward", f"d{name}", gradient, place, r"dw = backward(dout, x, out, w)")
+
+
+def own_code(method: Any) -> Reference:
+    """A user's own function; what was typed into a terminal has no file."""
+    try:
+        return reference_to(method)
+    except (OSError, TypeError):
+        return Reference(getattr(method, "__qualname__", "?"), "?", 0, 0, ("(no file)",))
+
+
+POINTWISE: dict[type[ops.Op], Any] = {
+    ops.Activation: Activation,
+    ops.Softmax: Softmax,
+    ops.Merge: merge,
+    ops.Source: Source,
+    ops.Custom: Custom,
+}
