@@ -10,6 +10,7 @@ from test_trace import batch, digits, pairs, siamese
 import tinyconv
 from tinyconv import activations, layers, losses, optimizers
 from tinyconv.kernels.reference.activation import FORMULAS
+from tinyconv.layers.merge import Merge
 from tinyconv.plan import ops
 from tinyconv.trace.explain import EXPLAINERS
 from tinyconv.trace.explanation import LINES
@@ -53,11 +54,10 @@ LAYERS = {
     "ZeroPadding2D": [{"padding": ((1, 0), (2, 1))}],
 }
 NOT_LAYERS = {"Input", "InputLayer", "Layer", "WeightSpec"}
-SAME = {"AvgPool2D", "MaxPool2D", "GlobalAvgPool2D", "GlobalMaxPool2D"}  # other names
 CASES = [
     (name, number)
     for name in layers.__all__
-    if name not in NOT_LAYERS | SAME
+    if name not in NOT_LAYERS and getattr(layers, name).__name__ == name  # once, of two names for the same
     for number in range(len(LAYERS.get(name, [None])))
 ]
 
@@ -72,7 +72,7 @@ def around(layer, merges):
     return tinyconv.Model(image, out)
 
 
-def places(array, rng, count=3):
+def places(array, rng, count=2):
     """Random places, and that of the largest number."""
     found = [tuple(int(rng.integers(size)) for size in array.shape) for _ in range(count)]
     return [*found, tuple(int(i) for i in np.unravel_index(np.abs(array).argmax(), array.shape))] if array.size else []
@@ -81,28 +81,31 @@ def places(array, rng, count=3):
 def add_up(explanation, array, place, rounding=0.0):
     """Whether an explanation is one of the number that stands there."""
     assert explanation.value == array[place]
-    terms = explanation.terms
-    assert sum(term.value for term in terms) == pytest.approx(explanation.sum, rel=1e-9, abs=1e-12)
-    for term in terms[:20]:
-        assert term.value == pytest.approx(np.prod([factor.value for factor in term.factors]), rel=1e-9, abs=1e-15)
-    size = np.abs(terms.values).sum() + abs(explanation.result)
-    assert explanation.result == pytest.approx(float(array[place]), rel=2e-5, abs=2e-6 * size + rounding + 1e-9)
+    values = explanation.terms.values
+    size = np.abs(values).sum() + abs(explanation.result)
+    assert abs(values.sum() - explanation.sum) <= 1e-12 * size
+    for i in {0, len(values) // 2, len(values) - 1} if len(values) else ():
+        term = explanation.terms[i]
+        assert term.value == values[i]
+        assert abs(np.prod([factor.value for factor in term.factors]) - term.value) <= 1e-12 * abs(term.value)
+    error = abs(explanation.result - float(array[place]))
+    assert error <= 2e-6 * size + rounding + 1e-9, repr(explanation)
     assert 1 <= len(explanation.sentences) <= 5
     assert explanation.reference.marked_code
 
 
-def everything(trace, rng, count=3):
-    """Explain numbers of all arrays of a trace."""
-    for name, layer in trace.items():
+def everything(trace, rng, count=2, names=()):
+    """Explain numbers of all arrays of a trace, or of these layers of it."""
+    for name in names or trace:
+        layer = trace[name]
         for what in dir(layer) if hasattr(layer, "layer") else ("losses", "dinput"):
             array = getattr(layer, what)
             for place in places(array, rng, count):
                 add_up(layer.explain(what, place), array, place)
-        for weight in getattr(layer, "weights", {}).values():
+        for own, weight in getattr(layer, "weights", {}).items():
             for what, array in {"step": weight.step, **weight.moments}.items() if weight.moments else ():
                 for place in places(array, rng, count):
-                    own = weight.name.rpartition("/")[2]
-                    add_up(trace[name].explain(what, own, place), array, place, 2e-7 * np.abs(weight.value).max())
+                    add_up(layer.explain(what, own, place), array, place, 2e-7 * np.abs(weight.value).max())
 
 
 @pytest.mark.parametrize(("name", "number"), CASES)
@@ -110,11 +113,11 @@ def test_every_layers_numbers_add_up(name, number):
     assert name in LAYERS, f"LAYERS has no {name}: what does it take to explain it?"
     tinyconv.utils.set_random_seed(2)
     layer = getattr(layers, name)(**LAYERS[name][number], name="middle")
-    model = around(layer, merges=isinstance(layer, layers.Add.__mro__[1]))
+    model = around(layer, merges=isinstance(layer, Merge))
     model.compile(optimizers.SGD(0.1, momentum=0.9), "mse", backend="reference")
     rng = np.random.default_rng(3)
     x, y = rng.standard_normal((3, *IMAGE), np.float32), rng.standard_normal((3, 2), np.float32)
-    everything(model.trace(x, y), rng)
+    everything(model.trace(x, y), rng, names=["before", "middle"])
     forward = model.trace(x)["middle"]
     for place in places(forward.output, rng):
         add_up(forward.explain("output", place), forward.output, place)
@@ -138,7 +141,7 @@ def test_every_activation_adds_up(name):
     model = tinyconv.Sequential([tinyconv.Input((6,)), layers.Dense(5, activation=name), layers.Dense(2)])
     model.compile("sgd", "mse", backend="reference")
     rng = np.random.default_rng(3)
-    everything(model.trace(rng.standard_normal((4, 6)), rng.standard_normal((4, 2))), rng, 2)
+    everything(model.trace(rng.standard_normal((4, 6)), rng.standard_normal((4, 2))), rng, names=["dense"])
 
 
 # Of every loss: arguments, and what the model ends with.
@@ -173,7 +176,7 @@ def test_every_losss_numbers_add_up(name, number, fuse):
     y = labels if name.startswith("Sparse") else np.eye(3, dtype=np.float32)[labels]
     for weights in (None, np.array([0, 1, 2, 0.5], np.float32)):
         trace = model.trace(x, y, sample_weight=weights)
-        everything(trace, rng)
+        everything(trace, rng, names=["dense", "loss"])
         whole = trace.explain_loss()
         assert whole.result == pytest.approx(trace.loss, rel=1e-5)
         assert len(whole.terms) == 20 + 1
@@ -203,7 +206,7 @@ def test_every_optimizers_numbers_add_up(name, number):
     rng = np.random.default_rng(3)
     x, y = rng.standard_normal((4, 6), np.float32), rng.standard_normal((4, 2), np.float32)
     for _ in range(2):
-        everything(model.trace(x, y), rng)
+        everything(model.trace(x, y), rng, names=["dense"])
         model.train_on_batch(x, y)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 import tinyconv
 from tinyconv import layers
+from tinyconv.trace.explainer import ZEROS
 
 
 def digits(backend="reference", fuse=True, **settings):
@@ -169,3 +170,87 @@ def test_a_trace_prints():
     assert "<table>" in trace._repr_html_()
     assert "dkernel (3, 3, 1, 4)" in repr(trace["conv2d"])
     assert "forward only" in repr(model.trace(x))
+
+
+@pytest.mark.parametrize("model_and_data", [(digits, batch), (siamese, pairs)])
+def test_gradients_agree_with_central_differences(model_and_data):
+    network, data = model_and_data
+    trace = network().trace(*(data()))
+    found = trace.check(2, seed=1)
+    assert found.ok
+    assert {each.verdict for each in found.rows} <= {"agrees", "kink"}
+    names = {each.tensor for each in found.rows}
+    for name, weight in trace.weights.items():
+        layer, _, own = name.rpartition("/")
+        assert (f"{layer}, d{own}" in names) == (weight.gradient is not None)
+    assert f"{len(found.rows)} gradients: 0 wrong" in str(found)
+    assert all(abs(each.exact - each.slope) <= 1e-6 for each in found.rows if each.verdict == "agrees")
+
+
+def test_a_wrong_gradient_is_named():
+    class Wrong(layers.Layer):
+        def forward(self, out, x, weights):
+            out[...] = x * x
+
+        def backward(self, dx, dweights, dout, x, out, weights):
+            dx[...] = dout * x
+
+    model = tinyconv.Sequential(
+        [tinyconv.Input((4,), name="input_layer"), layers.Dense(3, name="before"), Wrong(), layers.Dense(2)]
+    )
+    model.compile("sgd", "mse", backend="reference")
+    rng = np.random.default_rng(0)
+    found = model.trace(rng.standard_normal((3, 4)), rng.standard_normal((3, 2))).check(2)
+    assert not found.ok
+    wrong = {each.tensor for each in found.wrong}
+    assert wrong == {"input_layer, doutput", "before, doutput", "before, dkernel", "before, dbias"}
+    assert "WRONG" in str(found)
+    assert "wrong" in repr(found)
+
+
+def test_kinks_are_told_from_errors():
+    model = tinyconv.Sequential([tinyconv.Input((2,)), layers.Dense(1, activation="relu", name="unit")])
+    model.compile("sgd", "mse", backend="reference")
+    model.set_weights([np.array([[1.0], [1.0]]), np.zeros(1)])
+    trace = model.trace([[1.0, -1.0]], [[2.0]])  # the unit is exactly at zero
+    found = {each.tensor: each for each in trace.check(1).rows}
+    kink = found["unit, dz"]
+    assert kink.verdict == "kink"
+    assert (kink.gradient, kink.left) == (0, 0)
+    assert kink.right == pytest.approx(-4)
+    assert str(kink) == "a kink: left 0, right −4.0000"
+    assert trace["unit"].nudge("dz", (0, 0)) == kink
+    assert found["unit, doutput"].verdict == "agrees"
+
+
+def test_one_gradient_can_be_nudged():
+    trace = digits().trace(*batch())
+    for layer, what, place in [
+        ("conv2d", "dkernel", (1, 1, 0, 2)),
+        ("conv2d", "dinput", (1, 2, 3, 0)),
+        ("conv2d", "dz", (0, 3, 3, 2)),
+        ("flatten", "doutput", (0, 5)),
+        ("dense", "dz", (0, -1)),
+    ]:
+        nudged = trace[layer].nudge(what, place)
+        assert nudged.verdict in ("agrees", "kink")
+        assert nudged.gradient == getattr(trace[layer], what)[place]
+    assert nudged.digits > 6
+    assert nudged.losses[1] == pytest.approx(trace.loss, rel=1e-5)
+    with pytest.raises(ValueError, match="The loss starts from the scores, before 'dense' makes probabilities"):
+        trace["dense"].nudge("doutput", (0, 0))
+    with pytest.raises(ValueError, match="'output' is not a gradient"):
+        trace["dense"].nudge("output", (0, 0))
+    with pytest.raises(ValueError, match="has other readers too"):
+        siamese().trace(*pairs())["mean"].nudge("dinput_2", (0, 0))
+
+
+def test_reasons_of_zeros_as_arrays():
+    trace = digits().trace(*batch())
+    conv, dropout = trace["conv2d"], trace["dropout"]
+    reasons = np.array(ZEROS)[conv.zeros("dz")]
+    assert ((reasons != "") == (conv.dz == 0)).all()
+    assert (reasons[conv.z <= 0] == "ReLU shut").all()
+    assert set(reasons[conv.z > 0].tolist()) == {"", "lost the pool"}
+    assert (np.array(ZEROS)[dropout.zeros("dinput")] == "dropped")[dropout.output == 0].all()
+    assert not conv.zeros("dkernel").any()

@@ -65,10 +65,9 @@ class Explained:
         if what.startswith(("input", "dinput")):
             k = int(what.rpartition("_")[2]) if "_" in what else 0
             return self.dinput(k, place) if what.startswith("d") else self.input(k, place)
-        inner = [self._inner(node) for node in self.nodes[:-1]]
-        if what in inner:
-            return self.scope.explainers(self.nodes[inner.index(what)]).output(place)
-        return self.scope.explainers(self.nodes[inner.index(what.removeprefix("d")) + 1]).dinput(0, place)
+        if what in self._inners:
+            return self.scope.explainers(self.nodes[self._inners.index(what)]).output(place)
+        return self.scope.explainers(self.nodes[self._inners.index(what.removeprefix("d")) + 1]).dinput(0, place)
 
     # By kind
 
@@ -158,10 +157,51 @@ class Explained:
                 return self.scope.explainers(node)
         raise AssertionError(name)
 
+    # Of whole arrays, and by nudging
+
+    def _value(self, what: str) -> int:
+        """The node that gives an array, or whose gradient it is."""
+        name = what.removeprefix("d") if what not in self._inners else what
+        if name == "output":
+            return self.use.gives
+        if name in self._inners:
+            return self.nodes[self._inners.index(name)].number
+        return self.use.reads[int(name.rpartition("_")[2]) if "_" in name else 0]
+
+    def zeros(self, what: str) -> Array:
+        """Why each number of an array of values or of their gradients is zero, as a number of ZEROS."""
+        array = self._array(what)
+        if what.removeprefix("d") in self.weights or what.removeprefix("new_") in self.weights:
+            return np.zeros(array.shape, np.int8)
+        number = self._value(what)
+        if what in self._inners or not what.startswith("d"):
+            return self.scope.zeros(number)
+        if what.startswith("dinput") and self.nodes:
+            k = self.use.reads.index(number)
+            return np.where(array == 0, self.scope.explainers(self.nodes[0]).lost(k), 0).astype(np.int8)
+        return self.scope.lost(number)
+
+    def nudged(self, what: str, place: Any) -> tuple[int | str, Place]:
+        """Whose gradient an array is: a node's value, or a weight, by its whole name; and the place, checked."""
+        array = self._array(what)
+        at = checked_place(f"{self.use.name!r}, {what}", place, array.shape)
+        if what.removeprefix("d") in self.weights and what not in self.weights:
+            return self.weights[what.removeprefix("d")].name, at
+        if not what.startswith("d") or what in (*self.weights, *self._inners):
+            raise ValueError(f'{what!r} is not a gradient. Expected one, such as "doutput".')
+        number = self._value(what)
+        if what.startswith("dinput") and len(self.record.readers(number)) > 1:
+            raise ValueError(
+                f"The input of {self.use.name!r} has other readers too, and to nudge it nudges all. "
+                'Fix: nudge "doutput" of the layer before it.'
+            )
+        return number, at
+
     # Names and places
 
-    def _inner(self, node: Node) -> str:
-        return name_in(self.record, self.use, node.number)
+    @cached_property
+    def _inners(self) -> list[str]:
+        return [name_in(self.record, self.use, node.number) for node in self.nodes[:-1]]
 
     @cached_property
     def names(self) -> dict[str, Array | None]:
@@ -174,22 +214,26 @@ class Explained:
             given = self.record.nodes[number]
             found[name] = given.out
             found[f"d{name}"] = self.nodes[0].dinputs[k] if self.nodes else found["doutput"]
-        for node, after in zip(self.nodes[:-1], self.nodes[1:], strict=True):
-            found[self._inner(node)], found[f"d{self._inner(node)}"] = node.out, after.dinputs[0]
+        for name, node, after in zip(self._inners, self.nodes, self.nodes[1:], strict=False):
+            found[name], found[f"d{name}"] = node.out, after.dinputs[0]
         for name, weight in self.weights.items():
             found |= {name: weight.value, f"d{name}": weight.gradient, f"new_{name}": weight.new}
         return found
 
-    def _place(self, what: str, where: Sequence[Any]) -> Place:
-        arrays = {name: array for name, array in self.names.items() if array is not None}
-        if what not in arrays:
+    def _array(self, what: str) -> Array:
+        array = self.names.get(what)
+        if array is None:
+            known = [name for name, array in self.names.items() if array is not None]
             moments = {slot for weight in self.weights.values() for slot in weight.moments}
-            raise unknown(
-                f"layer {self.use.name!r}", "array", what, [*arrays, *(["step", *moments] if moments else [])]
-            )
+            known += ["step", *sorted(moments)] if moments else []
+            raise unknown(f"layer {self.use.name!r}", "array", what, known)
+        return array
+
+    def _place(self, what: str, where: Sequence[Any]) -> Place:
+        shape = self._array(what).shape
         if len(where) != 1:
             raise TypeError(f"explain({what!r}, place) takes one place. Received: {received(tuple(where))}.")
-        return checked_place(f"{self.use.name!r}, {what}", where[0], arrays[what].shape)
+        return checked_place(f"{self.use.name!r}, {what}", where[0], shape)
 
     def _weight(self, what: str, where: Sequence[Any]) -> tuple[Weight, str, Place]:
         if len(where) != 2:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from tinyconv.plan import ops
+from tinyconv.plan.fusion import Rule
+from tinyconv.plan.graph import Graph
 from tinyconv.plan.ops import Op
 
 Array = np.ndarray
@@ -77,6 +79,15 @@ class Use:
 
 
 @dataclass(frozen=True, eq=False)
+class Setting:
+    """What is computed: the model's graph, the loss of each output (None: it has none), and the rules of fusion."""
+
+    graph: Graph
+    losses: Sequence[ops.Loss | None]
+    rules: Sequence[Rule]
+
+
+@dataclass(frozen=True, eq=False)
 class Record:
     """A step, as it was computed."""
 
@@ -85,9 +96,11 @@ class Record:
     training: bool  # or as at inference, and forward only
     counters: tuple[int, ...]  # step, cursor, first sample
     seed: int
+    setting: Setting
+    given: tuple[tuple[Array, ...], ...]  # inputs, targets and weights of rows, in the plan's order
     nodes: Mapping[int, Node]  # in the order of the forward pass
     uses: Sequence[Use]
-    inputs: Mapping[str, int]  # the node of each input, by the input layer's name
+    order: Sequence[str]  # the layers in Keras' order
     weights: Mapping[str, Weight]
     update: Sequence[
         tuple[str, Mapping[str, Any]]

@@ -15,7 +15,7 @@ from tinyconv.plan.fusion import LOSS_RULES
 from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import Emitted, Plan, lower
 from tinyconv.plan.state import LOSSES, PENALTY, State
-from tinyconv.trace.record import FROM_PROBABILITIES, Array, Node, Record, Use, Weight, row_factors
+from tinyconv.trace.record import FROM_PROBABILITIES, Array, Node, Record, Setting, Use, Weight, row_factors
 from tinyconv.training.heads import loss_of
 from tinyconv.training.trainer import Trainer, are_given
 
@@ -30,30 +30,32 @@ def recorded(trainer: Trainer, samples: Samples) -> Record:
     """The next step of training on these samples; without targets, their way through the model as at inference."""
     scored = samples[1] is not None
     own = copied(trainer, scored)
+    state = own.state
     graph, uses = laid_out(trainer.model)
-    plan = lowered(own, graph, samples, fuse=trainer.fuse)
+    setting = Setting(graph, losses_of(own, graph, samples), LOSS_RULES if trainer.fuse else ())
+    plan = lowered(setting, state, len(samples[0][0]), scored, own.optimizer)
     own.load(plan, *samples)
-    counters, before, moments_before = own.state.read(own.state.counters), _weights(own.state), own.moments()
-    _run(own, plan.steps["prepare"])
-    nodes = _forward(own, plan)
+    counters, before, moments_before = state.read(state.counters), _weights(state), own.moments()
+    run(state, plan.steps["prepare"])
+    nodes = forward(state, plan)
     found: dict[str, Any] = {}
     gradients: dict[str, Array] = {}
     clipped: dict[str, Array] = {}
     if scored:
         found["loss"], found["penalty"] = _loss(own)
-        nodes = _backward(own, plan, nodes)
-        gradients = _views(own.state, own.state.grads)
+        nodes = backward(state, plan, nodes)
+        gradients = _views(state, state.grads)
         *clipping, update = plan.steps["update"]
-        _run(own, clipping)
-        clipped = _views(own.state, own.state.grads)
-        _run(own, [update])
-    after, moments = _weights(own.state), own.moments()
+        run(state, clipping)
+        clipped = _views(state, state.grads)
+        run(state, [update])
+        found["update"] = [(step.kernel_name, numbers(state, step)) for step in plan.steps["update"]]
+        found["optimizer"] = type(own.optimizer).__name__
+    after, moments = _weights(state), own.moments()
     if scored:
         own.begin(int(counters[0]))
-        _run(own, [*plan.steps["prepare"], *plan.steps["forward"]])
+        run(state, [*plan.steps["prepare"], *plan.steps["forward"]])
         found["loss_after"], _ = _loss(own)
-        found["update"] = [(step.kernel_name, numbers(own.state, step)) for step in plan.steps["update"]]
-        found["optimizer"] = type(own.optimizer).__name__
     weights = {}
     for name, _, spec in trainer.model._specs():
         penalty = dict(spec.regularizer.strengths) if spec.regularizer is not None and name in gradients else {}
@@ -61,18 +63,18 @@ def recorded(trainer: Trainer, samples: Samples) -> Record:
             {slot: each[name] for slot, each in slots.items() if name in each} for slots in (moments_before, moments)
         )
         weights[name] = Weight(name, before[name], after[name], gradients.get(name), clipped.get(name), penalty, *both)
-    losses = {graph.outputs[head.output]: len(graph.nodes) + i for i, head in enumerate(own.heads)}
-    nodes = _named({**nodes, **_left_out(graph, nodes, losses)}, uses)
-    inputs = {layer.name: number for layer, number in zip(trainer.model._inputs, graph.inputs, strict=True)}
+    nodes = _named({**nodes, **_left_out(setting, nodes)}, uses)
     return Record(
         model=trainer.model.name,
-        backend=own.kernels.__name__.rpartition(".")[2],
+        backend=state.kernels.__name__.rpartition(".")[2],
         training=scored,
         counters=tuple(counters.tolist()),
-        seed=own.state.seed,
+        seed=state.seed,
+        setting=setting,
+        given=tuple(tuple(kept(state.read(a)) for a in each) for each in (plan.xs, plan.all_targets, plan.all_weights)),
         nodes=nodes,
         uses=uses,
-        inputs=inputs,
+        order=[path for path, _ in trainer.model._leaves],
         weights=weights,
         **found,
     )
@@ -81,15 +83,13 @@ def recorded(trainer: Trainer, samples: Samples) -> Record:
 # On copies
 
 
-def copied(trainer: Trainer, scored: bool, kernel_set: Any = None, dtype: Any = np.float32) -> Trainer:
-    """A trainer with a state of its own, at the same point; of another kernel set or type if asked for."""
+def copied(trainer: Trainer, scored: bool) -> Trainer:
+    """A trainer with a state of its own, at the same point."""
     state = trainer.state
-    params, moving = (Arena(arena.shapes, memory, dtype) for arena in (state.host_params, state.host_moving))  # type: ignore[arg-type]
-    for arena, copy in ((state.host_params, params), (state.host_moving, moving)):
-        for name in arena.shapes:
-            copy[name][...] = arena[name]
+    params, moving = (Arena(arena.shapes, memory) for arena in (state.host_params, state.host_moving))  # type: ignore[arg-type]
+    params.flat[...], moving.flat[...] = state.host_params.flat, state.host_moving.flat
     work = (trainer.optimizer, trainer.heads) if scored else (None, ())
-    own = Trainer(trainer.model, kernel_set or trainer.kernels, (params, moving), state.seed, *work)
+    own = Trainer(trainer.model, trainer.kernels, (params, moving), state.seed, *work)
     if own.optimizer is not None:
         own.set_moments(trainer.moments())
         own.set_learning_rate()
@@ -115,71 +115,67 @@ def laid_out(model: Network) -> tuple[Graph, list[Use]]:
     return graph, uses
 
 
-def lowered(own: Trainer, graph: Graph, samples: Samples, fuse: bool) -> Plan:
+def losses_of(own: Trainer, graph: Graph, samples: Samples) -> list[ops.Loss | None]:
+    """The loss of each output, or None."""
+    if samples[1] is None:
+        return []
+    found = {head.output: head.op(each) for head, each in zip(own.heads, are_given(samples[2]), strict=True)}
+    return [found.get(output) for output in range(len(graph.outputs))]
+
+
+def lowered(setting: Setting, state: State, batch_size: int, training: bool, optimizer: Any = None) -> Plan:
     """A plan without fusion; but where the model's own plans have a loss start from scores, which is exact where
     probabilities are rounded to 0 or 1, this one does too."""
-    xs, ys, weights = samples
-    losses: list[ops.Loss | None] = []
-    if ys is not None:
-        by_output = {head.output: head.op(each) for head, each in zip(own.heads, are_given(weights), strict=True)}
-        losses = [by_output.get(output) for output in range(len(graph.outputs))]
-    return lower(
-        graph,
-        len(xs[0]),
-        own.state,
-        training=ys is not None,
-        losses=losses,
-        optimizer=own.optimizer,
-        fuse=LOSS_RULES if fuse else False,
-        input_gradient=True,
-    )
+    given = {"losses": setting.losses, "optimizer": optimizer, "fuse": setting.rules, "input_gradient": True}
+    return lower(setting.graph, batch_size, state, training=training, **given)
 
 
 # Running
 
 
-def _run(own: Trainer, steps: Iterable[Step]) -> None:
-    own.kernels.record([step.call for step in steps])()
+def run(state: State, steps: Iterable[Step]) -> None:
+    """Run steps of a plan, one after the other."""
+    state.kernels.record([step.call for step in steps])()
 
 
-def _forward(own: Trainer, plan: Plan) -> dict[int, Node]:
+def forward(state: State, plan: Plan) -> dict[int, Node]:
     """Run the forward pass, and keep what each op has computed."""
     nodes: dict[int, Node] = {}
-    read, done = own.state.read, 0
+    done = 0
     for number, emitted in plan.emitted.items():
-        _run(own, emitted.forward)
+        run(state, emitted.forward)
         done += len(emitted.forward)
-        inputs = tuple(
-            nodes[each].out.reshape(value.data.shape) for each, value in zip(emitted.reads, emitted.inputs, strict=True)
-        )
+        pairs = zip(emitted.reads, emitted.inputs, strict=True)
+        inputs = tuple(nodes[read].out.reshape(value.data.shape) for read, value in pairs)
         same = isinstance(emitted.op, ops.Reshape)
-        out = inputs[0].reshape(emitted.out.data.shape) if same else kept(read(emitted.out.data))
+        out = inputs[0].reshape(emitted.out.data.shape) if same else kept(state.read(emitted.out.data))
         nothing = (None,) * len(inputs)
-        nodes[number] = Node(number, emitted.op, emitted.reads, inputs, nothing, out, None, _beside(own, emitted))
-    _run(own, plan.steps["forward"][done:])  # the regularisers'
+        nodes[number] = Node(number, emitted.op, emitted.reads, inputs, nothing, out, None, _beside(state, emitted))
+    run(state, plan.steps["forward"][done:])  # the regularisers'
     return nodes
 
 
-def _backward(own: Trainer, plan: Plan, nodes: Mapping[int, Node]) -> dict[int, Node]:
+def backward(state: State, plan: Plan, nodes: Mapping[int, Node]) -> dict[int, Node]:
     """Run the backward pass, and keep each gradient as it was when it was whole."""
-    found = dict(nodes)
-    read, done = own.state.read, 0
+    found, done = dict(nodes), 0
     for number, emitted in reversed(plan.emitted.items()):
-        _run(own, emitted.joins)
+        run(state, emitted.joins)
         wanted = emitted.out.wanted and not isinstance(emitted.op, ops.Loss)
-        dout = kept(read(emitted.out.grad)) if wanted else None
-        _run(own, emitted.backward)
+        dout = kept(state.read(emitted.out.grad)) if wanted else None
+        run(state, emitted.backward)
         done += len(emitted.joins) + len(emitted.backward)
-        dinputs = tuple(kept(read(value.grad)) if value.wanted else None for value in emitted.inputs)
+        dinputs = tuple(kept(state.read(value.grad)) if value.wanted else None for value in emitted.inputs)
         found[number] = replace(nodes[number], dout=dout, dinputs=dinputs)
-    _run(own, plan.steps["backward"][done:])  # those of shared layers and of regularisers
+    run(state, plan.steps["backward"][done:])  # those of shared layers and of regularisers
     return found
 
 
-def _left_out(graph: Graph, nodes: Mapping[int, Node], losses: Mapping[int, int]) -> dict[int, Node]:
-    """The nodes that the plan has not: dropouts at inference, and activations that a loss has taken in. ``losses``: by
-    the number of an output, that of its loss."""
+def _left_out(setting: Setting, nodes: Mapping[int, Node]) -> dict[int, Node]:
+    """The nodes that the plan has not: dropouts at inference, and activations that a loss has taken in."""
     found: dict[int, Node] = {}
+    graph = setting.graph
+    heads = [output for output, loss in zip(graph.outputs, setting.losses, strict=False) if loss is not None]
+    losses = {output: len(graph.nodes) + i for i, output in enumerate(heads)}
     for number, node in graph:
         if number in nodes:
             continue
@@ -223,12 +219,12 @@ def kept(array: Array) -> Array:
     return array
 
 
-def _beside(own: Trainer, emitted: Emitted) -> dict[str, dict[str, Array]]:
+def _beside(state: State, emitted: Emitted) -> dict[str, dict[str, Array]]:
     """What the kernels of an op's forward pass read and wrote, but its values and weights."""
     found: dict[str, dict[str, Array]] = {}
     for step in emitted.forward:
         names = [name for name in step.arrays if name not in KEPT_ELSEWHERE]
-        found.setdefault(step.kernel_name, {name: kept(own.state.read(step.arrays[name])) for name in names})
+        found.setdefault(step.kernel_name, {name: kept(state.read(step.arrays[name])) for name in names})
     return found
 
 

@@ -1,12 +1,16 @@
 """What ``model.trace(x, y)`` gives: a step of training, layer by layer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from tinyconv import checking
 from tinyconv.checking import unknown
 from tinyconv.checking.tables import Table, dims
+from tinyconv.trace.check import Exact, GradientCheck, Nudged, checked, nudged
+from tinyconv.trace.compare import Comparison, compared
 from tinyconv.trace.explain import Explained, explained_loss, scope_of
 from tinyconv.trace.explainer import Scope
 from tinyconv.trace.explanation import Explanation
@@ -26,8 +30,8 @@ class LayerTrace:
     What there is not is None: gradients of a pass that was forward only, or of what does not learn.
     """
 
-    def __init__(self, scope: Scope, use: Use) -> None:
-        self._record, self._use = scope.record, use
+    def __init__(self, scope: Scope, use: Use, exact: Callable[[], Exact]) -> None:
+        self._record, self._use, self._exact = scope.record, use, exact
         self._explained = Explained(scope, use)
         self.name, self.layer = use.name, use.layer
         self.weights: Mapping[str, Weight] = self._explained.weights
@@ -77,6 +81,23 @@ class LayerTrace:
         """
         return self._explained.explain(what, where)
 
+    def nudge(self, what: str, place: Any, tolerance: float = 1e-4) -> Nudged:
+        """Measure one gradient: the slopes of the loss to both sides of a number, in double precision.
+
+        >>> trace["conv2d"].nudge("dkernel", (1, 1, 0, 5))
+
+        Args:
+            what: the name of a gradient: "doutput", "dz", "dkernel"; "dinput" where nothing else reads the input.
+            place: a place in the array.
+            tolerance: see :meth:`Trace.check`.
+        """
+        return nudged(self._exact(), *self._explained.nudged(what, place), tolerance)
+
+    def zeros(self, what: str) -> Array:
+        """For every number of "output", "z", "doutput", "dinput", "dz" ... why it is zero, as a number of
+        :data:`tinyconv.trace.explainer.ZEROS`; 0 where it is not, or where a sum happens to be."""
+        return self._explained.zeros(what)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -118,8 +139,9 @@ class Trace(Mapping[str, Any]):
     """One step of training: every array of it, by the names of the layers in the model.
 
     ``trace["conv2d"]`` is a :class:`LayerTrace`; in a model within a model "encoder/conv2d"; of a layer that is called
-    several times "dense", "dense:1", "dense:2"; ``trace["loss"]`` is a :class:`LossTrace`. ``trace.weights`` has, by
-    "layer/weight", each weight's value, gradient, moments, step and new value.
+    several times "dense", "dense:1", "dense:2". The inputs come first, under their layers' names: ``output`` is the
+    batch, ``doutput`` its gradient. ``trace["loss"]`` is a :class:`LossTrace`. ``trace.weights`` has each weight's
+    value, gradient, moments, step and new value, by "layer/weight".
 
     ``loss`` and ``loss_after``: of the batch, before the step and after it, with the same dropout. Without targets, or
     of a model without a loss, both are None and so are all gradients, and the pass is as at inference.
@@ -128,7 +150,8 @@ class Trace(Mapping[str, Any]):
     def __init__(self, record: Record) -> None:
         self._record = record
         scope = scope_of(record)
-        self._layers = {use.name: LayerTrace(scope, use) for use in record.uses}
+        self._exact = cache(lambda: Exact(record))
+        self._layers = {use.name: LayerTrace(scope, use, self._exact) for use in record.uses}
         self._losses = {name: LossTrace(scope, node) for name, node in record.losses.items()}
 
     @property
@@ -143,6 +166,33 @@ class Trace(Mapping[str, Any]):
             )
         return whole_loss(self._record)
 
+    def check(self, n: int = 3, seed: int = 0, tolerance: float = 1e-4) -> GradientCheck:
+        """Compare the gradients with central differences, in double precision, at ``n`` random places of every array
+        that has one: of weights, of inputs, and of what every layer computes.
+
+        >>> print(trace.check())
+
+        Args:
+            n: places of each array.
+            seed: which places.
+            tolerance: the largest difference allowed, relative to the array's largest gradient.
+        """
+        who = "trace.check"
+        n, seed = checking.integer(who, "n", n), checking.integer(who, "seed", seed, at_least=0)
+        tolerance = checking.number(who, "tolerance", tolerance, at_least=0)
+        if not self.training:
+            raise ValueError(f"{self!r} has no gradients. Fix: trace(x, y), after compile().")
+        return checked(self._exact(), n, seed, tolerance)
+
+    def compare(self, keras_model: Any) -> Comparison:
+        """Compare every array with Keras': outputs, gradients (of Keras on TensorFlow), moving statistics, the loss.
+
+        Args:
+            keras_model: a model of Keras with the same layers, of the same names or in the same order. Each layer is
+                given this trace's weights, input and gradient; the model's own weights are put back.
+        """
+        return compared(self._record, keras_model)
+
     @property
     def loss_after(self) -> float | None:
         return self._record.loss_after
@@ -150,16 +200,6 @@ class Trace(Mapping[str, Any]):
     @property
     def weights(self) -> Mapping[str, Weight]:
         return self._record.weights
-
-    @property
-    def inputs(self) -> dict[str, Array]:
-        """The batch, by the names of the inputs."""
-        return {name: self._record.nodes[number].out for name, number in self._record.inputs.items()}
-
-    @property
-    def dinputs(self) -> dict[str, Array | None]:
-        """The gradient of each input: which pixels matter, and in which direction."""
-        return {name: self._record.nodes[number].dout for name, number in self._record.inputs.items()}
 
     @property
     def losses(self) -> Mapping[str, LossTrace]:
@@ -220,7 +260,7 @@ class Trace(Mapping[str, Any]):
         if self.loss is not None:
             notes.append(f"Loss {self.loss:.6g} before the step, {self.loss_after:.6g} after it, on the same batch.")
             notes.append(f"Step {self.step + 1} of {self._record.optimizer}.")
-        size = next(iter(self.inputs.values())).shape[0]
+        size = len(next(iter(self._layers.values())).output)
         title = f"{'A step of training' if self.training else 'A forward pass'} of {self._record.model!r}, batch {size}"
         return Table(title, columns, rows, notes, right=(3, 4, 5, 6, 7), needs={1: 70, 4: 80, 7: 90})
 
