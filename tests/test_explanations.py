@@ -320,3 +320,45 @@ def test_formulas():
     assert "<msub><mi>out</mi><mrow><mi>n</mi><mo>,</mo><mi>f</mi></mrow></msub>" in page
     assert "<munder><mo>∑</mo><mrow><mi>k</mi></mrow></munder>" in page
     assert "<mfrac><mrow><msup><mi>e</mi>" in page
+
+
+def test_several_losses_add_up():
+    """With weights of outputs, of which one has none, and a batch normalisation that is used twice."""
+    tinyconv.utils.set_random_seed(4)
+    image = tinyconv.Input((6,))
+    norm = layers.BatchNormalization(momentum=0.7, name="norm")
+    x = norm(layers.Dense(4, name="first")(image))
+    y = norm(layers.Activation("relu")(x))
+    outputs = [layers.Dense(3, activation="softmax", name="kind")(y), layers.Dense(1, name="size")(x), y]
+    model = tinyconv.Model(image, outputs)
+    chosen = {"kind": "categorical_crossentropy", "size": "mae"}
+    model.compile("adam", chosen, loss_weights={"kind": 2.0, "size": 0.5}, backend="reference")
+    rng = np.random.default_rng(3)
+    y = {"kind": np.eye(3)[rng.integers(0, 3, 5)], "size": rng.standard_normal((5, 1))}
+    trace = model.trace(rng.standard_normal((5, 6)), y)
+    everything(trace, rng)
+    assert trace.explain_loss().result == pytest.approx(trace.loss, rel=1e-6)
+    assert {"loss", "size_loss"} <= set(trace)
+    assert "used 2 times" in trace["norm"].explain("new_moving_mean", (0,)).sentences[-1]
+    assert trace.check(2).ok
+
+
+def test_the_cpus_numbers_add_up_too():
+    """Winograd's method rounds otherwise than the sum does."""
+    everything(
+        digits("cpu").trace(*batch()), np.random.default_rng(0), names=["conv2d", "batch_normalization", "dense"]
+    )
+
+
+def test_what_is_not_finite_is_shown():
+    model = digits()
+    weights = model.get_weights()
+    weights[0][0, 0, 0, 1] = np.nan
+    model.set_weights(weights)
+    trace = model.trace(*batch())
+    assert trace.first_broken == ("conv2d", "kernel")
+    assert "The first NaN or infinity is in conv2d, kernel." in str(trace)
+    told = trace["conv2d"].explain("output", (0, 0, 0, 1))
+    assert "nan" in str(told)
+    assert np.isnan(told.to_dict()["sum"])
+    assert not trace.check(1).ok

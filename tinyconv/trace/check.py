@@ -1,5 +1,6 @@
 """Is a gradient right? A number is nudged, the loss is looked at: in double precision, by the reference's kernels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,6 +10,7 @@ from tinyconv.checking.tables import Table
 from tinyconv.kernels import memory, reference
 from tinyconv.plan import ops
 from tinyconv.plan.arena import Arena
+from tinyconv.plan.lowering import Emitted
 from tinyconv.plan.state import LOSSES, PENALTY, State
 from tinyconv.trace.explainer import name_in
 from tinyconv.trace.explanation import Place, number
@@ -29,8 +31,8 @@ class Nudged:
     ``exact``: the gradient in double precision. ``losses``: to the left, here, and to the right, a ``STEP`` apart;
     ``left`` and ``right``: the slopes to both sides; ``slope`` is their mean.
 
-    ``verdict``: "agrees"; "kink", if the loss has two slopes here (a ReLU at 0, two equals in a pool) and the gradient
-    is one of them or between; "rounding", if a ReLU or a pool decides otherwise in single precision somewhere in the
+    ``verdict``: "agrees"; "kink", if the loss has two slopes here (a ReLU at 0, two equals in a pool), and the gradient
+    is that of double precision; "rounding", if a ReLU or a pool decides otherwise in single precision somewhere in the
     batch, so that two different functions are compared; else "wrong".
     """
 
@@ -203,24 +205,38 @@ class Exact:
         gradient, exact = float(tensor.gradient[place]), float(tensor.exact[place])
         return Nudged(tensor.name, place, gradient, exact, (losses[0], self.loss, losses[1]))
 
+    def decisions(self) -> list[Array]:
+        """What ReLUs, pools and maxima decide, as the values stand in memory."""
+        return [_decisions(each.op, [x.data for x in each.inputs], each) for each in self.plan.emitted.values()]
+
+    def crosses(self, tensor: Tensor, place: Place) -> bool:
+        """Whether a nudge changes what a ReLU or a pool decides, from 0 included."""
+        array, before, found = tensor.array, tensor.array[place], []
+        for step in (-STEP, 0.0, STEP):
+            array[place] = before + step
+            self.again(tensor.node)
+            found.append(self.decisions())
+        array[place] = before
+        return any(not np.array_equal(a, b) for other in (0, 2) for a, b in zip(found[1], found[other], strict=True))
+
     def is_another_function(self) -> bool:
         """Whether a ReLU or a pool decides otherwise in single precision."""
         return any(
-            not np.array_equal(_decisions(node), _decisions(self.nodes[number]))
-            for number, node in self.record.nodes.items()
-            if number in self.nodes
+            not np.array_equal(_decisions(node.op, node.inputs, node), _decisions(node.op, kept.inputs, kept))
+            for number, node in self.nodes.items()
+            if (kept := self.record.nodes[number])
         )
 
 
-def _decisions(node: Node) -> Array:
-    if isinstance(node.op, ops.MaxPool2D):
-        argmax = node.array("argmax")
-        assert argmax is not None
-        return argmax
-    if isinstance(node.op, ops.Activation):
-        return np.sign(node.inputs[0])
-    if isinstance(node.op, ops.Merge) and node.op.kind not in ("add", "multiply"):
-        return np.argmax(np.stack(np.broadcast_arrays(*node.inputs)), axis=0)
+def _decisions(op: ops.Op, inputs: Sequence[Array], holder: Emitted | Node) -> Array:
+    """Of a ReLU the signs, of a pool or a maximum the winners."""
+    if isinstance(op, ops.MaxPool2D):
+        own = holder.own if isinstance(holder, Node) else {"": holder.forward[0].arguments}
+        return np.array(next(iter(own.values()))["argmax"])
+    if isinstance(op, ops.Activation):
+        return np.sign(inputs[0])
+    if isinstance(op, ops.Merge) and op.kind not in ("add", "multiply"):
+        return np.argmax(np.stack(np.broadcast_arrays(*inputs)), axis=0)
     return np.zeros(0)
 
 
@@ -232,20 +248,24 @@ def checked(exact: Exact, count: int, seed: int, tolerance: float) -> GradientCh
         size = tensor.array.size
         for flat in rng.choice(size, min(count, size), replace=False) if size else ():
             place = tuple(int(i) for i in np.unravel_index(flat, tensor.array.shape))
-            rows.append(judged(exact, tensor, exact.nudge(tensor, place), tolerance))
+            rows.append(judged(exact, tensor, place, tolerance))
     return GradientCheck(rows, tolerance)
 
 
-def judged(exact: Exact, tensor: Tensor, row: Nudged, tolerance: float) -> Nudged:
-    """With its verdict."""
+def judged(exact: Exact, tensor: Tensor, place: Place, tolerance: float) -> Nudged:
+    """A number nudged, and the verdict. At a kink no slope is the right one: there the exact gradient decides."""
+    row = exact.nudge(tensor, place)
     noise = NOISE * max(1.0, abs(exact.loss))
-    scale = max(float(np.abs(tensor.gradient).max(initial=0)), abs(row.slope))
-    allowed = tolerance * scale + noise
-    kink = abs(row.right - row.left) > KINK * max(abs(row.right), abs(row.left)) + noise
-    low, high = sorted((row.left, row.right)) if kink else (row.slope, row.slope)
-    if low - allowed <= row.gradient <= high + allowed:
-        return replace(row, verdict=AT_A_KINK if kink else AGREES)
-    rounded = low - allowed <= row.exact <= high + allowed and exact.is_another_function()
+    allowed = tolerance * max(float(np.abs(tensor.gradient).max(initial=0)), abs(row.slope)) + noise
+    bent = abs(row.right - row.left) > KINK * max(abs(row.right), abs(row.left)) + noise
+    if not bent and abs(row.gradient - row.slope) <= allowed:
+        return row
+    if not np.isfinite((row.gradient, row.slope)).all():
+        return replace(row, verdict=WRONG)
+    if bent or exact.crosses(tensor, place):
+        right = abs(row.gradient - row.exact) <= allowed
+        return replace(row, verdict=AT_A_KINK if right or exact.is_another_function() else WRONG)
+    rounded = abs(row.exact - row.slope) <= allowed and exact.is_another_function()
     return replace(row, verdict=ROUNDED if rounded else WRONG)
 
 
@@ -263,4 +283,4 @@ def nudged(exact: Exact, what: int | str, place: Place, tolerance: float) -> Nud
             'Expected another gradient, such as "dz".'
         )
     exact.again(-1)
-    return judged(exact, tensor, exact.nudge(tensor, place), tolerance)
+    return judged(exact, tensor, place, tolerance)

@@ -2,7 +2,7 @@
 
 import html
 import inspect
-import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -101,15 +101,20 @@ class Terms(Sequence[Term]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        row = index + len(self) if index < 0 else index
-        if not 0 <= row < len(self):
+        at = index + len(self) if index < 0 else index
+        if not 0 <= at < len(self):
             raise IndexError(f"There are {len(self)} terms. Received: the index {index}.")
-        before = 0
-        for each, end in zip(self._rows, self._ends, strict=True):
-            if row < end:
-                return each.term(row - before)
-            before = end
-        raise AssertionError
+        rows, row = self._find(at)
+        return rows.term(row)
+
+    def why(self, index: int) -> str:
+        """The reason of a term that is zero."""
+        rows, row = self._find(index)
+        return rows.why(row)
+
+    def _find(self, index: int) -> tuple[Rows, int]:
+        which = bisect_right(self._ends, index)
+        return self._rows[which], index - (self._ends[which - 1] if which else 0)
 
     def __iter__(self) -> Iterator[Term]:
         return (each.term(row) for each in self._rows for row in range(len(each.values)))
@@ -198,7 +203,7 @@ class Explanation:
 
     @cached_property
     def sum(self) -> float:
-        return math.fsum(self.terms.values)
+        return float(np.sum(self.terms.values))
 
     @property
     def result(self) -> float:
@@ -222,11 +227,11 @@ class Explanation:
         first, rest = order[: limit - 1], order[limit - 1 :]
         values = self.terms.values[rest]
         zeros = [i for i, value in zip(rest, values.tolist(), strict=True) if value == 0]
-        reasons = Counter(self.terms[i].why for i in zeros[:MOST_REASONS])
+        reasons = Counter(map(self.terms.why, zeros[:MOST_REASONS]))
         said = {why: number for why, number in reasons.most_common() if why and len(zeros) <= MOST_REASONS}
         return [self.terms[i] for i in first], {
             "count": len(rest),
-            "sum": math.fsum(values),
+            "sum": float(values.sum()),
             "zeros": len(zeros),
             "reasons": said,
         }
@@ -326,7 +331,7 @@ def _plain(term: Term) -> dict[str, Any]:
 
 def number(value: float) -> str:
     """Short, with a minus sign as wide as a plus: 0.6292, −1.3e−05."""
-    if value == int(value if math.isfinite(value) else 0) and abs(value) < 1e6:
+    if abs(value) < 1e6 and value == int(value):
         return str(int(value)).replace("-", "−")
     text = f"{value:.4f}" if 1e-2 <= abs(value) < 1e4 else f"{value:.4g}"
     return text.replace("-", "−")

@@ -167,17 +167,18 @@ class BatchNorm(Normalization):
         return places, (node.inputs[0][tuple(places.T)].astype(np.float64) - mean) * inv_std
 
     def moved(self, name: str, place: Place) -> Explanation:
-        """What a step makes of a moving statistic."""
+        """What a step makes of a moving statistic: every use of the layer moves it on."""
         weight = self.scope.record.weights[f"{self.op.name}/{name}"]
-        keep = self.op.momentum if not self.fixed else 1.0
-        rows = [single(("momentum", None, keep), (name, place, weight.value[place]))]
-        if not self.fixed:
-            mean, inv_std = self.statistics(place)
+        keep, uses = self.op.momentum, [] if self.fixed else self.siblings()
+        rows = [single(("momentum" if uses else "1", None, keep ** len(uses)), (name, place, weight.value[place]))]
+        for later, node in reversed([*enumerate(reversed(uses))]):
+            mean, inv_std = BatchNorm(self.scope, node).statistics(place)
             new = mean if name == "moving_mean" else 1 / inv_std**2 - self.op.epsilon
-            rows.append(
-                single(("1 − momentum", None, 1 - keep), (f"the batch's {name.removeprefix('moving_')}", None, new))
-            )
-        said = ["A running mean over the batches, for inference." if rows[1:] else "It stays: nothing is trained here."]
+            share = ("1 − momentum", None, (1 - keep) * keep**later)
+            rows.append(single(share, (f"the batch's {name.removeprefix('moving_')}", None, new)))
+        said = ["A running mean over the batches, for inference." if uses else "It stays: nothing is trained here."]
+        if len(uses) > 1:
+            said.append(f"The layer is used {len(uses)} times, and each use moves it on: powers of the momentum.")
         formula = r"m \leftarrow momentum \cdot m + (1 - momentum) \cdot \text{the batch's}"
         code = reference_to(reference.batch_norm_forward, f"{name}[...] =")
         return self.explain(f"new_{name}", place, weight.new[place], rows, formula, said, code)

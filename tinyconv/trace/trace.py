@@ -238,6 +238,13 @@ class Trace(Mapping[str, Any]):
         """What a notebook shows of a trace."""
         return self.table().to_html()
 
+    @property
+    def first_broken(self) -> tuple[str, str] | None:
+        """The layer and the array in which a NaN or an infinity comes first: forward, then backward from the loss."""
+        places = [(name, what) for name, each in self._layers.items() for what in (*each.weights, "output")]
+        places += [(name, "doutput") for name in reversed(self._layers)] if self.training else []
+        return next(((n, what) for n, what in places if not np.isfinite(getattr(self._layers[n], what)).all()), None)
+
     def table(self) -> Table:
         """Each layer: shapes, and how large its numbers are."""
         rows = []
@@ -260,6 +267,8 @@ class Trace(Mapping[str, Any]):
         if self.loss is not None:
             notes.append(f"Loss {self.loss:.6g} before the step, {self.loss_after:.6g} after it, on the same batch.")
             notes.append(f"Step {self.step + 1} of {self._record.optimizer}.")
+        broken = self.first_broken
+        notes += [f"The first NaN or infinity is in {broken[0]}, {broken[1]}."] if broken else []
         size = len(next(iter(self._layers.values())).output)
         title = f"{'A step of training' if self.training else 'A forward pass'} of {self._record.model!r}, batch {size}"
         return Table(title, columns, rows, notes, right=(3, 4, 5, 6, 7), needs={1: 70, 4: 80, 7: 90})

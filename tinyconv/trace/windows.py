@@ -10,6 +10,7 @@ import numpy as np
 
 Array = np.ndarray
 Pair = tuple[int, int]
+Columns = tuple[int | Array, ...]
 
 MEETS, OUTSIDE, BETWEEN, NOBODY = range(4)
 REASONS = ("", "outside the image", "between two windows", "no window stands there")
@@ -99,17 +100,17 @@ class Filters:
     def of_small(self, n: int, i: int, j: int, f: int) -> Link:
         k, l, u, v, status = (column[:, None] for column in self.windows.under(i, j))
         c, last = self._large_channels(f)
-        return self._link(n, i, j, f, k, l, u, v, c, last, status)
+        return link((n, i, j, f), (n, u, v, c), (k, l, c, last), status)
 
     def of_large(self, n: int, u: int, v: int, c: int) -> Link:
         k, l, i, j, status = (column[:, None] for column in self.windows.over(u, v))
         last = np.arange(self.weight_shape[3])[None, :]
-        return self._link(n, i, j, self._small_channel(c, last), k, l, u, v, c, last, status)
+        return link((n, i, j, self._small_channel(c, last)), (n, u, v, c), (k, l, c, last), status)
 
     def of_weight(self, k: int, l: int, c: int, last: int) -> Link:
         i, j, u, v, status = (column[None, :] for column in self.windows.along(k, l))
         n = np.arange(self.batch)[:, None]
-        return self._link(n, i, j, self._small_channel(c, last), k, l, u, v, c, last, status)
+        return link((n, i, j, self._small_channel(c, last)), (n, u, v, c), (k, l, c, last), status)
 
     def _large_channels(self, f: int):  # type: ignore[no-untyped-def]
         """The channels that meet channel f of the small grid, and where in the weights they do."""
@@ -120,8 +121,8 @@ class Filters:
     def _small_channel(self, c, last):  # type: ignore[no-untyped-def]
         return c * self.weight_shape[3] + last if self.depthwise else last
 
-    @staticmethod
-    def _link(n, i, j, f, k, l, u, v, c, last, status):  # type: ignore[no-untyped-def]
-        columns = grid(n, i, j, f, k, l, u, v, c, last, status)
-        n, i, j, f, k, l, u, v, c, last, status = columns
-        return Link(places(n, i, j, f), places(n, u, v, c), places(k, l, c, last), status)
+
+def link(small: Columns, large: Columns, weight: Columns, status: Array) -> Link:
+    """The places with these columns, which are broadcast to one another."""
+    *columns, status = grid(*small, *large, *weight, status)
+    return Link(*(places(*columns[begin : begin + 4]) for begin in (0, 4, 8)), status=status)
