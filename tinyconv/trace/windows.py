@@ -125,4 +125,4 @@ class Filters:
 def link(small: Columns, large: Columns, weight: Columns, status: Array) -> Link:
     """The places with these columns, which are broadcast to one another."""
     *columns, status = grid(*small, *large, *weight, status)
-    return Link(*(places(*columns[begin : begin + 4]) for begin in (0, 4, 8)), status=status)
+    return Link(places(*columns[:4]), places(*columns[4:8]), places(*columns[8:]), status)
