@@ -41,11 +41,13 @@ REQUIRED = {
     "boundaries": [3],
     "config": {},
     "decay_rate": 0.5,
+    "directory": ".",
     "decay_steps": 10,
     "filename": "log.csv",
     "filepath": "m.keras",
     "filters": 2,
     "identifier": None,
+    "img": np.zeros((2, 2)),
     "initial_learning_rate": 0.1,
     "kernel_size": 3,
     "initializer": initializers.Zeros(),
@@ -56,6 +58,7 @@ REQUIRED = {
     "metric": metrics.AUC(),
     "name": "kernel",
     "optimizer": optimizers.SGD(),
+    "path": "image.png",
     "pool_size": 2,
     "rate": 0.5,
     "schedule": lambda epoch, rate: rate,
@@ -67,6 +70,7 @@ REQUIRED = {
     "units": 2,
     "values": [0.1, 0.01],
     "x": [0, 1],
+    "array_to_img, x": np.zeros((2, 2, 1)),
     "y_pred": [[0.4], [0.6]],
     "y_true": [[0], [0]],
 }
@@ -96,4 +100,5 @@ def parameters(function):
 
 def required(function):
     """Right values for the arguments that have no default."""
-    return {p.name: REQUIRED[p.name] for p in parameters(function) if p.default is p.empty}
+    names = [p.name for p in parameters(function) if p.default is p.empty]
+    return {name: REQUIRED.get(f"{function.__name__}, {name}", REQUIRED.get(name)) for name in names}

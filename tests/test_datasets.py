@@ -3,10 +3,12 @@
 import builtins
 import gzip
 import hashlib
+import io
 import json
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 
@@ -15,7 +17,7 @@ import pytest
 
 import tinyconv
 from tinyconv import datasets
-from tinyconv.datasets import mnist, tfds
+from tinyconv.datasets import cifar10, fashion_mnist, mnist, official, tfds
 
 # --- the files inside the package
 
@@ -44,8 +46,8 @@ def test_the_licence_note_lies_beside_the_files():
     note = (mnist.FOLDER / "SOURCE.md").read_text()
     assert "LeCun" in note
     assert "Attribution-ShareAlike 3.0" in note
-    for name, (size, sha256, _) in mnist.FILES.items():
-        assert f"| {name} | {size} | {sha256} |" in note
+    for name, file in mnist.FILES.items():
+        assert f"| {name} | {file.size} | {file.sha256} |" in note
 
 
 def write(monkeypatch, folder, data, name="t10k-labels-idx1-ubyte.gz", trusted=True):
@@ -56,7 +58,7 @@ def write(monkeypatch, folder, data, name="t10k-labels-idx1-ubyte.gz", trusted=T
     (folder / name).write_bytes(data)
     monkeypatch.setattr(mnist, "FOLDER", folder)
     if trusted:
-        changed = (len(data), hashlib.sha256(data).hexdigest(), mnist.FILES[name][2])
+        changed = official.OfficialFile(len(data), hashlib.sha256(data).hexdigest(), mnist.FILES[name].shape)
         monkeypatch.setitem(mnist.FILES, name, changed)
 
 
@@ -74,7 +76,7 @@ def test_a_damaged_file_is_refused_before_it_is_parsed(monkeypatch, tmp_path, da
     else:
         data = {"truncated": data[:-1], "longer": data + b"\0", "empty": b""}[damage]
     write(monkeypatch, tmp_path, bytes(data), trusted=False)
-    monkeypatch.setattr(mnist, "_parse", lambda compressed, name: np.zeros(len(compressed)))
+    monkeypatch.setattr(official, "parse_idx", lambda compressed, *_: np.zeros(len(compressed)))
     with pytest.raises(
         OSError, match=r"t10k-labels.* is damaged\. Expected SHA-256 f7ae60f9.*\. Received: [0-9a-f]{64}"
     ):
@@ -108,6 +110,118 @@ def test_no_gzip_file(monkeypatch, tmp_path):
     write(monkeypatch, tmp_path, b"<html>not found</html>")
     with pytest.raises(OSError, match=r"t10k-labels-idx1-ubyte\.gz is not a gzip file"):
         mnist.load_data()
+
+
+# --- official files in a folder
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """No data of the user's, and no TensorFlow Datasets."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(official.ENVIRONMENT, raising=False)
+
+    def load(name):
+        raise ImportError("datasets.load needs tensorflow_datasets: pip install ...")
+
+    monkeypatch.setattr(tfds, "load", load)
+    return tmp_path
+
+
+def made_fashion(monkeypatch, folder):
+    """Four small files that count as the official ones."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    arrays = []
+    for name, file in fashion_mnist.FILES.items():
+        shape = (3, *file.shape[1:])
+        arrays.append(rng.integers(0, 10, shape).astype(np.uint8))
+        header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+        content = gzip.compress(header + arrays[-1].tobytes())
+        (folder / name).write_bytes(content)
+        known = official.OfficialFile(len(content), hashlib.sha256(content).hexdigest(), shape)
+        monkeypatch.setitem(fashion_mnist.FILES, name, known)
+    return arrays
+
+
+@pytest.mark.parametrize("where", ["argument", "environment", "cache", "Keras"])
+def test_fashion_mnist_is_read_from_its_files(monkeypatch, nowhere, where):
+    places = {"Keras": "home/.keras/datasets", "cache": "cache/tinyconv/datasets"}
+    folder = nowhere / places.get(where, "mine") / "fashion-mnist"
+    arrays = made_fashion(monkeypatch, folder)
+    if where == "environment":
+        monkeypatch.setenv(official.ENVIRONMENT, str(nowhere / "mine"))
+    train, test = fashion_mnist.load_data(data_dir=folder if where == "argument" else None)
+    assert all(map(np.array_equal, (*train, *test), arrays))
+    next(iter(folder.iterdir())).write_bytes(b"something else")
+    with pytest.raises(OSError, match=r"The Fashion-MNIST file .* is damaged\. Expected SHA-256 .*github\.com"):
+        fashion_mnist.load_data(data_dir=folder)
+
+
+def made_cifar(folder, samples=2):
+    """The six files, of a few images each."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    rows = {}
+    for name in (*cifar10.TRAINING, *cifar10.TEST):
+        rows[name] = rng.integers(0, 256, (samples, 3073)).astype(np.uint8)
+        rows[name][:, 0] %= 10
+        (folder / name).write_bytes(rows[name].tobytes())
+    return rows
+
+
+def test_cifar_is_read_from_its_files_and_from_its_archive(monkeypatch, nowhere):
+    rows = made_cifar(nowhere / "mine" / cifar10.FOLDER)
+    (x_train, y_train), (x_test, y_test) = cifar10.load_data(data_dir=nowhere / "mine")
+    assert (x_train.shape, y_train.shape) == ((10, 32, 32, 3), (10, 1))
+    assert (x_train.dtype, y_test.dtype) == (np.uint8, np.uint8)
+    second = rows["data_batch_2.bin"]
+    assert np.array_equal(y_train[2:4], second[:, :1])
+    assert x_train[2, 1, 5].tolist() == [second[0, 1 + 1024 * colour + 32 + 5] for colour in range(3)]
+
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        tar.add(nowhere / "mine" / cifar10.FOLDER, cifar10.FOLDER)
+    other = nowhere / "cache/tinyconv/datasets/cifar-10"
+    other.mkdir(parents=True)
+    (other / cifar10.ARCHIVE).write_bytes(archive.getvalue())
+    with pytest.raises(OSError, match=r"The CIFAR-10 file .*tar\.gz is damaged\. Expected SHA-256 c4a38c50"):
+        cifar10.load_data()
+    known = official.OfficialFile(len(archive.getvalue()), hashlib.sha256(archive.getvalue()).hexdigest())
+    monkeypatch.setattr(cifar10, "OFFICIAL", known)
+    assert np.array_equal(cifar10.load_data()[1][0], x_test)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "wrong length. Expected 3073 bytes for each"),
+        (bytes(3000), "wrong length"),
+        (b"\xff" * 3073, "Expected labels to 9. Received: 255"),
+        (None, "it is not there"),
+    ],
+)
+def test_a_damaged_file_of_cifar_is_refused(nowhere, content, message):
+    made_cifar(nowhere / "mine")
+    path = nowhere / "mine" / "data_batch_3.bin"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(OSError, match=rf"data_batch_3\.bin.*{message}.*www\.cs\.toronto\.edu"):
+        cifar10.load_data(data_dir=nowhere / "mine")
+
+
+@pytest.mark.parametrize(("module", "file"), [(cifar10, "cifar-10-binary.tar.gz"), (fashion_mnist, "t10k-labels")])
+def test_data_that_are_nowhere_say_where_they_could_be(nowhere, module, file):
+    with pytest.raises(RuntimeError) as caught:
+        module.load_data()
+    message = str(caught.value)
+    assert "is not on this computer, and TensorFlow Datasets cannot get it (datasets.load needs tensor" in message
+    for part in (file, module.SOURCE, str(nowhere / "cache" / "tinyconv"), "data_dir=", "TINYCONV_DATA", "pip install"):
+        assert part in message
+    with pytest.raises(OSError, match=f"Cannot read the .*{file if module is cifar10 else 'train-images'}"):
+        module.load_data(data_dir=nowhere)
+    with pytest.raises(ValueError, match=r"data_dir expects an existing folder\. Received: 'no'"):
+        module.load_data(data_dir="no")
 
 
 # --- TensorFlow Datasets
@@ -331,3 +445,12 @@ def test_mnist_through_tfds_is_the_bundled_one_in_another_order(monkeypatch, tmp
 def contents(x, y):
     """All (image, label) pairs, in an order of their own."""
     return sorted(image.tobytes() + bytes([label]) for image, label in zip(x, y, strict=True))
+
+
+def test_keras_names_fall_back_on_tensorflow_datasets(fake, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (x, y), _ = cifar10.load_data()
+    assert (x.shape[1:], y.shape, y.dtype) == ((32, 32, 3), (len(x), 1), np.uint8)
+    (x, y), _ = fashion_mnist.load_data()
+    assert (x.shape[1:], y.shape, y.dtype) == ((28, 28), (len(x),), np.uint8)

@@ -307,6 +307,11 @@ RULES = {
     "regularizers.get, identifier": one_of(None),
     "use_multiprocessing": lambda v: flag(v) and not v,
     "workers": natural,
+    "utils.array_to_img, scale": flag,
+    "utils.img_to_array, data_format": one_of(None, "channels_last"),
+    "utils.image_dataset_from_directory, seed": None,  # there are no images
+    "utils.normalize, axis": whole(-1, 0),
+    "utils.save_img, scale": None,  # it would write files
     "utils.set_random_seed, seed": whole(0, 2**32 - 1),
     "Sequential, layers": lambda v: v is None or (isinstance(v, list | tuple | dict | set) and not v),
 }
@@ -603,4 +608,5 @@ def test_the_zoo_is_large_enough():
         "callbacks.LearningRateScheduler",
         "losses.mean_absolute_error",
         "losses.mean_squared_error",
+        *(f"utils.{name}" for name in ("image_dataset_from_directory", "load_img", "save_img")),  # of files
     }

@@ -1,10 +1,11 @@
-"""Data sets: MNIST ships inside tinyconv, and TensorFlow Datasets has hundreds more.
+"""Data sets: MNIST ships inside tinyconv, two are read from their official files, and TensorFlow Datasets has hundreds.
 
 >>> (x_train, y_train), (x_test, y_test) = datasets.mnist.load_data()
->>> (x_train, y_train), (x_test, y_test) = datasets.load("cifar10")
+>>> (x_train, y_train), (x_test, y_test) = datasets.cifar10.load_data()
+>>> (x_train, y_train), (x_test, y_test) = datasets.load("emnist/letters")
 """
 
-from tinyconv.datasets import mnist
+from tinyconv.datasets import cifar10, fashion_mnist, mnist
 from tinyconv.datasets.tfds import Dataset, load
 
-__all__ = ["Dataset", "load", "mnist"]
+__all__ = ["Dataset", "cifar10", "fashion_mnist", "load", "mnist"]

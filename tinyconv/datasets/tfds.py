@@ -24,6 +24,7 @@ from tinyconv.checking import LARGEST, affordable
 from tinyconv.checking.extras import need
 from tinyconv.checking.messages import received
 from tinyconv.datasets import mnist
+from tinyconv.datasets.official import ENVIRONMENT, cache_folder
 from tinyconv.files import atomic, checked_json
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -97,6 +98,22 @@ def load(
         dataset = _read(builder, keys, split, image_size)
         _write_cache(cache, dataset)
     return dataset
+
+
+def instead_of_files(name: str, title: str, files: list[str], folder: str, source: str) -> Dataset:
+    """A set whose official files are nowhere; or a RuntimeError that says what to do."""
+    try:
+        return load(name)
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RuntimeError(
+            f"{title} is not on this computer, and TensorFlow Datasets cannot get it ({reason}).\n"
+            "What to do, one of:\n"
+            f"  - put {', '.join(files)} from {source} into {cache_folder() / folder},\n"
+            f"    or into another folder, load_data(data_dir=...); or into {folder!r} in the folder that the\n"
+            f"    environment variable {ENVIRONMENT} names;\n"
+            "  - pip install 'tinyconv[datasets]', with a network: TensorFlow Datasets downloads it once."
+        ) from error
 
 
 def _check(name: Any, split: Any, image_size: Any, folders: dict[str, Any]) -> None:
@@ -278,9 +295,7 @@ def _read_split(builder: Any, split: str, keys: tuple[str, str], image_size: Any
 
 def _cache_file(cache_dir: Any, name: str, *request: Any) -> Path:
     """The file for exactly this request."""
-    if cache_dir is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        cache_dir = Path(home) / "tinyconv" / "datasets"
+    cache_dir = cache_folder() if cache_dir is None else cache_dir
     told = json.dumps([name, *request], default=lambda path: str(Path(path).absolute()))
     digest = hashlib.sha256(told.encode()).hexdigest()[:12]
     return Path(cache_dir) / f"{re.sub('[^A-Za-z0-9.]+', '-', name)}-{digest}.npz"

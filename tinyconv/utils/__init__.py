@@ -1,15 +1,28 @@
 """Small helpers, with Keras' names."""
 
+import math
 from typing import Any
 
 import numpy as np
 
-from tinyconv.checking import affordable, integer, numbers
+from tinyconv.checking import affordable, integer, number, numbers
 from tinyconv.checking.messages import explained
 from tinyconv.random import set_random_seed
 from tinyconv.training.py_dataset import PyDataset
+from tinyconv.utils.image_folders import image_dataset_from_directory
+from tinyconv.utils.images import array_to_img, img_to_array, load_img, save_img
 
-__all__ = ["PyDataset", "set_random_seed", "to_categorical"]
+__all__ = [
+    "PyDataset",
+    "array_to_img",
+    "image_dataset_from_directory",
+    "img_to_array",
+    "load_img",
+    "normalize",
+    "save_img",
+    "set_random_seed",
+    "to_categorical",
+]
 
 
 @explained
@@ -51,3 +64,21 @@ def _integral(labels: np.ndarray) -> np.ndarray:
     if wrong.any():
         raise ValueError(f"to_categorical expects integer labels. Received: {labels[wrong].flat[0]}.")
     return integers
+
+
+@explained
+def normalize(x: Any, axis: int = -1, order: int = 2) -> np.ndarray:
+    """``x`` divided by its norms along an axis (order 2: by lengths); what has the norm 0 stays.
+
+    Keras divides by the wrong norms where the axis is not the last one.
+    """
+    array = numbers("The x of normalize", x)
+    if not array.ndim:
+        raise ValueError("The x of normalize has no axes. Expected an array. Received: a single number.")
+    along = integer("normalize", "axis", axis, at_least=-array.ndim, at_most=array.ndim - 1)
+    if isinstance(order, float) and math.isinf(order):
+        exponent: float = order
+    else:
+        exponent = number("normalize", "order", order)
+    norm = np.linalg.norm(array, exponent, along, keepdims=True)
+    return array / np.where(norm == 0, 1, norm)
