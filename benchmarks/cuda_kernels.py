@@ -44,6 +44,7 @@ FAMILIES = (
     "normalization",
     "pool",
     "update",
+    "warp",
 )
 TARGETS = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
 NAME = "cuda_kernels"
@@ -91,6 +92,10 @@ def calls():
     yield "dropout_forward", rows, rows, counters, 7, 1, 0.5
     yield "dropout_backward", rows, rows, counters, 7, 1, 0.5
     yield "dropout_pooled_forward", rows, zeros(8, 4, dtype=np.int8), counters, 7, 1, 0.5
+    maps, beyond = zeros(2, 6), ("reflect", 0.0, "bilinear")
+    yield "draw_warps", maps, counters, zeros(3, 2, dtype=np.int64), zeros(3, 4, dtype=np.float64), (4, 4), 7
+    yield "warp_forward", image, image, maps, zeros(0), *beyond
+    yield "warp_backward", image, image, maps, zeros(0), "reflect", "bilinear"
     yield "gather_rows", rows, rows, order, counters
     yield "gather_one_hot", rows, order, order, counters
     yield "scatter_rows", rows, rows, counters

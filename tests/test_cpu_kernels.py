@@ -20,6 +20,7 @@ from tinyconv.kernels import contract, cpu, reference
 from tinyconv.kernels.cpu.runtime import cutting
 from tinyconv.kernels.cpu.runtime.jit import jit
 from tinyconv.kernels.reference.dropout import keep_mask
+from tinyconv.kernels.reference.warp import FILL_MODES, INTERPOLATIONS, KINDS
 
 CANARY = np.uint8(0xA5)
 sizes = st.one_of(st.integers(1, 80), st.integers(4000, 12400))  # less than a vector, and of many tasks
@@ -455,6 +456,34 @@ def test_dropout_draws_the_masks_of_the_reference(samples, units, key, rate, see
     check("dropout_backward", [unset(samples, units)], x, *draw, alias=0)
     winners = rng.integers(-1, 4, x.shape).astype(np.int8)
     check("dropout_pooled_forward", [np.where(winners < 0, 0, x), winners], *draw)
+
+
+@examples(15)
+@given(st.integers(1, 3), st.integers(0, 2**64 - 1), seeds)
+def test_maps_are_the_references(layers, key, seed):
+    """Drawn and composed: the same numbers, but for the last bit of a sine or a product."""
+    rng = np.random.default_rng(seed)
+    counters = np.array([rng.integers(0, 2**40), 0, rng.integers(0, 2**40)])
+    moves = np.stack([rng.integers(0, len(KINDS), layers), rng.integers(0, 50, layers)], axis=1)
+    ranges = rng.uniform(-2, 2, (layers, 4))
+    check("draw_warps", [unset(300, 6)], counters, moves, ranges, (9, 4), key, rtol=1e-6, atol=1e-6)
+
+
+@examples(30)
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 9), st.sampled_from([1, 2, 7, 40]), st.integers(1, 3)),
+    st.sampled_from(FILL_MODES),
+    st.sampled_from(INTERPOLATIONS),
+    st.sampled_from([0.1, 1.0, 3.0]),
+    seeds,
+)
+def test_warp(shape, fill_mode, interpolation, strength, seed):
+    rng = np.random.default_rng(seed)
+    warps = np.tile([1, 0, 0, 0, 1, 0], (shape[0], 1)) + strength * normal(rng, shape[0], 6)
+    frames = np.empty(shape[0] * (shape[1] + 3) * (shape[2] + 3), np.float32)  # for the most tasks there can be
+    x, arrays = f32(rng, *shape), (warps.astype(np.float32), frames, fill_mode)
+    check("warp_forward", [unset(*shape)], x, *arrays, 0.5, interpolation, rtol=1e-4, atol=1e-4)
+    check("warp_backward", [unset(*shape)], x, *arrays, interpolation, rtol=1e-4, atol=1e-4)
 
 
 def test_dropping_a_nan_gives_zero_and_keeping_it_gives_nan():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from strategies import Window, activations, distinct, examples, fused_pools, normal, one_hot, pools, seeds, windows
 
 from tinyconv.kernels import reference as k
+from tinyconv.kernels.reference.warp import FILL_MODES, INTERPOLATIONS
 
 NO_WORK = np.zeros(0)
 rows_and_columns = st.tuples(st.integers(1, 4), st.integers(1, 6))
@@ -500,6 +501,22 @@ def test_layer_norm(shape, with_dx, seed):
     dgamma, dbeta = np.full(C, np.nan), np.full(C, np.nan)
     k.layer_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std)
     check(loss, (gamma, dgamma), (beta, dbeta), *([(x, dx)] if with_dx else []))
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("fill_mode", FILL_MODES)
+def test_warp(fill_mode, interpolation):
+    """Images seen through maps that show what lies beyond their edges too, and many pixels more than once."""
+    rng = np.random.default_rng(7)
+    x, warps = normal(rng, 3, 4, 3, 2), np.tile([1.0, 0, 0, 0, 1, 0], (3, 1)) + normal(rng, 3, 6)
+    out, dout, dx = np.empty_like(x), normal(rng, *x.shape), np.full_like(x, np.nan)
+
+    def loss():
+        k.warp_forward(out, x, warps, NO_WORK, fill_mode, 0.5, interpolation)
+        return (out * dout).sum()
+
+    k.warp_backward(dx, dout, warps, NO_WORK, fill_mode, interpolation)
+    check(loss, (x, dx))
 
 
 @examples(25)

@@ -28,6 +28,7 @@ SIZES |= {"IH": 5, "IW": 5, "BH": 10, "BW": 10, "DM": 2, "CD": 6}
 PARAMETERS = {"strides": (1, 1), "dilation": (1, 1), "pool_size": (2, 2), "padding": (0, 0), "relu": True, "slot": 1}
 PARAMETERS |= {"nesterov": False, "layer": 0, "steps": 1, "samples": 2, "k": 2, "seed": 5, "rate": 0.5, "offset": 0}
 PARAMETERS |= {"kind": "elu", "options": (0.5,), "corner": (0, 0), "power": 2, "normalize": True, "column": -1}
+PARAMETERS |= {"size": (4, 5), "fill_mode": "reflect", "interpolation": "bilinear"}
 
 
 def fitting(kernel):
@@ -410,7 +411,7 @@ def test_networks_stay_in_their_memory(name, backend, fuse):
 def one_step(function, *arrays):
     """A plan that consists of one call."""
     step = SimpleNamespace(call=(function, arrays))
-    return tinyconv.plan.lowering.Plan(reference, 1, *(None,) * 6, {"forward": (step,)}, {})
+    return tinyconv.plan.lowering.Plan(reference, 1, *(None,) * 6, {"forward": (step,)}, {}, {})
 
 
 @pytest.mark.parametrize("offset", [-1, 6])

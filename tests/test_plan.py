@@ -136,6 +136,24 @@ def test_a_pooling_is_fused_only_where_the_kernel_can(change):
     assert len(fused([replace(conv, **change), pool], True)) == 2
 
 
+def test_warps_are_one_where_they_see_the_same_beyond_the_edge():
+    """A mirror sees nothing there, and joins any others."""
+    shape, nothing = (8, 8, 3), (0.0, 0.0, 0.0, 0.0)
+
+    def warp(name, *beyond):
+        return ops.Warp(name, shape, shape, len(name), "flip", nothing, ops.Beyond(*beyond) if beyond else None)
+
+    white, mirrored = ("constant", 1.0, "bilinear"), ("reflect", 0.0, "bilinear")
+    (one,) = fused([warp("a"), warp("b", *white), warp("c"), warp("d", *white)], True)
+    assert one.layers == "a + b + c + d"
+    assert [each.index for each in (*one.before, one)] == [1, 1, 1, 1]
+    assert one.beyond == white
+    two = fused([warp("a", *white), warp("b"), warp("c", *mirrored), warp("d", *white)], True)
+    assert [each.layers for each in two] == ["a + b", "c", "d"]
+    relu = ops.Activation("relu", shape, shape, "relu")
+    assert len(fused([warp("a"), relu, warp("b")], True)) == 3
+
+
 def test_a_step_allocates_nothing_and_keeps_its_buffers():
     model = mnist_network(backend="cpu")
     x, y = batch(model, 32)

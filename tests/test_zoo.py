@@ -129,6 +129,12 @@ def pair(value):
     return whole()(value) or (isinstance(value, list | tuple) and len(value) == 2 and all(map(whole(), value)))
 
 
+def factor(at_least=-1, above=-math.inf):
+    """What augmentation takes: a number, or a pair of them."""
+    share = real(at_least, 1, above=above)
+    return lambda v: share(v) or (isinstance(v, list | tuple) and len(v) == 2 and all(map(share, v)))
+
+
 def sides(value):
     """What ZeroPadding2D takes."""
 
@@ -198,12 +204,15 @@ RULES = {
     "epsilon": positive,
     "filename": None,
     "filepath": None,
+    "fill_mode": never,
+    "fill_value": real(),
     "filters": whole(),
     "final_div_factor": positive,
     "from_logits": flag,
     "fuse": flag,
     "global_clipnorm": optional(positive),
     "gain": real(),
+    "height_factor": factor(),
     "identifier": never,
     "initial_learning_rate": rate,
     "input_shape": optional(shape),
@@ -255,6 +264,9 @@ RULES = {
     "use_bias": flag,
     "value": numbers,
     "values": None,
+    "width_factor": factor(),
+    "x_factor": factor(),
+    "y_factor": factor(),
     "warmup_share": real(0, 1),
     "warmup_steps": whole(0, 2**63),
     "warmup_target": optional(rate),
@@ -281,6 +293,9 @@ RULES = {
         whole(-LARGEST)(v) or (isinstance(v, list | tuple) and len(v) > 0 and all(map(whole(-LARGEST), v)))
     ),
     "layers.LayerNormalization, scale": flag,
+    "layers.RandomRotation, factor": factor(),
+    "layers.RandomZoom, height_factor": factor(above=-1),
+    "layers.RandomZoom, width_factor": optional(factor(above=-1)),
     "layers.UpSampling2D, size": pair,
     "layers.ZeroPadding2D, padding": sides,
     "layers.Softmax, axis": whole(-LARGEST),
@@ -317,6 +332,7 @@ RULES = {
 }
 RULES |= {f"{weight}_initializer": never for weight in ("kernel", "bias", "beta", "gamma", "moving_mean")}
 RULES |= {"moving_variance_initializer": never}
+RULES |= {f"layers.Random{kind}, interpolation": never for kind in ("Rotation", "Shear", "Translation", "Zoom")}
 RULES |= dict.fromkeys(
     ("kernel_regularizer", "bias_regularizer", "depthwise_regularizer", "pointwise_regularizer"), one_of(None)
 )

@@ -40,8 +40,8 @@ def to_onnx(model: Network, path: str | os.PathLike | None = None, opset: int | 
     ``opset`` is the version of ONNX's operations, for an older runtime; None: the newest that is known here.
 
     The input is called "input", of shape (batch, ...) as in :meth:`Model.predict`; the output "output". Several have
-    the names of their layers. Dropout is left out, as it does nothing at inference. Returns the ``onnx.ModelProto``.
-    Needs the extra ``onnx``.
+    the names of their layers. Dropout and augmentation are left out, as they do nothing at inference. Returns the
+    ``onnx.ModelProto``. Needs the extra ``onnx``.
     """
     onnx = need("Exporting needs", "onnx")
     if path is not None:
@@ -49,7 +49,7 @@ def to_onnx(model: Network, path: str | os.PathLike | None = None, opset: int | 
     model._need_built()
     graph = Graph(onnx, _opset(onnx, opset))
     several_in, several_out = len(model._inputs) > 1, len(model._outputs) > 1
-    network = model._graph()
+    network = model._graph().without(ops.TrainingOnly)
     weights = {f"{path}/{name}": array for path, layer in model._leaves for name, array in layer.arrays.items()}
     flows: dict[int, Flow] = {}
     inputs, outputs = {}, {}
@@ -264,10 +264,6 @@ def _rescale(graph: Graph, op: ops.Rescale, x: Flow, weights: Weights) -> Flow:
     return Flow(out, x.shape, x.channels_first)
 
 
-def _dropout(graph: Graph, op: ops.Dropout, x: Flow, weights: Weights) -> Flow:
-    return x
-
-
 def _activation(graph: Graph, op: ops.Activation, x: Flow, weights: Weights) -> Flow:
     def add(kind: str, *inputs: str | float, **attributes: Any) -> str:
         """A node; its inputs are names and numbers."""
@@ -339,7 +335,6 @@ WRITERS: dict[type[ops.Op], Callable[..., Flow]] = {
     ops.Conv2DTranspose: _conv2d_transpose,
     ops.Dense: _dense,
     ops.DepthwiseConv2D: _depthwise_conv2d,
-    ops.Dropout: _dropout,
     ops.LayerNorm: _layer_norm,
     ops.MaxPool2D: _max_pool2d,
     ops.Merge: _merge,

@@ -5,11 +5,12 @@ import logging
 import numpy as np
 import pytest
 
-from tests.cuda_sim.compare import compare, floats, nothing, on_device, on_host
+from tests.cuda_sim.compare import Work, compare, floats, nothing, on_device, on_host
 from tests.strategies import activations
 from tinyconv import kernels
 from tinyconv.kernels import cuda
 from tinyconv.kernels.cuda.runtime import device
+from tinyconv.kernels.reference.warp import FILL_MODES, KINDS
 
 random = np.random.default_rng(5)
 SAMPLE = np.array([-3.0, -0.5, -0.0, 0.0, 0.25, 2.0, 90.0, -90.0, np.nan], np.float32)
@@ -158,6 +159,20 @@ def test_images_of_other_sizes():
     compare("pad2d_backward", nothing(2, 3, 4, 3), floats(random, 2, 6, 5, 3), (2, 0))
     compare("upsample2d_forward", nothing(2, 6, 12, 3), x)
     compare("upsample2d_backward", nothing(2, 3, 4, 3), floats(random, 2, 6, 12, 3))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+@pytest.mark.parametrize("fill_mode", FILL_MODES)
+def test_warps(fill_mode, interpolation):
+    """Maps of every kind, drawn and composed; images seen through them, far beyond their edges too."""
+    counters, moves = np.array([2**33 + 5, 0, 2**32 + 1]), np.array([[kind, 3 * kind] for kind in range(len(KINDS))])
+    ranges = np.array(
+        [[0, 1, 1, 1], [-3, 3, 0, 0], [0.5, 2, 0, 0], [0.1, 0.2, 0, 0.3], [-2, 2, -1, 1], [0.8, 1.3, 1, 2]]
+    )
+    warps, *_ = compare("draw_warps", nothing(2, 6), counters, moves, ranges, (4, 5), 2**64 - 17, tolerance=1e-6)
+    x, work = floats(random, 2, 4, 5, 2), Work("warp_workspace", (2, 4, 5, 2))
+    compare("warp_forward", nothing(2, 4, 5, 2), x, warps, work, fill_mode, 0.5, interpolation)
+    compare("warp_backward", nothing(2, 4, 5, 2), x, warps, work, fill_mode, interpolation)
 
 
 # image, pool_size, strides, padding, size of the output

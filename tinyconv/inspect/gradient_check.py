@@ -39,9 +39,9 @@ def check_gradients(
         batch_size: how many samples.
         seed: of the input, the weights and the direction.
         tolerance: the largest difference allowed, relative to the largest derivative of that array (or to 1).
-        training: whether the layers are to behave as in training. Dropout draws the same mask every time. At inference
-            nothing is dropped, and batch normalisation goes by its moving statistics (whose layer's own weights then
-            count as fixed).
+        training: whether the layers are to behave as in training. Dropout and augmentation draw the same every time. At
+            inference they do nothing, and batch normalisation goes by its moving statistics (whose layer's own weights
+            then count as fixed).
 
     Returns:
         The largest relative difference found.
@@ -57,7 +57,7 @@ def check_gradients(
     for layer, name in zip(stack, _different_names(stack), strict=True):
         own = [replace(op, name=name) for op in layer.ops(sample)]
         if not training:
-            own = [ops.settled(op) for op in own if not isinstance(op, ops.Dropout)]
+            own = [ops.settled(op) for op in own if not isinstance(op, ops.TrainingOnly)]
         fixed = not layer.trainable or any(isinstance(op, ops.BatchNorm) and op.frozen for op in own)
         for spec in layer.weight_specs(sample):
             specs[f"{name}/{spec.name}"] = spec, spec.trainable and not fixed

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from tinyconv.kernels.reference.activation import FORMULAS
+from tinyconv.kernels.reference.warp import FILL_MODES, INTERPOLATIONS
 
 Shape = tuple[int, ...]
 
@@ -59,6 +60,9 @@ RULES = {
     "dropout_forward": f"out: N U; x: N U; {_RANDOM}",
     "dropout_backward": f"dx: N U; dout: N U; {_RANDOM}",
     "dropout_pooled_forward": f"out: N U; argmax: int8 N U; {_RANDOM}",
+    "draw_warps": "warps: N 6; counters: int64 3; moves: int64 L 2; ranges: float64 L 4; size; seed",
+    "warp_forward": "out: N H W C; x: N H W C; warps: N 6; work: warp_workspace; fill_mode; fill_value; interpolation",
+    "warp_backward": "dx: N H W C; dout: N H W C; warps: N 6; work: warp_workspace; fill_mode; interpolation",
     "softmax_cross_entropy_forward": "losses: M; probs: M C; logits: M C; targets: M C",
     "softmax_cross_entropy_backward": "dlogits: M C; probs: M C; targets: M C",
     "cross_entropy_forward": "losses: M; probs: M C; targets: M C",
@@ -158,13 +162,16 @@ def _options(value: Any) -> bool:
 
 
 PARAMETERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("strides", "dilation", "pool_size"), ("a pair of integers >= 1", _pair(1))),
+    **dict.fromkeys(("strides", "dilation", "pool_size", "size"), ("a pair of integers >= 1", _pair(1))),
     **dict.fromkeys(("padding", "corner"), ("a pair of integers >= 0", _pair(0))),
     **dict.fromkeys(("relu", "nesterov", "normalize"), ("a bool", lambda value: isinstance(value, bool))),
     **dict.fromkeys(("slot", "layer", "steps", "samples", "offset"), ("an integer >= 0", _integer(0))),
     "k": ("an integer >= 1", _integer(1)),
     "power": ("1 or 2", _integer(1, 3)),
     "kind": ("the name of an activation", lambda value: isinstance(value, str) and value in FORMULAS),
+    "fill_value": ("a finite number", _number()),
+    "fill_mode": ("the name of a fill mode", lambda value: isinstance(value, str) and value in FILL_MODES),
+    "interpolation": ("'bilinear' or 'nearest'", lambda value: isinstance(value, str) and value in INTERPOLATIONS),
     "options": ("a tuple of finite numbers", _options),
     "column": ("an integer >= -1", _integer(-1)),
     "seed": ("an integer of 64 bits, >= 0", _integer(0, 2**64)),
@@ -288,6 +295,8 @@ def _workspace(kernel_set: ModuleType, name: str, arguments: Mapping[str, Any], 
     if name == "dense_workspace":
         N, K, F = (sizes.get(axis, 1) for axis in "NKF")
         return function((N, F), (N, K), (K, F))
+    if name == "warp_workspace":
+        return function(tuple(sizes[axis] for axis in "NHWC"))
     KH, KW, C, F = w_shape = tuple(sizes[axis] for axis in ("KH", "KW", "C", "F"))
     if name == "conv2d_relu_max_pool2d_workspace":
         if "N" not in sizes:

@@ -6,6 +6,7 @@ are Keras'; an argument of Keras that tinyconv does not have is named in the err
 
 from tinyconv.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
 from tinyconv.layers.affine import Conv2D, Dense
+from tinyconv.layers.augmentation import RandomFlip, RandomRotation, RandomShear, RandomTranslation, RandomZoom
 from tinyconv.layers.base import Layer, WeightSpec
 from tinyconv.layers.convolutions import Conv2DTranspose, DepthwiseConv2D, SeparableConv2D
 from tinyconv.layers.core import Dropout, Flatten, Input, InputLayer, Rescaling, Reshape
@@ -51,6 +52,11 @@ __all__ = [
     "MaxPooling2D",
     "Maximum",
     "Multiply",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
     "ReLU",
     "Rescaling",
     "Reshape",

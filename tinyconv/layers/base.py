@@ -152,8 +152,12 @@ class Layer(Configured):
 
     @property
     def position(self) -> int:
-        """The layer's number in its model; it tells the dropouts' random masks apart."""
+        """The layer's number in its model; it tells what its layers draw in training apart."""
         return self._position
+
+    def _number_of_draws(self, seed: int | None) -> int:
+        """The number under which the layer draws in training: its position, mixed with a seed of its own."""
+        return self.position if seed is None else (self.position ^ (seed << 8)) & 0x7FFFFFFF
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:

@@ -182,8 +182,7 @@ class Dropout(Layer):
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         if not self.rate:
             return []
-        index = self.position if self.seed is None else (self.position ^ (self.seed << 8)) & 0x7FFFFFFF
-        return [ops.Dropout(self.name, input_shape, input_shape, self.rate, index)]
+        return [ops.Dropout(self.name, input_shape, input_shape, self._number_of_draws(self.seed), self.rate)]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}

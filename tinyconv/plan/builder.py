@@ -138,10 +138,11 @@ class Builder:
         self.all_weights.append(array)
         return array
 
-    def constants(self, op: Operation, name: str, values: Sequence[float]) -> Any:
+    def constants(self, op: Operation, name: str, values: Sequence[Any], dtype: Any) -> Any:
         """An array of numbers that stay what they are."""
-        array = self.buffer(op, name, (len(values),), self.state.dtype)
-        self.kernels.upload(array, np.array(values, self.state.dtype))
+        host = np.array(values, dtype)
+        array = self.buffer(op, name, host.shape, dtype)
+        self.kernels.upload(array, host)
         return array
 
     def weight(self, op: Operation, name: str) -> Any:

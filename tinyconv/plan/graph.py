@@ -105,14 +105,14 @@ class Graph:
 
     def at_inference(self) -> "Graph":
         """The same graph, behaving as at inference in a plan for training too: its backward pass is inference's."""
-        graph = self.without(ops.Dropout)
+        graph = self.without(ops.TrainingOnly)
         graph.nodes = [node and Node(ops.settled(node.op), node.reads) for node in graph.nodes]
         return graph
 
     def last_op(self) -> Op:
-        """What the first output is computed by, reshaping and dropout aside, which change none of its numbers."""
+        """What the first output is computed by; reshaping, and what only training does, aside."""
         node = self[self.outputs[0]]
-        while isinstance(node.op, ops.Reshape | ops.Dropout):
+        while isinstance(node.op, ops.Reshape | ops.TrainingOnly):
             node = self[node.reads[0]]
         return node.op
 

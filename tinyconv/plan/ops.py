@@ -9,11 +9,12 @@ Shapes of ops have no batch axis; the buffers have it.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from tinyconv.checking.arguments import Shape
+from tinyconv.kernels.reference.warp import KINDS
 from tinyconv.plan.builder import Builder, Value
 from tinyconv.plan.state import LOSSES
 
@@ -358,17 +359,28 @@ class Upsample2D(Op):
 
 
 @dataclass(frozen=True)
-class Dropout(Op):
-    """Random zeros; ``index`` numbers the dropouts of a model, so that each draws its own mask."""
+class TrainingOnly(Op):
+    """An op that draws at random in training, and is left out at inference; ``index`` is the number of its layer in the
+    model, so that each draws for itself."""
+
+    index: int
+
+    @property
+    def stream(self) -> int:
+        """The number under which it draws: each call of a layer has one of its own."""
+        return self.index ^ (self.call << 20)
+
+
+@dataclass(frozen=True)
+class Dropout(TrainingOnly):
+    """Random zeros."""
 
     rate: float
-    index: int
 
     label = "dropout"
 
     def randomness(self, b: Builder) -> dict[str, Any]:
-        layer = self.index ^ (self.call << 20)  # each call draws a mask of its own
-        return {"counters": b.state.counters, "seed": b.state.seed, "layer": layer, "rate": self.rate}
+        return {"counters": b.state.counters, "seed": b.state.seed, "layer": self.stream, "rate": self.rate}
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         rows = (b.batch_size, math.prod(self.x_shape))
@@ -377,6 +389,53 @@ class Dropout(Op):
         b.forward(self, "dropout_forward", 0, out=out_rows.data, x=x_rows.data, **self.randomness(b))
         if x.wanted:
             b.backward(self, "dropout_backward", 0, dx=x_rows.grad, dout=out_rows.grad, **self.randomness(b))
+        return out
+
+
+class Beyond(NamedTuple):
+    """How a warp's kernels see a place that is no pixel: beyond the edge of the image, or between pixels."""
+
+    fill_mode: str
+    fill_value: float
+    interpolation: str
+
+
+@dataclass(frozen=True)
+class Warp(TrainingOnly):
+    """Images seen through affine maps that are drawn for each: of a ``kind``, with two numbers from ``ranges``, (low,
+    high, low, high). ``before``: the warps of layers before it that are one with it. ``beyond``: None if every place is
+    a pixel's, as in a mirror."""
+
+    kind: str
+    ranges: tuple[float, float, float, float]
+    beyond: Beyond | None
+    before: tuple["Warp", ...] = ()
+
+    label = "warp"
+
+    @property
+    def layers(self) -> str:
+        return " + ".join(warp.name for warp in (*self.before, self))
+
+    @property
+    def seen(self) -> Beyond:
+        """``beyond``, or anything if it does not matter."""
+        return self.beyond or Beyond("constant", 0.0, "bilinear")
+
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
+        drawn = (*self.before, self)
+        out = b.output(self, x.wanted)
+        warps = b.buffer(self, "warps", (b.batch_size, 6), b.state.dtype)
+        moves = b.constants(self, "moves", [(KINDS.index(warp.kind), warp.stream) for warp in drawn], np.int64)
+        ranges = b.constants(self, "ranges", [warp.ranges for warp in drawn], np.float64)
+        random = {"counters": b.state.counters, "seed": b.state.seed, "moves": moves, "ranges": ranges}
+        b.forward(self, "draw_warps", 0, warps=warps, size=self.x_shape[:2], **random)
+        beyond = self.seen._asdict()
+        arrays = {"warps": warps, "work": b.scratch(self, b.kernels.warp_workspace(x.data.shape))}
+        b.forward(self, "warp_forward", 0, out=out.data, x=x.data, **arrays, **beyond)
+        if x.wanted:
+            del beyond["fill_value"]
+            b.backward(self, "warp_backward", 0, dx=x.grad, dout=out.grad, **arrays, **beyond)
         return out
 
 
@@ -731,7 +790,7 @@ class Loss(Op):
         arrays = {"predictions": out.reshape((rows, columns)).data, "targets": targets}
         for measure in self.measures:
             if measure.thresholds:
-                scratch = b.constants(self, f"thresholds_{measure.slot}", measure.thresholds)
+                scratch = b.constants(self, f"thresholds_{measure.slot}", measure.thresholds, b.state.dtype)
             else:
                 scratch = b.buffer(self, f"values_{measure.slot}", (rows,), b.state.dtype)
             own = weights if measure.weighted else nothing

@@ -22,9 +22,10 @@ from tinyconv.trace.pointwise import POINTWISE, Activation
 from tinyconv.trace.record import Array, Node, Record, Use, Weight
 from tinyconv.trace.routes import ROUTES
 from tinyconv.trace.updates import explained_update
+from tinyconv.trace.warps import Warp
 
 # Of every op that a plan without fusion has.
-EXPLAINERS: dict[type[ops.Op], Any] = {**LINEAR, **ROUTES, **POINTWISE, **NORMAL, ops.Loss: Loss}
+EXPLAINERS: dict[type[ops.Op], Any] = {**LINEAR, **ROUTES, **POINTWISE, **NORMAL, ops.Warp: Warp, ops.Loss: Loss}
 
 
 def scope_of(record: Record) -> Scope:

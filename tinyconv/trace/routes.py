@@ -60,7 +60,7 @@ class Route(Explainer):
         """Two or three sentences about a number of the output or, ``backward``, of an input's gradient."""
         raise NotImplementedError
 
-    def extra(self) -> list[Rows]:
+    def extra(self, place: Place) -> list[Rows]:
         """Terms that come from no input."""
         return []
 
@@ -78,7 +78,7 @@ class Route(Explainer):
         code = reference_to(*self.forward)
         said = self.say(place, False, ways)
         value, facts = self.node.out[place], self.facts(place)
-        rows += self.extra()
+        rows += self.extra(place)
         return self.explain(self.out_name(), place, value, rows, self.formula[0], said, code, facts=facts)
 
     def dinput(self, k: int, place: Place) -> Explanation:
@@ -323,7 +323,7 @@ class Rescale(Route):
     def targets(self, k: int, place: Place) -> Ways:
         return Ways.one(place, self.op.scale)
 
-    def extra(self) -> list[Rows]:
+    def extra(self, place: Place) -> list[Rows]:
         return [single(("shift", None, self.op.shift))] if self.op.shift else []
 
     def say(self, place: Place, backward: bool, ways: Ways) -> list[str]:
@@ -376,7 +376,7 @@ class Dropout(Route):
         record, shape = self.scope.record, self.node.out.shape
         if not record.training:
             return np.ones(shape, bool)
-        counters, layer = np.array(record.counters, np.int64), self.op.index ^ (self.op.call << 20)
+        counters, layer = np.array(record.counters, np.int64), self.op.stream
         rows = (shape[0], self.node.out[0].size)
         return keep_mask(rows, counters, record.seed, layer, self.op.rate).reshape(shape)
 

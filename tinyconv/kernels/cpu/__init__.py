@@ -93,6 +93,7 @@ from tinyconv.kernels.cpu.update import (
     rmsprop_update,
     sgd_update,
 )
+from tinyconv.kernels.cpu.warp import draw_warps, warp_backward, warp_forward, warp_workspace
 from tinyconv.kernels.memory import allocate, download, synchronize, upload  # noqa: F401  (the set's memory)
 
 
@@ -146,6 +147,7 @@ __all__ = [
     "dense_workspace",
     "depthwise_conv2d_backward",
     "depthwise_conv2d_forward",
+    "draw_warps",
     "dropout_backward",
     "dropout_forward",
     "dropout_pooled_forward",
@@ -183,5 +185,8 @@ __all__ = [
     "softmax_forward",
     "upsample2d_backward",
     "upsample2d_forward",
+    "warp_backward",
+    "warp_forward",
+    "warp_workspace",
     "weigh",
 ]

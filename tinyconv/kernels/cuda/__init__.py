@@ -102,6 +102,7 @@ from tinyconv.kernels.cuda.update import (
     rmsprop_update,
     sgd_update,
 )
+from tinyconv.kernels.cuda.warp import draw_warps, warp_backward, warp_forward, warp_workspace
 
 
 def describe() -> str:
@@ -158,6 +159,7 @@ __all__ = [
     "depthwise_conv2d_backward",
     "depthwise_conv2d_forward",
     "download",
+    "draw_warps",
     "dropout_backward",
     "dropout_forward",
     "dropout_pooled_forward",
@@ -200,5 +202,8 @@ __all__ = [
     "upload",
     "upsample2d_backward",
     "upsample2d_forward",
+    "warp_backward",
+    "warp_forward",
+    "warp_workspace",
     "weigh",
 ]

@@ -48,8 +48,8 @@ The check is to move w a little and look at the loss, L(w) = (2 w - 1 - 4)^2. Th
 4.0
 
 A step of training is then w - rate * dw, and the modules tell the rest: ``dense``, ``activation``, ``loss``, ``conv``,
-``depthwise``, ``pool``, ``conv_pool``, ``image``, ``normalization``, ``layer_norm``, ``dropout``, ``merge`` where
-paths meet, and ``update`` for better steps than this one.
+``depthwise``, ``pool``, ``conv_pool``, ``image``, ``normalization``, ``layer_norm``, ``dropout``, ``warp``, ``merge``
+where paths meet, and ``update`` for better steps than this one.
 
 The contract
 ------------
@@ -154,6 +154,7 @@ from tinyconv.kernels.reference.update import (
     rmsprop_update,
     sgd_update,
 )
+from tinyconv.kernels.reference.warp import draw_warps, warp_backward, warp_forward, warp_workspace
 
 
 def describe() -> str:
@@ -205,6 +206,7 @@ __all__ = [
     "dense_workspace",
     "depthwise_conv2d_backward",
     "depthwise_conv2d_forward",
+    "draw_warps",
     "dropout_backward",
     "dropout_forward",
     "dropout_pooled_forward",
@@ -242,5 +244,8 @@ __all__ = [
     "softmax_forward",
     "upsample2d_backward",
     "upsample2d_forward",
+    "warp_backward",
+    "warp_forward",
+    "warp_workspace",
     "weigh",
 ]
