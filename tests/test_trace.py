@@ -254,3 +254,33 @@ def test_reasons_of_zeros_as_arrays():
     assert set(reasons[conv.z > 0].tolist()) == {"", "lost the pool"}
     assert (np.array(ZEROS)[dropout.zeros("dinput")] == "dropped")[dropout.output == 0].all()
     assert not conv.zeros("dkernel").any()
+
+
+def test_a_layer_without_a_backward_pass_may_come_first():
+    class Halved(layers.Layer):
+        def forward(self, out, x, weights):
+            out[...] = x / 2
+
+    model = tinyconv.Sequential([tinyconv.Input((4,), name="pixels"), Halved(name="half"), layers.Dense(3)])
+    model.compile("sgd", "mse", backend="reference")
+    x, y = np.ones((2, 4), np.float32), np.zeros((2, 3), np.float32)
+    trace = model.trace(x, y)
+    assert trace["pixels"].doutput is trace["half"].doutput is None
+    np.testing.assert_array_equal(trace["dense"].dkernel, model.gradients(x, y)["dense/kernel"])
+    assert trace.check(1).ok
+
+
+def test_a_callback_may_trace():
+    """In the middle of a run, which goes on as if nothing had been asked."""
+    x, y = batch()
+    seen = []
+
+    class Look(tinyconv.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(self.model.trace(x, y))
+
+    looked, alone = digits(), digits()
+    looked.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=[Look()])
+    alone.fit(x, y, batch_size=2, epochs=2, verbose=0)
+    assert state_of(looked) == state_of(alone)
+    assert [trace.step for trace in seen] == [2, 3, 4, 5, 6, 7]

@@ -17,15 +17,26 @@ from tinyconv.trace.explainer import ZEROS, Explainer, Scope, name_in
 from tinyconv.trace.explanation import Explanation, Place, Rows, reference_to, single
 from tinyconv.trace.linear import LINEAR
 from tinyconv.trace.losses import Loss, of_probabilities
+from tinyconv.trace.merges import merge
 from tinyconv.trace.normal import NORMAL, BatchNorm
 from tinyconv.trace.pointwise import POINTWISE, Activation
+from tinyconv.trace.pools import POOLS
 from tinyconv.trace.record import Array, Node, Record, Use, Weight
 from tinyconv.trace.routes import ROUTES
 from tinyconv.trace.updates import explained_update
 from tinyconv.trace.warps import Warp
 
 # Of every op that a plan without fusion has.
-EXPLAINERS: dict[type[ops.Op], Any] = {**LINEAR, **ROUTES, **POINTWISE, **NORMAL, ops.Warp: Warp, ops.Loss: Loss}
+EXPLAINERS: dict[type[ops.Op], Any] = {
+    **LINEAR,
+    **ROUTES,
+    **POOLS,
+    **POINTWISE,
+    **NORMAL,
+    ops.Merge: merge,
+    ops.Warp: Warp,
+    ops.Loss: Loss,
+}
 
 
 def scope_of(record: Record) -> Scope:

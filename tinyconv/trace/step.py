@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.kernels import memory, reference
+from tinyconv.layers import Layer
 from tinyconv.network import Network
 from tinyconv.plan import ops
 from tinyconv.plan.arena import Arena
@@ -125,9 +126,19 @@ def losses_of(own: Trainer, graph: Graph, samples: Samples) -> list[ops.Loss | N
 
 def lowered(setting: Setting, state: State, batch_size: int, training: bool, optimizer: Any = None) -> Plan:
     """A plan without fusion; but where the model's own plans have a loss start from scores, which is exact where
-    probabilities are rounded to 0 or 1, this one does too."""
-    given = {"losses": setting.losses, "optimizer": optimizer, "fuse": setting.rules, "input_gradient": True}
-    return lower(setting.graph, batch_size, state, training=training, **given)
+    probabilities are rounded to 0 or 1, this one does too. It has the gradients of the inputs, unless a layer of the
+    user's own has no backward pass."""
+    own = [type(node.op.layer) for _, node in setting.graph if isinstance(node.op, ops.Custom)]
+    return lower(
+        setting.graph,
+        batch_size,
+        state,
+        training=training,
+        losses=setting.losses,
+        optimizer=optimizer,
+        fuse=setting.rules,
+        input_gradient=all(kind.backward is not Layer.backward for kind in own),
+    )
 
 
 # Running
