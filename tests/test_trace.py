@@ -284,3 +284,29 @@ def test_a_callback_may_trace():
     alone.fit(x, y, batch_size=2, epochs=2, verbose=0)
     assert state_of(looked) == state_of(alone)
     assert [trace.step for trace in seen] == [2, 3, 4, 5, 6, 7]
+
+
+def test_warps_that_are_one_are_one_in_a_trace():
+    """What the fused step computes better, a trace computes so too."""
+    tinyconv.utils.set_random_seed(2)
+    model = tinyconv.Sequential(
+        [
+            tinyconv.Input((6, 6, 1), name="image"),
+            layers.RandomFlip(name="flip"),
+            layers.RandomRotation(0.2, name="turn"),
+            layers.RandomZoom(0.3, name="zoom"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    model.compile("sgd", "mse", backend="reference")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((3, 6, 6, 1), np.float32), np.zeros((3, 2), np.float32)
+    trace = model.trace(x, y)
+    np.testing.assert_array_equal(trace["dense"].dkernel, model.gradients(x, y)["dense/kernel"])
+    np.testing.assert_array_equal(trace["turn"].output, x)
+    np.testing.assert_array_equal(trace["flip"].doutput, trace["zoom"].dinput)
+    assert "one with that of the next" in trace["flip"].explain("dinput", (0, 0, 0, 0)).sentences[0]
+    assert trace["image"].explain("doutput", (0, 2, 2, 0)).result == trace["image"].doutput[0, 2, 2, 0]
+    assert trace.check(2).ok
+    assert (trace["zoom"].zeros("dinput") == 0)[trace["zoom"].dinput != 0].all()

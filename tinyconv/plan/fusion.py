@@ -1,8 +1,9 @@
 """The fusion table: which neighbouring ops are merged into one.
 
 A fused op computes the same in fewer passes over memory, and often computes less: a pooled convolution whose three
-losers of four are never stored has a backward pass with a quarter of the work. (One rule computes something better:
-warps that are one look between pixels once, and blur less.) Each rule looks at a few neighbouring ops and answers with
+losers of four are never stored has a backward pass with a quarter of the work. (Some rules compute something better:
+a loss that starts from scores knows no probability that was rounded to 0, and warps that are one look between pixels
+once, and blur less.) Each rule looks at a few neighbouring ops and answers with
 what should stand in their place, or None.
 """
 
@@ -16,12 +17,14 @@ from tinyconv.plan.ops import Op
 
 @dataclass(frozen=True)
 class Rule:
-    """Replace neighbours of these types by what ``apply`` returns (None: leave them)."""
+    """Replace neighbours of these types by what ``apply`` returns (None: leave them). ``better``: what is computed then
+    differs by more than rounding."""
 
     why: str
     pattern: tuple[type[Op], ...]
     apply: Callable[..., Sequence[Op] | None]
     inference_only: bool = False
+    better: bool = False
 
 
 def _fold_norm(affine: ops.Conv2D | ops.Dense, norm: ops.BatchNorm) -> list[Op] | None:
@@ -73,13 +76,11 @@ RULES = (
     Rule("only the winner of a window is stored", (ops.Conv2D, ops.MaxPool2D), _pool),
     Rule("a dropped unit is a winner less", (ops.Conv2DReluMaxPool2D, ops.Dropout), _drop_pooled),
     Rule("a dropped unit is a winner less", (ops.Conv2DReluMaxPool2D, ops.Reshape, ops.Dropout), _drop_pooled),
-    Rule("affine maps compose", (ops.Warp, ops.Warp), _one_warp),
-    Rule("the logarithm undoes the exponential", (ops.Softmax, ops.Loss), _softmax_loss),
-    Rule("the logarithm undoes the exponential", (ops.Activation, ops.Loss), _sigmoid_loss),
+    Rule("affine maps compose", (ops.Warp, ops.Warp), _one_warp, better=True),
+    Rule("the logarithm undoes the exponential", (ops.Softmax, ops.Loss), _softmax_loss, better=True),
+    Rule("the logarithm undoes the exponential", (ops.Activation, ops.Loss), _sigmoid_loss, better=True),
 )
-
-
-LOSS_RULES = tuple(rule for rule in RULES if rule.pattern[-1] is ops.Loss)  # those that change what is computed
+BETTER_RULES = tuple(rule for rule in RULES if rule.better)
 
 
 def fuse(graph: Graph, training: bool, rules: Sequence[Rule] = RULES) -> None:

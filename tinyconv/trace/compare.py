@@ -90,7 +90,7 @@ def compared(record: Record, keras_model: Any) -> Comparison:
 
 
 def _draws(op: ops.Op) -> bool:
-    return isinstance(op, ops.Dropout)
+    return isinstance(op, ops.TrainingOnly)
 
 
 def _paired(record: Record, keras_model: Any) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ ACTIVATIONS = ops.Activation | ops.Softmax
 
 
 # Why a number is zero.
-SHUT, LOST, DROPPED, NO_WINDOW, BORDER, INPUT, FLAT, SMALLER, UNREAD, UNWEIGHTED, CLIPPED = range(1, 12)
+SHUT, LOST, DROPPED, NO_WINDOW, BORDER, INPUT, FLAT, SMALLER, UNREAD, UNWEIGHTED, CLIPPED, UNSEEN = range(1, 13)
 ZEROS = (
     "",
     "ReLU shut",
@@ -28,6 +28,7 @@ ZEROS = (
     "no loss depends on it",
     "the sample's weight is 0",
     "the probability was clipped",
+    "seen by no pixel",
 )
 
 

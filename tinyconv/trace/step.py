@@ -12,7 +12,7 @@ from tinyconv.network import Network
 from tinyconv.plan import ops
 from tinyconv.plan.arena import Arena
 from tinyconv.plan.builder import Step
-from tinyconv.plan.fusion import LOSS_RULES
+from tinyconv.plan.fusion import BETTER_RULES
 from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import Emitted, Plan, lower
 from tinyconv.plan.state import LOSSES, PENALTY, State
@@ -33,7 +33,7 @@ def recorded(trainer: Trainer, samples: Samples) -> Record:
     own = copied(trainer, scored)
     state = own.state
     graph, uses = laid_out(trainer.model)
-    setting = Setting(graph, losses_of(own, graph, samples), LOSS_RULES if trainer.fuse else ())
+    setting = Setting(graph, losses_of(own, graph, samples), BETTER_RULES if trainer.fuse else ())
     plan = lowered(setting, state, len(samples[0][0]), scored, own.optimizer)
     own.load(plan, *samples)
     counters, before, moments_before = state.read(state.counters), _weights(state), own.moments()
@@ -64,7 +64,7 @@ def recorded(trainer: Trainer, samples: Samples) -> Record:
             {slot: each[name] for slot, each in slots.items() if name in each} for slots in (moments_before, moments)
         )
         weights[name] = Weight(name, before[name], after[name], gradients.get(name), clipped.get(name), penalty, *both)
-    nodes = _named({**nodes, **_left_out(setting, nodes)}, uses)
+    nodes = _named(_left_out(setting, nodes), uses)
     return Record(
         model=trainer.model.name,
         backend=state.kernels.__name__.rpartition(".")[2],
@@ -125,9 +125,8 @@ def losses_of(own: Trainer, graph: Graph, samples: Samples) -> list[ops.Loss | N
 
 
 def lowered(setting: Setting, state: State, batch_size: int, training: bool, optimizer: Any = None) -> Plan:
-    """A plan without fusion; but where the model's own plans have a loss start from scores, which is exact where
-    probabilities are rounded to 0 or 1, this one does too. It has the gradients of the inputs, unless a layer of the
-    user's own has no backward pass."""
+    """A plan without fusion, but for the rules that the model's own plans compute something better by. It has the
+    gradients of the inputs, unless a layer of the user's own has no backward pass."""
     own = [type(node.op.layer) for _, node in setting.graph if isinstance(node.op, ops.Custom)]
     return lower(
         setting.graph,
@@ -182,23 +181,26 @@ def backward(state: State, plan: Plan, nodes: Mapping[int, Node]) -> dict[int, N
 
 
 def _left_out(setting: Setting, nodes: Mapping[int, Node]) -> dict[int, Node]:
-    """The nodes that the plan has not: dropouts at inference, and activations that a loss has taken in."""
-    found: dict[int, Node] = {}
-    graph = setting.graph
+    """The nodes that the plan has not: dropouts at inference, activations that a loss has taken in, and warps that are
+    one with the next. All nodes read what they read in the model."""
+    graph, found = setting.graph, dict(nodes)
     heads = [output for output, loss in zip(graph.outputs, setting.losses, strict=False) if loss is not None]
     losses = {output: len(graph.nodes) + i for i, output in enumerate(heads)}
     for number, node in graph:
         if number in nodes:
-            continue
-        if number in losses:
+            found[number] = replace(nodes[number], reads=node.reads)
+        elif number in losses:
             loss = nodes[losses[number]]
             arrays = loss.inputs, loss.dinputs, loss.out, _dprobs(loss)
-        else:
-            out = (nodes.get(node.reads[0]) or found[node.reads[0]]).out
-            arrays = (out,), (None,), out, None
-        found[number] = Node(number, node.op, node.reads, *arrays, own={})
+            found[number] = Node(number, node.op, node.reads, *arrays, own={})
+        else:  # what it reads is handed on, to the next node that there is
+            out, after = found[node.reads[0]].out, number
+            while after not in nodes and (readers := graph.readers(after)):
+                after = readers[0]
+            gradient = nodes[after].dinputs[0] if after in nodes else None
+            found[number] = Node(number, node.op, node.reads, (out,), (gradient,), out, gradient, {})
     for read, number in losses.items():
-        found[number] = replace(nodes[number], reads=(read,))  # of the activation too that it has taken in
+        found[number] = replace(nodes[number], reads=(read,))
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from tinyconv.kernels import reference
 from tinyconv.kernels.reference.warp import corners
-from tinyconv.trace.explainer import counted
+from tinyconv.trace.explainer import UNSEEN, counted
 from tinyconv.trace.explanation import Fact, Place, Rows, single
 from tinyconv.trace.record import Array
 from tinyconv.trace.routes import Route, Ways
@@ -43,6 +43,8 @@ class Warp(Route):
         return [(0, Ways(np.array(near), np.array([float(weight[n, y, x]) for _, _, weight in full])))]
 
     def targets(self, k: int, place: Place) -> Ways:
+        if self.warps is None:
+            return Ways.one(place)
         n, u, v, c = place
         found, weights = [np.zeros((0, 4), np.int64)], [np.zeros(0)]
         for each in self.neighbours:
@@ -51,6 +53,16 @@ class Warp(Route):
             found.append(np.stack([np.full_like(y, n), y, x, np.full_like(y, c)], axis=1))
             weights.append(weight[n, y, x].astype(np.float64))
         return Ways(np.concatenate(found), np.concatenate(weights))
+
+    def lost(self, k: int) -> Array:
+        if self.warps is None:
+            return self.scope.lost(self.node.number)
+        seen = np.zeros(self.node.out.shape[:3], bool)
+        sample = np.arange(len(seen))[:, None, None]
+        for i, j, weight in self.neighbours:
+            n, i, j, weight = np.broadcast_arrays(sample, i, j, weight)
+            seen[n[weight != 0], i[weight != 0], j[weight != 0]] = True
+        return np.broadcast_to(np.where(seen, 0, UNSEEN)[..., None], self.node.out.shape)
 
     def extra(self, place: Place) -> list[Rows]:
         left = 1 - self.sources(place)[0][1].factors.sum()
@@ -70,6 +82,8 @@ class Warp(Route):
         return float(b @ (x, y, 1)), float(a @ (x, y, 1))
 
     def say(self, place: Place, backward: bool, ways: Ways) -> list[str]:
+        if self.warps is None and self.scope.record.training:
+            return ["This map is one with that of the next layer, which looks once for both."]
         if self.warps is None:
             return ["At inference images stay as they are."]
         if backward:
