@@ -1,7 +1,9 @@
 """An explanation: the sum that makes one number, term by term."""
 
+import ast
 import html
 import inspect
+import textwrap
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -171,7 +173,12 @@ def reference_to(function: Any, mark: str = "") -> Reference:
     parts = file.parts
     inside = parts[len(parts) - 1 - parts[::-1].index("tinyconv") :] if "tinyconv" in parts else parts[-1:]
     code = tuple(line.rstrip() for line in lines)
-    places = [i for i, line in enumerate(code) if mark and mark in line]
+    begin = 0
+    if mark:  # not in the docstring
+        (definition,) = ast.parse(textwrap.dedent("".join(lines))).body
+        assert isinstance(definition, ast.FunctionDef)
+        begin = definition.body[0].end_lineno or 0 if ast.get_docstring(definition) is not None else 0
+    places = [i for i, line in enumerate(code) if mark and mark in line and i >= begin]
     if mark and not places:
         raise LookupError(f"{function.__name__} has no line with {mark!r}.")
     return Reference(function.__name__, "/".join(inside), first, first + (places[0] if places else len(code) - 1), code)

@@ -12,8 +12,7 @@ SIGNS = {
     "theta": "θ", "lambda": "λ", "delta": "δ", "Phi": "Φ", "varphi": "φ", "in": "∈", "infty": "∞", "quad": " ",
     "sign": "sign", "tanh": "tanh", "min": "min", "mean": "mean", "lVert": "‖", "rVert": "‖", "pi": "π",
 }  # fmt: skip
-TOKEN = re.compile(r"\\[A-Za-z]+|\\[,;{}]|[A-Za-z]+|\d+(?:\.\d+)?|\s+|.")
-WORDS = ("max", "min", "log", "exp", "sign", "tanh", "mean")
+TOKEN = re.compile(r"\\[A-Za-z]+|\\[,;{}_]|[A-Za-z]+|\d+(?:\.\d+)?|\s+|.")
 
 Tree = list["str | tuple[str, list]"]  # tokens, and ("_", [group]), ("frac", [group, group]) ...
 
@@ -93,7 +92,7 @@ def _text(tree: Tree) -> str:
         elif kind == "sqrt":
             found += f"√({inside[0]})"
         else:
-            found += f"{inside[0]}^" if kind == "hat" else inside[0]
+            found += f"{inside[0]}\u0302" if kind == "hat" else inside[0]
     return found
 
 

@@ -138,6 +138,10 @@ class Dense(Linear):
         w = np.broadcast_to(np.array(place), (rows.shape[1], 2))
         return self._products(np.int64(place[0]), w, rows, np.int64(place[1]))
 
+    @property
+    def _row(self) -> str:
+        return "sample" if self.node.out.ndim == 2 else "row of every sample"
+
     @staticmethod
     def _products(k, w, row, f):  # type: ignore[no-untyped-def]
         return Products(places(*row, k), w, places(*row, f), np.zeros(len(w), np.int64))
@@ -157,12 +161,14 @@ class Dense(Linear):
                 "Each unit's gradient comes back over the weight that the number went out by.",
             ]
         return [
-            f"This weight leads from number {place[0]} to unit {place[1]}, once in every sample.",
+            f"This weight leads from number {place[0]} to unit {place[1]}, once in every {self._row}.",
             "From each it collects the number that it multiplied, times the gradient of the unit.",
         ]
 
     def say_bias(self, place: Place) -> list[str]:
-        return [f"The bias of unit {place[-1]} is added once in every sample, so it collects the unit's gradients."]
+        return [
+            f"The bias of unit {place[-1]} is added once in every {self._row}, so it collects the unit's gradients."
+        ]
 
 
 class Convolution(Linear):
@@ -201,7 +207,7 @@ class Convolution(Linear):
                 self._reach(products.x[meet], f"It is computed from {self.x_name()}"),
                 f"That is {counted(len(products.w), 'product')} with a filter of {k} × {l}"
                 f"{' and a bias' if self.op.use_bias else ''}"
-                f"{f'; {int((~meet).sum())} of them lie outside' if not meet.all() else ''}.",
+                f"{f'; {int((~meet).sum())} of them meet no number' if not meet.all() else ''}.",
             ]
         if what == "x":
             return [

@@ -20,9 +20,10 @@ class Joined(Route):
         self.forward = (getattr(reference, f"{self.op.kind}_forward"), f"np.{self.op.kind}")
         backward = "da[...] = np.where" if self.chooses else "dx[...] = dout"
         self.backward = (getattr(reference, f"{self.op.kind}_backward"), backward)
-        signs = {"add": (r"out = \sum_k x_k", "dx_k = dout")}
+        total = (r"out = \sum_k x_k", "dx_k = dout")
+        mean = (r"out = \frac{1}{n} \sum_k x_k", r"dx_k = \frac{1}{n} \cdot dout")
         choice = (rf"out = \{self.op.kind[:3]}_k x_k", r"dx_k = dout \text{ where } x_k \text{ was chosen, else 0}")
-        self.formula = choice if self.chooses else signs["add"]
+        self.formula = choice if self.chooses else mean if self.factor else total
 
     def chosen(self, place: Place) -> int:
         """Which input an output was taken from: the first of equals."""
@@ -67,7 +68,7 @@ class Joined(Route):
             return [f"Of {len(self.node.inputs)} inputs, number {self.chosen(place)} was chosen."]
         if backward:
             return [
-                "A sum hands its gradient to every summand"
+                f"A {'mean' if self.factor else 'sum'} hands its gradient to every summand"
                 + (f", here times {self.op.scale:.4g}." if self.factor else "."),
                 f"The number counts at {len(ways.factors)} places, and gets the sum of their gradients."
                 if several

@@ -61,7 +61,7 @@ class Normalization(Explainer):
         x = float(self.node.inputs[0][place])
         said = [
             f"{x:.4g} is {abs(normal):.4g} deviations {'above' if normal >= 0 else 'below'} the mean of {self.over}.",
-            "gamma and beta, which are learned, say how far such a number shall lie from what mean.",
+            "gamma and beta, which are learned, set the deviation and the mean of what comes out.",
         ]
         formula = r"out = \gamma \cdot \hat{x} + \beta, \quad \hat{x} = \frac{x - \mu}{\sigma}"
         code = reference_to(*self.forward)
@@ -111,8 +111,11 @@ class Normalization(Explainer):
             columns = (dout, Column("x̂", normals, places)) if name == "gamma" else (dout,)
             rows.append(Rows(columns, each.why_dout(dout)))
         count = counted(sum(len(each.values) for each in rows), "number")
-        times = ", times its x̂" if name == "gamma" else ""
-        said = [f"{name} counts for {count}, and collects the gradient of each{times}."]
+        said = [
+            f"gamma multiplies {count}, and collects the gradient of each, times its x̂."
+            if name == "gamma"
+            else f"beta is added to {count}, and collects the gradient of each."
+        ]
         gradient = self.scope.record.weights[f"{self.op.name}/{name}"].gradient
         assert gradient is not None
         formula = r"d\gamma = \sum_m dout_m \cdot \hat{x}_m" if name == "gamma" else r"d\beta = \sum_m dout_m"

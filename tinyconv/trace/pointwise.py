@@ -9,7 +9,18 @@ from tinyconv.kernels import reference
 from tinyconv.kernels.reference.activation import FORMULAS
 from tinyconv.plan import ops
 from tinyconv.trace.explainer import FLAT, INPUT, SHUT, ZEROS, Explainer, Scope, listed
-from tinyconv.trace.explanation import Column, Explanation, Fact, Place, Reference, Rows, Then, reference_to, single
+from tinyconv.trace.explanation import (
+    Column,
+    Explanation,
+    Fact,
+    Place,
+    Reference,
+    Rows,
+    Then,
+    number,
+    reference_to,
+    single,
+)
 from tinyconv.trace.record import Array, Node
 from tinyconv.trace.windows import places
 
@@ -68,12 +79,12 @@ class Activation(Explainer):
     def then(self, place: Place, x: float) -> Then:
         """What the function makes of a number."""
         value = float(FORMULAS[self.op.kind][0](np.array([x]), *self.op.options)[0])
-        return Then(f"{self.op.kind}({x:.4g})", value)
+        return Then(f"max(0, {number(x)})" if self.op.kind == "relu" else f"{self.op.kind}({number(x)})", value)
 
     def output(self, place: Place) -> Explanation:
         x = float(self.node.inputs[0][place])
         rows, then = [single((self.x_name(), place, x))], self.then(place, x)
-        said = [f"{self.op.kind} of the number that stands at the same place, {x:.4g}.", self._shut(place)]
+        said = [f"{self.op.kind} of the number at the same place, {number(x)}.", self._shut(place)]
         code = reference_to(FORMULAS[self.op.kind][0], "return")
         value, facts = self.node.out[place], self.facts(place)
         return self.explain(self.out_name(), place, value, rows, self.formulas[0], said, code, [then], facts)
@@ -85,8 +96,11 @@ class Activation(Explainer):
         x, slope = float(self.node.inputs[0][place]), self.slope(place)
         dout = self.dout_at(np.array([place]))
         why = ZEROS[self.lost(0)[place]] if not slope else self.why_dout(dout)(0)
-        factors = (f"d{self.out_name()}", place, dout.values[0]), (f"f'({x:.4g})", None, slope)
-        said = [f"The gradient passes times the slope of {self.op.kind} at {x:.4g}, {slope:.4g}.", self._shut(place)]
+        factors = (f"d{self.out_name()}", place, dout.values[0]), (f"f'({number(x)})", None, slope)
+        said = [
+            f"The gradient is multiplied by the slope of {self.op.kind} at {number(x)}, which is {number(slope)}.",
+            self._shut(place),
+        ]
         code = reference_to(FORMULAS[self.op.kind][1], "return")
         gradient = self.node.dinputs[0]
         assert gradient is not None
@@ -95,7 +109,7 @@ class Activation(Explainer):
 
     def _shut(self, place: Place) -> str:
         if self.op.kind == "relu" and self.node.out[place] <= 0:
-            return f"ReLU is shut here: {float(self.node.inputs[0][place]):.4g} is not above 0."
+            return f"ReLU is shut here: {number(float(self.node.inputs[0][place]))} is not above 0."
         return ""
 
     def zeros(self) -> Array:
@@ -132,7 +146,7 @@ class Softmax(Explainer):
         z = self.x_at(at)
         top = float(z.values.max())
         powers = np.exp(z.values - top)
-        rows = [Rows((Column(f"exp of −{top:.4g} + {self.x_name()}", powers, at),))]
+        rows = [Rows((Column(f"e^({self.x_name()} − max)", powers, at),))]
         share = float(powers[place[-1]] / powers.sum())
         then = [Then(f"{powers[place[-1]]:.4g} / {powers.sum():.4g}", share)]
         said = [
