@@ -12,6 +12,7 @@ from tinyconv import (
     layers,
     losses,
     metrics,
+    models,
     optimizers,
     regularizers,
     saving,
@@ -30,6 +31,7 @@ MODULES = {
     "callbacks": callbacks,
     "utils": utils,
     "saving": saving,
+    "models": models,
 }
 
 # What must be given, by the argument's name: values that are right.
@@ -40,6 +42,7 @@ REQUIRED = {
     "backup_dir": "backup",
     "boundaries": [3],
     "config": {},
+    "custom_objects": None,
     "decay_rate": 0.5,
     "directory": ".",
     "decay_steps": 10,
@@ -53,6 +56,10 @@ REQUIRED = {
     "initial_learning_rate": 0.1,
     "kernel_size": 3,
     "initializer": initializers.Zeros(),
+    "inputs": [tinyconv.Input((3,)), tinyconv.Input((3,))],
+    "json_string": "{}",
+    "model": tinyconv.Sequential(),
+    "obj": layers.Dense,
     "learning_rate": 0.1,
     "learning_rate_schedule": optimizers.schedules.CosineDecay(0.1, 10),
     "max_learning_rate": 0.1,
@@ -81,7 +88,11 @@ REQUIRED = {
 
 def public(module):
     """The classes and functions of a module that are meant for users."""
-    names = ["load_model"] if module is saving else module.__all__
+    names = module.__all__
+    if module is saving:  # the rest is tinyconv's own
+        names = [name for name in names if name not in ("check_target", "load_weights", "model_of", "save_weights")]
+    if module is models:  # methods of these are gone through by themselves
+        names = [name for name in names if name not in ("Model", "Sequential")]
     found = {name: getattr(module, name) for name in names}
     return {name: value for name, value in found.items() if callable(value)}
 

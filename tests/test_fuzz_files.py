@@ -314,7 +314,9 @@ def unsealed():
             file[path.rpartition("/")[0]].attrs["name"] = "it"
     with h5py.File(buffer, "r") as file:
         for layer, path, _ in LEAVES:
-            offsets += [(file[f"{path}/{i}"].id.get_offset(), array.nbytes) for i, array in enumerate(layer.weights)]
+            offsets += [
+                (file[f"{path}/{i}"].id.get_offset(), array.nbytes) for i, array in enumerate(layer.arrays.values())
+            ]
     return buffer.getvalue(), offsets
 
 

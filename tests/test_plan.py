@@ -426,5 +426,5 @@ def test_a_layer_of_ones_own_trains_in_a_plan(backend):
 
 
 def test_a_layer_without_forward_says_so():
-    with pytest.raises(TypeError, match="override forward"):
+    with pytest.raises(TypeError, match=r"override call\(inputs\)"):
         layers.Layer()(np.ones((1, 2), np.float32))

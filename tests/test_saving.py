@@ -141,7 +141,7 @@ def test_a_learning_rate_that_a_callback_changed_is_kept(tmp_path):
     train(model, 1)
     model.optimizer.learning_rate = 0.0125
     model.save(tmp_path / "m.keras")
-    assert load_model(tmp_path / "m.keras").optimizer.learning_rate == np.float32(0.0125)
+    assert float(load_model(tmp_path / "m.keras").optimizer.learning_rate) == np.float32(0.0125)
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -371,10 +371,11 @@ def test_unknown_suffixes_name_the_known_ones():
         load_model("m.pt")
 
 
-def test_custom_objects_and_unsafe_loading_do_not_exist(tmp_path):
-    for options in ({"custom_objects": {"Mine": object}}, {"safe_mode": False}):
-        with pytest.raises(ValueError, match=r"is not supported by tinyconv yet"):
-            load_model(tmp_path / "m.keras", **options)
+def test_unsafe_loading_does_not_exist(tmp_path):
+    with pytest.raises(ValueError, match=r"is not supported by tinyconv yet"):
+        load_model(tmp_path / "m.keras", safe_mode=False)
+    with pytest.raises(ValueError, match=r"Invalid custom_objects\. Expected None, or a dict of classes by name"):
+        load_model(tmp_path / "m.keras", custom_objects={"Mine": 3})
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -390,12 +391,16 @@ def test_an_existing_file_is_kept_where_that_is_wanted(tmp_path):
 
 
 def test_a_layer_of_your_own_is_named_when_it_cannot_be_saved(tmp_path):
-    class Doubled(layers.Layer):
-        def forward(self, out, x, weights):
-            out[...] = 2 * x
+    class Multiplied(layers.Layer):
+        def __init__(self, factor, **options):
+            super().__init__(**options)
+            self.factor = factor
 
-    model = tinyconv.Sequential([tinyconv.Input((3,)), Doubled(name="twice")])
-    with pytest.raises(ValueError, match=r"Layer 'twice' is a Doubled, which Keras' format cannot hold. Fix: save_wei"):
+        def forward(self, out, x, weights):
+            out[...] = self.factor * x
+
+    model = tinyconv.Sequential([tinyconv.Input((3,)), Multiplied(np.ones(3), name="twice")])
+    with pytest.raises(ValueError, match=r"layer 'twice'.*its argument 'factor' is no number and no text"):
         model.save(tmp_path / "m.keras")
     assert os.listdir(tmp_path) == []
 
@@ -430,7 +435,7 @@ def entry(config, number):
         (lambda c: entry(c, 1)["config"].update(filters=-1), "Expected a positive integer. Received: -1"),
         (lambda c: entry(c, 1)["config"].update(what=1), "Conv2D has no argument 'what'"),
         (lambda c: entry(c, 2)["config"].update(renorm=True), r"BatchNormalization\(renorm=True\) is not supported"),
-        (lambda c: entry(c, 0)["config"].update(batch_shape=[8, 6, 6, 1]), r"Received: \[8, 6, 6, 1\]"),
+        (lambda c: entry(c, 0)["config"].update(batch_shape=[0, 6, 6, 1]), r"Received: \[0, 6, 6, 1\]"),
         (lambda c: entry(c, 0)["config"].update(batch_shape=[None, 6, 6, 1 << 40]), "expected an input shape such as"),
         (lambda c: entry(c, 7).update(class_name="Lambda", config={"function": "x"}), "'Lambda' of 'keras.layers' is"),
         (lambda c: entry(c, 7).update(module="os", class_name="system"), "'system' of 'os' is not supported"),

@@ -188,6 +188,27 @@ RULES = {
     "config": never,
     "cooldown": natural,
     "custom_objects": None,  # depends on what is deserialised
+    "aggregation": one_of(None, "none"),
+    **dict.fromkeys(
+        [f"{kind}, batch_size" for kind in ("Input", "layers.Input", "layers.InputLayer")], optional(whole())
+    ),
+    "call_function": None,  # a Sequential calls no layers
+    "clone_function": never,
+    "input_dim": optional(whole()),
+    "json_string": None,  # of one that is no JSON the parser says what is wrong
+    "obj": lambda v: isinstance(v, type),
+    "models.clone_model, model": never,
+    "models.clone_model, clone_function": None,  # of no layers, nothing is cloned
+    "models.save_model, model": never,
+    "saving.save_model, model": never,
+    "saving.get_registered_object, name": text,
+    "saving.register_keras_serializable, name": lambda v: v is None or (text(v) and v != ""),
+    "saving.save_model, overwrite": None,  # the model has no weights yet
+    "models.save_model, overwrite": None,
+    "models.load_model, backend": None,
+    "overwrite": flag,
+    "package": None,
+    "recursive": flag,
     "cycle": flag,
     "class_id": optional(natural),
     "curve": never,
@@ -619,9 +640,14 @@ def test_the_zoo_is_large_enough():
         "callbacks.TerminateOnNaN",
         *(f"activations.{name}" for name in activations.NAMES),  # of numbers alone
         "saving.load_model",
+        "saving.CustomObjectScope",
+        "saving.custom_object_scope",
+        "models.load_model",
+        "models.model_from_json",
         "callbacks.CallbackList",
         "callbacks.LambdaCallback",
         "callbacks.LearningRateScheduler",
+        *(f"layers.{name}" for name in ("add", "average", "concatenate", "maximum", "multiply", "subtract")),
         "losses.mean_absolute_error",
         "losses.mean_squared_error",
         *(f"utils.{name}" for name in ("image_dataset_from_directory", "load_img", "save_img")),  # of files

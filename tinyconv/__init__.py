@@ -15,21 +15,33 @@ from tinyconv import (
     layers,
     losses,
     metrics,
+    models,
     optimizers,
     regularizers,
     saving,
     utils,
 )
 from tinyconv.datasets import pictures
+from tinyconv.initializers import Initializer
 from tinyconv.inspect import explain, plots, report
 from tinyconv.inspect.gradient_check import check_gradients
-from tinyconv.layers import Input
+from tinyconv.layers import Input, Layer
+from tinyconv.losses import Loss
+from tinyconv.metrics import Metric
 from tinyconv.models.model import Model
 from tinyconv.models.sequential import Sequential
+from tinyconv.optimizers import Optimizer
+from tinyconv.regularizers import Regularizer
 
 __all__ = [
+    "Initializer",
     "Input",
+    "Layer",
+    "Loss",
+    "Metric",
     "Model",
+    "Optimizer",
+    "Regularizer",
     "Sequential",
     "activations",
     "callbacks",
@@ -42,6 +54,7 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "models",
     "optimizers",
     "pictures",
     "plots",
@@ -63,6 +76,18 @@ def set_threads(count: int) -> None:
 if TYPE_CHECKING:
     __version__: str  # and a type-checker sees that there is no other name
 else:
+    # What Keras has besides, and what to use instead
+    _KERAS = {
+        "ops": "layers, activations and + - * / on tensors; or a layer of your own, in NumPy: see tinyconv.Layer",
+        "backend": "NumPy, or tinyconv.kernels for what computes",
+        "applications": "a model of layers, and load_model for a '.keras' file with its weights",
+        "Variable": "Layer.add_weight",
+        "KerasTensor": "Input(shape)",
+        "mixed_precision": "float32, in which tinyconv computes",
+        "constraints": "regularizers",
+        "distribution": "one machine",
+        "preprocessing": "tinyconv.utils, and layers",
+    }
 
     def __getattr__(name):
         """``tinyconv.__version__``, as pyproject.toml states it: looked up only when asked for."""
@@ -70,4 +95,6 @@ else:
             from importlib.metadata import version
 
             return version("tinyconv")
+        if name in _KERAS:
+            raise AttributeError(f"keras.{name} is not supported by tinyconv. Fix: {_KERAS[name]}.")
         raise AttributeError(f"module 'tinyconv' has no attribute {name!r}")

@@ -4,7 +4,8 @@ The mathematics: :mod:`tinyconv.kernels.reference.activation`. Layers take them 
 themselves, ``activation=tinyconv.activations.relu``.
 
 Every function takes an array, or what NumPy makes one of, and returns one of the same shape: float64 of float64, and
-float32 of everything else.
+float32 of everything else. Of a tensor (what layers called on ``Input(...)`` give) it returns the tensor that a layer
+with this activation gives.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from tinyconv.checking import LARGEST, boolean, integer, invalid, number, number
 from tinyconv.checking.arguments import FLOAT32
 from tinyconv.kernels import reference
 
-Function = Callable[..., np.ndarray]
+Function = Callable[..., Any]
 
 
 class Formula(NamedTuple):
@@ -56,7 +57,9 @@ FORMULAS = {
 }
 
 
-def _computed(x: Any, formula: Formula) -> np.ndarray:
+def _computed(x: Any, formula: Formula) -> Any:
+    if hasattr(x, "activated"):
+        return x.activated(*formula)
     x = _array(x, formula.kind)
     out = np.empty_like(x)
     reference.activation_forward(out.reshape(-1), x.reshape(-1), *formula)
@@ -68,89 +71,91 @@ def _array(x: Any, name: str) -> np.ndarray:
     return np.array(array, np.float64 if array.dtype == np.float64 else np.float32, order="C")
 
 
-def linear(x: Any) -> np.ndarray:
+def linear(x: Any) -> Any:
     """x."""
-    return _array(x, "linear")
+    return x if hasattr(x, "activated") else _array(x, "linear")
 
 
-def relu(x: Any, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> np.ndarray:
+def relu(x: Any, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> Any:
     """x above the threshold, but at most max_value; below it negative_slope * (x - threshold)."""
     return _computed(x, relu_formula("relu", negative_slope, max_value, threshold))
 
 
-def relu6(x: Any) -> np.ndarray:
+def relu6(x: Any) -> Any:
     """min(max(x, 0), 6)."""
     return _computed(x, FORMULAS["relu6"])
 
 
-def leaky_relu(x: Any, negative_slope: float = 0.2) -> np.ndarray:
+def leaky_relu(x: Any, negative_slope: float = 0.2) -> Any:
     """x where x >= 0, else negative_slope * x."""
     return _computed(x, Formula("leaky_relu", (number("leaky_relu", "negative_slope", negative_slope),)))
 
 
-def elu(x: Any, alpha: float = 1.0) -> np.ndarray:
+def elu(x: Any, alpha: float = 1.0) -> Any:
     """x where x > 0, else alpha * (e^x - 1)."""
     return _computed(x, Formula("elu", (number("elu", "alpha", alpha),)))
 
 
-def selu(x: Any) -> np.ndarray:
+def selu(x: Any) -> Any:
     """scale * elu(x, alpha), with alpha = 1.6733 and scale = 1.0507."""
     return _computed(x, FORMULAS["selu"])
 
 
-def sigmoid(x: Any) -> np.ndarray:
+def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x)."""
     return _computed(x, FORMULAS["sigmoid"])
 
 
-def hard_sigmoid(x: Any) -> np.ndarray:
+def hard_sigmoid(x: Any) -> Any:
     """x / 6 + 1 / 2, but not below 0 nor above 1."""
     return _computed(x, FORMULAS["hard_sigmoid"])
 
 
-def tanh(x: Any) -> np.ndarray:
+def tanh(x: Any) -> Any:
     """The hyperbolic tangent."""
     return _computed(x, FORMULAS["tanh"])
 
 
-def softplus(x: Any) -> np.ndarray:
+def softplus(x: Any) -> Any:
     """log(1 + e^x)."""
     return _computed(x, FORMULAS["softplus"])
 
 
-def softsign(x: Any) -> np.ndarray:
+def softsign(x: Any) -> Any:
     """x / (1 + |x|)."""
     return _computed(x, FORMULAS["softsign"])
 
 
-def exponential(x: Any) -> np.ndarray:
+def exponential(x: Any) -> Any:
     """e^x."""
     return _computed(x, FORMULAS["exponential"])
 
 
-def gelu(x: Any, approximate: bool = False) -> np.ndarray:
+def gelu(x: Any, approximate: bool = False) -> Any:
     """x Phi(x), with the distribution function Phi of the normal distribution; or an approximation by tanh."""
     approximate = boolean("gelu", "approximate", approximate)
     return _computed(x, Formula("approximate_gelu") if approximate else FORMULAS["gelu"])
 
 
-def silu(x: Any) -> np.ndarray:
+def silu(x: Any) -> Any:
     """x times its sigmoid."""
     return _computed(x, FORMULAS["silu"])
 
 
-def hard_silu(x: Any) -> np.ndarray:
+def hard_silu(x: Any) -> Any:
     """x times its hard sigmoid."""
     return _computed(x, FORMULAS["hard_silu"])
 
 
-def mish(x: Any) -> np.ndarray:
+def mish(x: Any) -> Any:
     """x tanh(softplus(x))."""
     return _computed(x, FORMULAS["mish"])
 
 
-def softmax(x: Any, axis: int = -1) -> np.ndarray:
+def softmax(x: Any, axis: int = -1) -> Any:
     """e^x over its sum along the axis."""
+    if hasattr(x, "activated") and axis in (-1, x.ndim - 1):
+        return x.activated("softmax")
     array = _array(x, "softmax")
     axis = integer("softmax", "axis", axis, at_least=-LARGEST)
     if not -array.ndim <= axis < array.ndim:

@@ -309,9 +309,15 @@ def _batch_norm(graph: Graph, op: ops.BatchNorm, x: Flow, weights: Weights) -> F
 
 
 def _merge(graph: Graph, op: ops.Merge, *values: Flow, weights: Weights) -> Flow:
-    first = values[0].channels_first and all(value.channels_first for value in values)
+    rank = len(op.out_shape)
+    first = all(value.channels_first and len(value.shape) == rank for value in values)
     joined = [value if first else graph.channels_last(value) for value in values]
-    kind = {"add": "Sum", "multiply": "Mul", "maximum": "Max"}[op.kind]
+    for number, value in enumerate(joined):
+        if len(value.shape) < rank:
+            missing = [1] * (rank - len(value.shape))
+            shape = graph.weight(f"{op.name}/shape_{number}", np.array([0, *missing, *value.shape]))
+            joined[number] = Flow(graph.add("Reshape", [value.name, shape], op.name), op.out_shape, False)
+    kind = {"add": "Sum", "subtract": "Sub", "multiply": "Mul", "maximum": "Max"}[op.kind]
     out = joined[0].name
     for value in joined[1:]:
         out = graph.add(kind, [out, value.name], op.name)

@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import IO
 
-PLAIN = str.maketrans({"─": "-", "→": "->", "µ": "u", "\N{MULTIPLICATION SIGN}": "x", "…": "...", "—": "-"})
+PLAIN = str.maketrans({"─": "-", "→": "->", "µ": "u", "\N{MULTIPLICATION SIGN}": "x", "…": "...", "—": "-", "└": "-"})
 WIDEST = 200  # columns, where there is no terminal whose width could be asked
 
 

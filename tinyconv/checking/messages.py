@@ -55,15 +55,12 @@ _short.maxlong = 60
 INSTEAD = {
     "loss_weights": "leave it out; metrics are given by name, metrics=[...]",
     "data_format": "channels come last, np.moveaxis(x, 1, -1)",
-    "batch_size": "give it to fit, evaluate and predict",
-    "batch_shape": "shape=..., without the batch axis",
     "use_multiprocessing": "workers=..., which are threads",
     "dtype": "tinyconv computes in float32",
     "amsgrad": "the plain Adam, amsgrad=False",
     "beta_regularizer": "kernel_regularizer of the layer before",
     "gamma_regularizer": "kernel_regularizer of the layer before",
     "ignore_class": "leave those samples out",
-    "input_dim": "input_shape=(...,), or begin the model with Input((...,))",
     "batch_input_shape": "input_shape=..., without the batch axis",
 }
 

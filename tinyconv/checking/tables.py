@@ -23,13 +23,17 @@ class Table:
     needs: Mapping[int, int] = field(default_factory=dict)  # columns that a terminal of less than that width leaves out
 
     def __str__(self) -> str:
-        """As text that fits the terminal, in characters that the standard output can encode."""
+        return self.text()
+
+    def text(self, columns: int | None = None) -> str:
+        """As text that fits the terminal, or so many columns, in characters that the standard output can encode."""
         from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
 
         table = RichTable(title=self.title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
-        width = max(console.width() - 1, NARROWEST)  # a terminal wraps a line that fills it to the last column
+        # A terminal wraps a line that fills it to the last column.
+        width = max(console.width() - 1, NARROWEST) if columns is None else columns
         shown = [i for i in range(len(self.columns)) if self.needs.get(i, 0) <= width]
         for i in shown:
             right = i in self.right

@@ -16,6 +16,7 @@ import numpy as np
 from tinyconv import initializers, layers, losses, metrics, optimizers, regularizers
 from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import received
+from tinyconv.files.registered import get_registered_name, get_registered_object
 from tinyconv.layers.base import default_name, snake_case
 from tinyconv.network import Network
 from tinyconv.optimizers import schedules
@@ -69,13 +70,18 @@ def of_structure(model: Network) -> Config:
     """A model, without its compilation: a stack of layers, or a graph of them."""
     if len(model.layers) > MOST_LAYERS:
         raise ValueError(f"Model {model.name!r} is too large to be saved. Expected at most {MOST_LAYERS:,} layers.")
-    if any(layer is model._inputs[0] for layer in model.layers):
+    if model._inputs and any(layer is model._inputs[0] for layer in model.layers):
         return _of_graph(model)
-    batch_shape = [None, *model._inputs[0].shape]
-    entries = [_of_layer(layer) for layer in (model._inputs[0], *model.layers)]
-    config = {"name": model.name, "trainable": model.trainable, "dtype": "float32", "layers": entries}
-    whole = _entry("keras", "Sequential", {**config, "build_input_shape": batch_shape})
-    whole["build_config"] = {"input_shape": batch_shape}
+    entries = [_of_layer(layer) for layer in (*model._inputs, *model.layers)]
+    whole = _entry(
+        "keras",
+        "Sequential",
+        {"name": model.name, "trainable": model.trainable, "dtype": "float32", "layers": entries},
+    )
+    for source in model._inputs:  # one, if it is known
+        batch_shape = list(source.batch_shape)
+        whole["config"]["build_input_shape"] = batch_shape
+        whole["build_config"] = {"input_shape": batch_shape}
     return whole
 
 
@@ -93,13 +99,21 @@ def _of_graph(model: Network) -> Config:
             history.setdefault(number, [call.entry.name, len(nodes[call.entry.name]) - 1, output])
     entries = [{**_of_layer(layer), "name": layer.name, "inbound_nodes": nodes[layer.name]} for layer in model.layers]
     config = {"name": model.name, "trainable": model.trainable, "layers": entries}
+    graphs = {layer.name for layer in model.layers if _is_graph(layer)}
     ends = {
         "input_layers": [history[number] for number in range(len(model._inputs))],
-        "output_layers": [history[number] for number in model._outputs],
+        "output_layers": [_end(history[number], graphs, 1) for number in model._outputs],
     }
     config |= {key: each[0] if len(each) == 1 else each for key, each in ends.items()}
     whole = _entry("keras.src.models.functional", "Functional", config)
     return {**whole, "registered_name": "Functional", "build_config": {"input_shape": None}}
+
+
+def _end(history: list[Any], graphs: set[str], counted: int) -> list[Any]:
+    """An output of a model in Keras' notation, which counts the calls of a graph of layers within from 1 here, and
+    elsewhere from 0."""
+    name, call, output = history
+    return [name, call + counted if name in graphs else call, output]
 
 
 def _of_tensor(shape: Shape, history: list[Any]) -> Config:
@@ -110,16 +124,11 @@ def _of_tensor(shape: Shape, history: list[Any]) -> Config:
 def _of_layer(layer: Any) -> Config:
     if hasattr(layer, "_entry_calls"):  # a model within
         return of_structure(layer)
-    if type(layer) not in MODULES:
-        raise ValueError(
-            f"Layer {layer.name!r} is a {type(layer).__name__}, which Keras' format cannot hold. "
-            "Fix: save_weights, and build the model from your own code before load_weights."
-        )
     if isinstance(layer, layers.InputLayer):
-        source = {"batch_shape": [None, *layer.shape], "dtype": "float32", "sparse": False, "name": layer.name}
-        return _entry("keras.layers", "InputLayer", source)
+        return _entry("keras.layers", "InputLayer", of_object(layer.get_config()))
     entry = of_object(layer)
-    entry["config"] |= {"dtype": "float32"}
+    if type(layer) in MODULES:
+        entry["config"] |= {"dtype": "float32"}
     shape: Any = layer.input_shape or ()
     several = bool(shape) and isinstance(shape[0], tuple)
     batch = [[None, *each] for each in shape] if several else [None, *shape]
@@ -144,6 +153,8 @@ def of_object(value: Any) -> Any:
     if type(value) in MODULES:
         config = {key: of_object(each) for key, each in value.get_config().items()}
         return _entry(MODULES[type(value)], type(value).__name__, config)
+    if isinstance(value, layers.Layer):  # of a class of the user's own
+        return _of_own(value)
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -155,6 +166,16 @@ def of_object(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise _foreign(type(value).__name__)
+
+
+def _of_own(value: Any) -> Config:
+    """An object of a class of the user's own, which a reader has to know."""
+    kind = type(value)
+    config = value.get_config()
+    if not isinstance(config, dict):
+        raise TypeError(f"{kind.__name__}.get_config: expected a dictionary. Received: {received(config)}.")
+    entry = _entry(kind.__module__, kind.__name__, {key: of_object(each) for key, each in config.items()})
+    return {**entry, "registered_name": get_registered_name(kind)}
 
 
 def _foreign(class_name: str) -> ValueError:
@@ -181,7 +202,8 @@ class SavedModel:
 
     name: str
     entries: list[Any]  # layers, and saved models
-    input_shape: Shape  # of a stack
+    input_shape: Shape | None  # of a stack; None if it is not known
+    source: Any = None  # its input layer, if there is one
     sources: list[int] = field(default_factory=list)
     calls: list[tuple[int, list[Tensor]]] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
@@ -192,7 +214,9 @@ class SavedModel:
         leaves: dict[int, list[Leaf]] = {}
         values: dict[Tensor, Shape] = {}
         if not self.sources:
-            shapes = given or [self.input_shape]
+            if not given and self.input_shape is None:
+                raise ValueError(f"Model {self.name!r} does not know its input shape, and so has no weights.")
+            shapes = given or [self.input_shape]  # type: ignore[list-item]
             for number, entry in enumerate(self.entries):
                 shapes, leaves[number] = _entry_shapes(entry, shapes, paths[number])
             return shapes, [leaf for number in sorted(leaves) for leaf in leaves[number]]
@@ -231,9 +255,15 @@ def entry_paths(entries: Sequence[Any], above: str = "") -> list[str]:
     return paths
 
 
+def _is_graph(entry: Any) -> bool:
+    """Whether a layer, as it is or as it was saved, is a model that is no stack."""
+    if isinstance(entry, SavedModel):
+        return bool(entry.sources)
+    return hasattr(entry, "_entry_calls") and type(entry).__name__ != "Sequential"
+
+
 def _class_name(model: Any) -> str:
-    functional = bool(model.sources) if isinstance(model, SavedModel) else type(model).__name__ != "Sequential"
-    return "Functional" if functional else "Sequential"
+    return "Functional" if _is_graph(model) else "Sequential"
 
 
 def to_model(config: Any, where: str, depth: int = 0) -> SavedModel:
@@ -263,8 +293,9 @@ def to_model(config: Any, where: str, depth: int = 0) -> SavedModel:
     if any(isinstance(each, layers.InputLayer) for each in found[1:]):
         raise ValueError(f"{where}: an InputLayer must come first.")
     if found and isinstance(found[0], layers.InputLayer):
-        shape = [None, *found.pop(0).shape]
-    return SavedModel(name, found, _sample(shape, where))
+        source = found.pop(0)
+        return SavedModel(name, found, source.shape, source)
+    return SavedModel(name, found, None if shape is None else _sample(shape, where))
 
 
 def _to_entry(entry: Any, place: str, depth: int) -> Any:
@@ -273,8 +304,10 @@ def _to_entry(entry: Any, place: str, depth: int) -> Any:
         return to_model(entry, place, depth + 1)
     if class_name == "InputLayer":
         fields = _fields(entry, place)
-        shape = _sample(_batch_shape(fields, place), place)
-        return layers.InputLayer(shape, name=_given_name(fields.get("name"), place))
+        shape = _batch_shape(fields, place)
+        name = _given_name(fields.get("name"), place)
+        size = shape[0] if isinstance(shape, list) and shape and _size(shape[0]) else None
+        return layers.InputLayer(_sample([None, *shape[1:]] if size else shape, place), size, name=name)
     return to_object(entry, "keras.layers", place)
 
 
@@ -311,7 +344,9 @@ def _to_graph(name: str, found: list[Any], entries: list[Any], inner: Config, wh
         for node_number, node in enumerate(nodes):
             waiting.append((number, node_number, [tensor(each) for each in _histories(node, where)]))
     sources = [tensor(each)[0] for each in _several(inner.get("input_layers"))]
-    outputs = [tensor(each) for each in _several(inner.get("output_layers"))]
+    graphs = {name for name, number in numbers.items() if _is_graph(found[number])}
+    ends = [each for each in _several(inner.get("output_layers")) if tensor(each)]
+    outputs = [tensor(_end(each, graphs, -1)) for each in ends]
     if not sources or not outputs or not all(isinstance(found[each], layers.InputLayer) for each in sources):
         raise ValueError(f"{where} is damaged: the model has no inputs or no outputs.")
     known: set[tuple[int, int]] = {(each, 0) for each in sources}
@@ -325,7 +360,7 @@ def _to_graph(name: str, found: list[Any], entries: list[Any], inner: Config, wh
         waiting = [each for each in waiting if each[:2] not in known]
     if not {each[:2] for each in outputs} <= known:
         raise ValueError(f"{where} is damaged: an output is not the output of a layer.")
-    return SavedModel(name, found, (), sources, calls, outputs)
+    return SavedModel(name, found, (), None, sources, calls, outputs)
 
 
 def _is_ready(call: tuple[int, int, list[Tensor]], known: set[tuple[int, int]]) -> bool:
@@ -390,7 +425,9 @@ def to_object(entry: Any, module: str, where: str) -> Any:
     config = _fields(entry, where)
     found, class_name = str(entry.get("module")), str(entry.get("class_name"))
     kind = CLASSES.get((found, class_name))
-    if kind is None or entry.get("registered_name") or not _belongs(found, module):
+    if kind is None or entry.get("registered_name"):
+        return _to_own(entry, module, config, where)
+    if not _belongs(found, module):
         raise ValueError(f"{where}: {class_name!r} of {found!r} is not supported by tinyconv.")
     arguments = {key: to_value(value, f"{where} ({class_name}), {key}") for key, value in config.items()}
     if arguments.get("name") is not None:
@@ -406,6 +443,24 @@ def to_object(entry: Any, module: str, where: str) -> Any:
                 f"{where}: {class_name}({key}={value!r}) is not supported by tinyconv. Expected {neutral[key]!r}."
             )
     return _made(kind, arguments, where)
+
+
+def _to_own(entry: Config, module: str, config: Config, where: str) -> Any:
+    """An object of a class of the user's own, if it has been told of."""
+    names = [name for name in (entry.get("registered_name"), entry.get("class_name")) if isinstance(name, str)]
+    kind = next(filter(None, map(get_registered_object, names)), None)
+    wanted = module == "keras.layers"
+    if kind is None or not wanted or not issubclass(kind, layers.Layer):
+        fix = ""
+        if wanted and kind is None and not str(entry.get("module")).startswith("keras"):
+            told = f"custom_objects={{{entry.get('class_name')!r}: ...}}"
+            fix = f" Fix: a class of your own is known by @register_keras_serializable() or {told}."
+        found = f"{entry.get('class_name')!r} of {entry.get('module')!r}"
+        raise ValueError(f"{where}: {found} is not supported by tinyconv.{fix}")
+    arguments = {key: to_value(value, f"{where} ({kind.__name__}), {key}") for key, value in config.items()}
+    if arguments.get("name") is not None:
+        _check_name(arguments["name"], where)
+    return _made(lambda: kind.from_config(arguments), {}, where)
 
 
 def _check_name(name: Any, where: str) -> None:
@@ -431,6 +486,8 @@ def to_value(value: Any, where: str) -> Any:
     """An argument: as it is, or the object it stands for; a data type's policy becomes its name."""
     if not isinstance(value, dict):
         return value
+    if "class_name" not in value:
+        return {key: to_value(each, f"{where}, {key}") for key, each in value.items()}
     if value.get("class_name") == "__numpy__":  # an array, as nested lists
         return _fields(value, where).get("value")
     if value.get("class_name") == "DTypePolicy" and value.get("module") == "keras":
@@ -449,7 +506,7 @@ def _fields(entry: Any, where: str) -> Config:
 
 
 def _batch_shape(config: Config, where: str) -> Any:
-    for key, expected in (("dtype", FLOAT32), ("sparse", (None, False)), ("ragged", (None, False))):
+    for key, expected in (("dtype", (*FLOAT32, "uint8")), ("sparse", (None, False)), ("ragged", (None, False))):
         value = to_value(config.get(key), where)
         if value not in expected:
             raise ValueError(f"{where}: Input({key}={value!r}) is not supported by tinyconv.")

@@ -34,7 +34,7 @@ def dumps(model: Network) -> bytes:
     names = {}
     for layer, path, _ in leaves_of(model.layers):
         names[path] = layer.name
-        arrays |= {f"{path}/{i}": array for i, array in enumerate(layer.weights)}
+        arrays |= {f"{path}/{i}": array for i, array in enumerate(layer.arrays.values())}
     if model.optimizer is not None:
         names[OPTIMIZER] = KERAS_OPTIMIZER_NAMES.get(model.optimizer.kind, model.optimizer.kind)
         state = optimizer_arrays(model.optimizer, model.optimizer_state() if model.optimizer.built else {})
@@ -63,7 +63,9 @@ def fitting_weights(
             skipped[layer.name] = str(error)
         expected.add(path)
     for group in groups:
-        if group.startswith("layers/") and group.endswith("/vars") and group not in expected:
+        # A model within that was trained by itself brings its optimiser, which is of no use in this one.
+        own = group.startswith("layers/") and group.endswith("/vars") and not group.endswith(f"/{OPTIMIZER}")
+        if own and group not in expected:
             name = group[len("layers/") : -len("/vars")]
             if skipped is None:
                 raise ValueError(f"{where} has weights for {name!r}, which is not a layer of this model.")

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 
 def filters(model: Network, layer: str | None = None, most: int = 64) -> "Figure":
-    """The filters of a convolution (the first, unless a layer is named): what it looks for in its input.
+    """The filters of a convolution (the first, unless a layer is named): what it looks for in its input. One in a model
+    within is named by its path, "encoder/conv2d".
 
     Filters of three channels are drawn in colour, grey being 0, others by the mean over their channels, white being 0.
     All are on one scale, which is drawn beside them.
@@ -34,10 +35,13 @@ def filters(model: Network, layer: str | None = None, most: int = 64) -> "Figure
     _check_model(model)
     most = checking.integer("filters", "most", most)
     model._need_built()
-    convolutions = {one.name: one for one in model.layers if isinstance(one, Conv2D)}
+    leaves = dict(model._leaves)
+    convolutions = {path: one for path, one in leaves.items() if isinstance(one, Conv2D)}
     if not convolutions:
         raise ValueError(f"Model {model.name!r} has no Conv2D, and so no filters to draw.")
-    name = next(iter(convolutions)) if layer is None else model.get_layer(layer).name
+    name = next(iter(convolutions)) if layer is None else layer
+    if name not in leaves:
+        name = model.get_layer(name).name
     if name not in convolutions:
         options = ", ".join(map(repr, convolutions))
         raise ValueError(f"Layer {name!r} has no filters to draw. Expected a Conv2D, one of {options}.")

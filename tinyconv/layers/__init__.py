@@ -7,11 +7,24 @@ are Keras'; an argument of Keras that tinyconv does not have is named in the err
 from tinyconv.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
 from tinyconv.layers.affine import Conv2D, Dense
 from tinyconv.layers.augmentation import RandomFlip, RandomRotation, RandomShear, RandomTranslation, RandomZoom
-from tinyconv.layers.base import Layer, WeightSpec
+from tinyconv.layers.base import Layer
 from tinyconv.layers.convolutions import Conv2DTranspose, DepthwiseConv2D, SeparableConv2D
 from tinyconv.layers.core import Dropout, Flatten, Input, InputLayer, Rescaling, Reshape
 from tinyconv.layers.image import UpSampling2D, ZeroPadding2D
-from tinyconv.layers.merge import Add, Average, Concatenate, Maximum, Multiply
+from tinyconv.layers.merge import (
+    Add,
+    Average,
+    Concatenate,
+    Maximum,
+    Multiply,
+    Subtract,
+    add,
+    average,
+    concatenate,
+    maximum,
+    multiply,
+    subtract,
+)
 from tinyconv.layers.normalization import BatchNormalization, LayerNormalization
 from tinyconv.layers.pooling import (
     AveragePooling2D,
@@ -23,6 +36,7 @@ from tinyconv.layers.pooling import (
     MaxPool2D,
     MaxPooling2D,
 )
+from tinyconv.layers.variables import WeightSpec
 
 __all__ = [
     "ELU",
@@ -62,7 +76,14 @@ __all__ = [
     "Reshape",
     "SeparableConv2D",
     "Softmax",
+    "Subtract",
     "UpSampling2D",
     "WeightSpec",
     "ZeroPadding2D",
+    "add",
+    "average",
+    "concatenate",
+    "maximum",
+    "multiply",
+    "subtract",
 ]

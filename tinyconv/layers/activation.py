@@ -5,9 +5,10 @@ from typing import Any, Unpack
 from tinyconv import activations
 from tinyconv.activations import ActivationLike, Formula, relu_formula
 from tinyconv.checking import LARGEST, integer, number
-from tinyconv.checking.arguments import Shape
+from tinyconv.checking.arguments import FLOAT32, Shape
 from tinyconv.layers.arguments import LayerOptions, Named, last_axis, who
 from tinyconv.layers.base import Layer
+from tinyconv.layers.symbolic import OPERATORS, Tensor
 from tinyconv.plan import ops
 
 
@@ -120,3 +121,24 @@ class ELU(Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "alpha": self.alpha}
+
+
+def _activated(tensor: Tensor, kind: str, options: tuple[float, ...]) -> Tensor:
+    """What a function of :mod:`tinyconv.activations` gives for a tensor: the output of the layer that it stands for."""
+    names = {formula: name for name, formula in activations.FORMULAS.items()}
+    layer: Layer
+    if kind == "softmax" or (kind, options) in names:
+        layer = Activation(names.get(Formula(kind, options), kind))  # type: ignore[arg-type]
+    elif kind == "bounded_relu":
+        slope, most, threshold = options
+        layer = ReLU(most if most < FLOAT32 else None, slope, threshold)
+    elif kind in ("leaky_relu", "elu"):
+        layer = LeakyReLU(*options) if kind == "leaky_relu" else ELU(*options)
+    else:
+        raise ValueError(
+            f"{kind} of a tensor is not supported by tinyconv. Fix: the layer Activation with another one."
+        )
+    return layer(tensor)
+
+
+OPERATORS["activation"] = _activated

@@ -20,7 +20,8 @@ from tinyconv.layers.arguments import (
     who,
     windows,
 )
-from tinyconv.layers.base import Layer, WeightSpec
+from tinyconv.layers.base import Layer
+from tinyconv.layers.variables import WeightSpec, weight
 from tinyconv.plan import ops
 from tinyconv.regularizers import Regularizer, RegularizerLike
 
@@ -33,6 +34,7 @@ class Affine(Layer):
     bias_initializer: Initializer
     kernel_regularizer: Regularizer | None
     bias_regularizer: Regularizer | None
+    bias = weight("bias", "What is added to each output")
 
     @property
     def _weight_arguments(self) -> list[str]:
@@ -124,6 +126,8 @@ class Conv2D(Convolution):
         kernel_regularizer, bias_regularizer: None, or see :mod:`tinyconv.regularizers`.
     """
 
+    kernel = weight("kernel", "The filters, (rows, columns, channels, filters)")
+
     def __init__(
         self,
         filters: int,
@@ -169,6 +173,8 @@ class Dense(Affine):
         units: the number of outputs.
         activation, use_bias, initializers, regularizers: as in :class:`Conv2D`.
     """
+
+    kernel = weight("kernel", "The weights, (inputs, units)")
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class UnnamedOptions(TypedDict, total=False):
     dtype: Literal["float32"] | None
     autocast: bool
     input_shape: Sequence[int] | None
+    input_dim: int | None
 
 
 class LayerOptions(UnnamedOptions, total=False):

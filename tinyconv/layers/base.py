@@ -4,7 +4,6 @@ import inspect
 import re
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -13,19 +12,19 @@ import numpy as np
 from tinyconv import checking, random
 from tinyconv.checking import inputs
 from tinyconv.checking.arguments import Shape
-from tinyconv.checking.configuration import Configured
 from tinyconv.checking.messages import refuse
-from tinyconv.initializers import Initializer, drawn
+from tinyconv.initializers import drawn
 from tinyconv.kernels.backends import load_backend, resolve_backend
 from tinyconv.layers.arguments import shape_of
+from tinyconv.layers.own import Own
 from tinyconv.layers.symbolic import Call, Tensor, tensors_of
+from tinyconv.layers.variables import Variable, Weighted
 from tinyconv.plan import ops
 from tinyconv.plan.arena import Arena
 from tinyconv.plan.graph import chain_of
 from tinyconv.plan.locks import ModelLock, locked
 from tinyconv.plan.lowering import lower
 from tinyconv.plan.state import State
-from tinyconv.regularizers import Regularizer
 
 # What Keras' further arguments must be for tinyconv to do the same as Keras.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -35,42 +34,35 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class WeightSpec:
-    """One array of weights that a layer needs."""
-
-    name: str
-    shape: Shape
-    initializer: Initializer
-    trainable: bool = True
-    regularizer: Regularizer | None = None
-
-    def __post_init__(self) -> None:
-        who = "WeightSpec"
-        checking.name(who, self.name)
-        object.__setattr__(self, "shape", checking.shape(who, "shape", self.shape))
-        checking.boolean(who, "trainable", self.trainable)
-        if not isinstance(self.initializer, Initializer):
-            raise checking.invalid(who, "initializer", "an object of tinyconv.initializers", self.initializer)
-        if not isinstance(self.regularizer, Regularizer | None):
-            raise checking.invalid(who, "regularizer", "None or an object of tinyconv.regularizers", self.regularizer)
-
-
-class Layer(Configured):
+class Layer(Weighted, Own):
     """Base class of all layers, and of your own.
 
     A layer is configuration; give it an input shape (:meth:`build`) and it has weights; call it on an array and it
-    computes. To write your own, override three methods:
+    computes. To write your own, say in NumPy what it computes, and what that means for gradients:
 
-    * ``forward(self, out, x, weights)`` fills ``out`` (batch, ...) from ``x``, with NumPy;
-    * ``backward(self, dx, dweights, dout, x, out, weights)`` fills ``dx`` (unless its size is 0) and every array of
-      ``dweights`` from ``dout``, the loss's derivative with respect to ``out``;
-    * ``output_shape(self, input_shape)``, unless it is the input's; and, if it has weights, ``weight_specs(self,
-      input_shape)``, a list of one ``tinyconv.layers.WeightSpec(name, shape, initializer)`` per array. ``weights``
-      and ``dweights`` have these names as keys.
+    >>> @keras.saving.register_keras_serializable("mine")  # so that load_model knows it
+    ... class Scale(keras.Layer):
+    ...     def build(self, input_shape):  # of a batch: (None, ...)
+    ...         self.factor = self.add_weight(shape=input_shape[-1:], initializer="ones", name="factor")
+    ...
+    ...     def call(self, inputs):  # a batch
+    ...         return inputs * self.factor
+    ...
+    ...     def backward(self, dx, dweights, dout, x, out, weights):
+    ...         if dx.size:
+    ...             dx[...] = dout * weights["factor"]
+    ...         dweights["factor"][...] = (dout * x).reshape(-1, x.shape[-1]).sum(axis=0)
 
-    It then takes part in any plan on the CPU, and ``tinyconv.check_gradients(layer, input_shape)`` compares its
-    backward pass with central differences.
+    ``call(inputs)``, or ``call(inputs, training)``, returns the output. ``backward`` fills ``dx`` (unless its size is
+    0) and every array of ``dweights`` from ``dout``, the loss's derivative with respect to the output ``out``. Keras
+    finds these by automatic differentiation, which tinyconv has not; ``tinyconv.check_gradients(layer, input_shape)``
+    compares yours with central differences. Without ``backward`` a layer can stand where no gradient passes: at
+    inference, or before the first weights. ``compute_output_shape`` is found out by a call on zeros, and ``get_config``
+    from the constructor's arguments if they are numbers and texts, unless they are overridden. In place of ``call`` a
+    layer may override ``forward(self, out, x, weights)``, which fills ``out``.
+
+    Such a layer takes part in any plan on the CPU, and is saved as Keras saves its own ones. It computes by itself:
+    layers within it are refused, since a function that calls layers, or a Model, is what joins them.
 
     Args:
         activity_regularizer: must be None.
@@ -79,6 +71,7 @@ class Layer(Configured):
         autocast: must be True.
         name: by default the class's name in lower case, with a number where a model has several.
         input_shape: the shape of one sample, for the first layer of a model without an ``Input``.
+        input_dim: the same for samples of one axis: its length.
     """
 
     def __init__(
@@ -90,6 +83,7 @@ class Layer(Configured):
         autocast: bool = True,
         name: str | None = None,
         input_shape: Sequence[int] | None = None,
+        input_dim: int | None = None,
         **unsupported: Any,
     ) -> None:
         keras = {"activity_regularizer": activity_regularizer, "dtype": dtype, "autocast": autocast}
@@ -105,9 +99,13 @@ class Layer(Configured):
         self._trainable = checking.boolean(type(self).__name__, "trainable", trainable)
         self._is_fixed = not trainable  # whether a plan made now leaves the weights alone
         self._position = 0
+        if input_dim is not None:
+            input_shape = (checking.integer(type(self).__name__, "input_dim", input_dim),)
         self._first_input_shape = None if input_shape is None else shape_of(self, input_shape, "input_shape")
         self._input_shape: Shape | None = None
         self._arrays: dict[str, np.ndarray] = {}
+        self._variables: dict[str, Variable] = {}  # those that have been asked for
+        self._begin_own()
 
     def _why_frozen(self) -> str | None:
         return "its weights have been built from it" if self.built else None
@@ -180,50 +178,40 @@ class Layer(Configured):
 
     # What a layer is
 
-    def output_shape(self, input_shape: Shape) -> Shape:
-        """The shape of one output sample for input samples of that shape. Raises ValueError if they do not fit."""
-        return input_shape
-
-    def weight_specs(self, input_shape: Shape) -> list[WeightSpec]:
-        """The arrays of weights that the layer needs for such inputs, in Keras' order."""
-        return []
-
     def ops(self, input_shape: Shape) -> list[ops.Op]:
         """The operations the layer consists of. By default the layer's own ``forward`` and ``backward``."""
         names = tuple(spec.name for spec in self.weight_specs(input_shape))
         return [ops.Custom(self.name, input_shape, self.output_shape(input_shape), self, names)]
 
-    def forward(self, out: np.ndarray, x: np.ndarray, weights: dict[str, np.ndarray]) -> None:
-        """For a layer of your own: fill ``out`` from ``x``."""
-        raise TypeError(f"{type(self).__name__} does not say what it computes: override forward(out, x, weights).")
-
-    def backward(
-        self,
-        dx: np.ndarray,
-        dweights: dict[str, np.ndarray],
-        dout: np.ndarray,
-        x: np.ndarray,
-        out: np.ndarray,
-        weights: dict[str, np.ndarray],
-    ) -> None:
-        """For a layer of your own: fill ``dx`` and ``dweights`` from ``dout``."""
-        raise TypeError(
-            f"{type(self).__name__} cannot be trained: override backward(dx, dweights, dout, x, out, weights)."
-        )
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of a batch of outputs, (None, ...), for batches of that shape; of several inputs, of a list of
+        shapes."""
+        several = len(input_shape) > 0 and isinstance(input_shape[0], list | tuple)
+        shapes = [tuple(shape) for shape in input_shape] if several else [tuple(input_shape)]
+        return (shapes[0][0], *self.output_shape(self._joined([shape[1:] for shape in shapes])))
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make a layer like this one."""
-        return {"name": self.name, "trainable": self.trainable}
+        return {"name": self.name, "trainable": self.trainable, **self._own_config()}
 
     # Weights
 
     @property
     def built(self) -> bool:
+        """Whether the layer has its weights."""
         return self._input_shape is not None
+
+    @built.setter
+    def built(self, built: bool) -> None:
+        """Keras' layers say so at the end of their ``build``; what has been built here is known."""
+        if self._adding is None:
+            raise AttributeError(f"'built' of {self._who()} can be read, not set. Fix: build((None, ...)).")
 
     @locked
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Make the weights for inputs of that shape, the batch axis (None) included as in Keras."""
+        if self._adding is not None:
+            return  # super().build(...) of a layer of one's own
         if not isinstance(input_shape, Sequence) or isinstance(input_shape, str | bytes) or not len(input_shape):
             expected = "the shape of a batch such as (None, 28, 28, 1)"
             raise checking.invalid(f"layer {self.name!r}", "input_shape", expected, input_shape)
@@ -245,10 +233,22 @@ class Layer(Configured):
         }
         self._input_shape = input_shape
 
+    def _variable(self, name: str) -> Variable:
+        if name not in self._variables:
+            self._variables[name] = Variable(self, name)
+        return self._variables[name]
+
     @property
-    def weights(self) -> list[np.ndarray]:
-        """The layer's arrays, in Keras' order; to change them use :meth:`set_weights`."""
-        return [read_only(array) for array in self._arrays.values()]
+    def weights(self) -> list[Variable]:
+        """The layer's arrays as variables, in Keras' order; :meth:`get_weights` gives plain arrays."""
+        return [self._variable(name) for name in self._arrays]
+
+    def _is_trained(self, weight: str) -> bool:
+        specs = self.weight_specs(self._input_shape) if self._input_shape is not None else []
+        return self._trainable and any(spec.trainable for spec in specs if spec.name == weight)
+
+    def _weights(self, trainable: bool) -> list[Variable]:
+        return [variable for variable in self.weights if variable.trainable is trainable]
 
     @locked
     def get_weights(self) -> list[np.ndarray]:

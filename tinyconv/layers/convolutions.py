@@ -10,7 +10,7 @@ from tinyconv.initializers import InitializerLike
 from tinyconv.layers.activation import activation_ops
 from tinyconv.layers.affine import Convolution
 from tinyconv.layers.arguments import DataFormat, LayerOptions, Padding, images, who
-from tinyconv.layers.base import WeightSpec
+from tinyconv.layers.variables import WeightSpec, weight
 from tinyconv.plan import ops
 from tinyconv.regularizers import RegularizerLike
 
@@ -27,6 +27,7 @@ class DepthwiseConv2D(Convolution):
         depthwise_regularizer, bias_regularizer: see :mod:`tinyconv.regularizers`.
     """
 
+    kernel = weight("kernel", "The filters, (rows, columns, channels, depth_multiplier)")
     filters_names = ("depthwise",)
     size_names = ("depth_multiplier",)
     depth_multiplier: int
@@ -80,6 +81,8 @@ class SeparableConv2D(Convolution):
         depthwise_regularizer, pointwise_regularizer, bias_regularizer: see :mod:`tinyconv.regularizers`.
     """
 
+    depthwise_kernel = weight("depthwise_kernel", "The depthwise filters, (rows, columns, channels, depth_multiplier)")
+    pointwise_kernel = weight("pointwise_kernel", "What mixes the channels, (1, 1, channels, filters)")
     filters_names = ("depthwise", "pointwise")
     size_names = ("filters", "depth_multiplier")
     depth_multiplier: int
@@ -145,6 +148,8 @@ class Conv2DTranspose(Convolution):
         output_padding: must be None.
         dilation_rate: distance between neighbouring pixels of a window.
     """
+
+    kernel = weight("kernel", "The filters, (rows, columns, filters, channels)")
 
     def __init__(
         self,

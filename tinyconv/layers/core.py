@@ -14,8 +14,7 @@ from tinyconv.plan import ops
 
 # Input's further arguments in Keras, none of which changes anything here at its default.
 KERAS_INPUT: dict[str, tuple[Any, ...]] = {
-    "batch_size": (None,),
-    "dtype": (None, "float32"),
+    "dtype": (None, "float32", "uint8"),
     "sparse": (None, False),
     "ragged": (None, False),
     "input_tensor": (None,),
@@ -29,14 +28,16 @@ class InputLayer(Layer):
 
     Args:
         shape: the shape of one sample, without the batch axis: (28, 28, 1).
-        batch_shape: the same with the batch axis, (None, 28, 28, 1), instead.
+        batch_size: how many samples a batch has, to be shown in shapes. As in Keras, others are welcome all the same.
+        dtype: None, "float32" or "uint8"; what comes in becomes float32.
+        batch_shape: ``batch_size`` (or None) and ``shape`` in one, (None, 28, 28, 1), instead of these.
     """
 
     def __init__(
         self,
         shape: Sequence[int] | None = None,
-        batch_size: None = None,
-        dtype: Literal["float32"] | None = None,
+        batch_size: int | None = None,
+        dtype: Literal["float32", "uint8"] | None = None,
         sparse: bool | None = None,
         ragged: bool | None = None,
         batch_shape: Sequence[int | None] | None = None,
@@ -45,7 +46,6 @@ class InputLayer(Layer):
         name: str | None = None,
     ) -> None:
         unsupported = {
-            "batch_size": batch_size,
             "dtype": dtype,
             "sparse": sparse,
             "ragged": ragged,
@@ -58,15 +58,23 @@ class InputLayer(Layer):
             given = {"shape": shape, "batch_shape": batch_shape}
             raise checking.invalid(who(self), "shape", "shape, the sizes of one sample, such as (28, 28, 1)", given)
         if shape is None:
-            if not isinstance(batch_shape, list | tuple) or not batch_shape or batch_shape[0] is not None:
-                raise checking.invalid(who(self), "batch_shape", "a shape such as (None, 28, 28, 1)", batch_shape)
-            shape = batch_shape[1:]  # type: ignore[assignment]  # what is None in it is refused below
+            if not isinstance(batch_shape, list | tuple) or not batch_shape or batch_size is not None:
+                expected = "a shape such as (None, 28, 28, 1), and no batch_size beside it"
+                raise checking.invalid(who(self), "batch_shape", expected, batch_shape)
+            batch_size, shape = batch_shape[0], batch_shape[1:]  # type: ignore[assignment]
+        self.batch_size = None if batch_size is None else checking.integer(who(self), "batch_size", batch_size)
         self.shape = shape_of(self, shape)  # type: ignore[arg-type]
+        self._input_shape = self.shape  # it is built: there is nothing to make
+
+    @property
+    def batch_shape(self) -> tuple[int | None, ...]:
+        """The shape of a batch."""
+        return (self.batch_size, *self.shape)
 
     def _only_call(self) -> Call:
         """An input layer reads nothing: what a model is called with is its output."""
         if not self._calls:
-            self._calls.append(Call(self, (), self.shape))
+            self._calls.append(Call(self, (), self.shape, batch_size=self.batch_size))
         return self._calls[0]
 
     def _why_frozen(self) -> str | None:
@@ -76,14 +84,14 @@ class InputLayer(Layer):
         return []
 
     def get_config(self) -> dict[str, Any]:
-        return {"batch_shape": (None, *self.shape), "dtype": "float32", "sparse": False, "name": self.name}
+        return {"batch_shape": self.batch_shape, "dtype": "float32", "sparse": False, "name": self.name}
 
 
 @explained
 def Input(
     shape: Sequence[int] | None = None,
-    batch_size: None = None,
-    dtype: Literal["float32"] | None = None,
+    batch_size: int | None = None,
+    dtype: Literal["float32", "uint8"] | None = None,
     sparse: bool | None = None,
     ragged: bool | None = None,
     batch_shape: Sequence[int | None] | None = None,

@@ -1,17 +1,28 @@
 """Layers that make one value of several."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Unpack
+
+import numpy as np
 
 from tinyconv import checking
 from tinyconv.checking.arguments import Shape
+from tinyconv.checking.messages import received
 from tinyconv.layers.arguments import LayerOptions, who
 from tinyconv.layers.base import Layer
+from tinyconv.layers.core import Rescaling
+from tinyconv.layers.symbolic import OPERATORS, Tensor
 from tinyconv.plan import ops
 
 
 class Merge(Layer):
-    """What the layers of several inputs share: these are called on a list of tensors."""
+    """What the layers of several inputs share: these are called on a list of tensors.
+
+    Element by element, they take samples of one shape, or of shapes of which each size is the same or 1: what is 1 is
+    repeated, and missing axes stand before the others. So (height, width, channels) goes with (1, 1, channels), and
+    with (channels,).
+    """
 
     kind: str
 
@@ -28,23 +39,43 @@ class Merge(Layer):
         return tuple(shapes)
 
     def _check(self, shapes: Sequence[Shape]) -> None:
-        if len(set(shapes)) > 1:
+        try:
+            checking.affordable(who(self), "output of one sample", np.broadcast_shapes(*shapes))
+        except ValueError as error:
+            if "GiB" in str(error):
+                raise
             raise ValueError(
-                f"Layer {self.name!r} joins values of one shape, element by element. "
-                f"Received: samples of shapes {', '.join(map(str, shapes))}."
-            )
+                f"Layer {self.name!r} joins values of one shape, element by element. Expected sizes that are the same, "
+                f"or 1. Received: samples of shapes {', '.join(map(str, shapes))}."
+            ) from None
 
     def output_shape(self, input_shape: Any) -> Shape:
-        return input_shape[0]
+        return np.broadcast_shapes(*input_shape)
+
+    def _scale(self, inputs: int) -> float:
+        """What the result is multiplied by."""
+        return 1.0
 
     def ops(self, input_shape: Any) -> list[ops.Op]:
-        return [ops.Merge(self.name, input_shape[0], input_shape[0], self.kind)]
+        out = self.output_shape(input_shape)
+        return [ops.Merge(self.name, input_shape[0], out, self.kind, self._scale(len(input_shape)))]
 
 
 class Add(Merge):
     """The sum of its inputs, element by element. See ``kernels.reference.add_forward``."""
 
     kind = "add"
+
+
+class Subtract(Merge):
+    """The first of its two inputs minus the second, element by element. See ``kernels.reference.add_forward``."""
+
+    kind = "subtract"
+
+    def _check(self, shapes: Sequence[Shape]) -> None:
+        if len(shapes) != 2:
+            raise ValueError(f"Layer {self.name!r} subtracts. Expected two tensors. Received: {len(shapes)}.")
+        super()._check(shapes)
 
 
 class Multiply(Merge):
@@ -64,8 +95,8 @@ class Average(Merge):
 
     kind = "add"
 
-    def ops(self, input_shape: Any) -> list[ops.Op]:
-        return [ops.Merge(self.name, input_shape[0], input_shape[0], self.kind, 1 / len(input_shape))]
+    def _scale(self, inputs: int) -> float:
+        return 1 / inputs
 
 
 class Concatenate(Merge):
@@ -110,3 +141,59 @@ class Concatenate(Merge):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "axis": self.axis}
+
+
+def add(inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:
+    """``Add(**kwargs)(inputs)``."""
+    return Add(**kwargs)(inputs)
+
+
+def subtract(inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:
+    """``Subtract(**kwargs)(inputs)``."""
+    return Subtract(**kwargs)(inputs)
+
+
+def multiply(inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:
+    """``Multiply(**kwargs)(inputs)``."""
+    return Multiply(**kwargs)(inputs)
+
+
+def maximum(inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:
+    """``Maximum(**kwargs)(inputs)``."""
+    return Maximum(**kwargs)(inputs)
+
+
+def average(inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:
+    """``Average(**kwargs)(inputs)``."""
+    return Average(**kwargs)(inputs)
+
+
+def concatenate(inputs: Sequence[Tensor], axis: int = -1, **kwargs: Any) -> Tensor:
+    """``Concatenate(axis, **kwargs)(inputs)``."""
+    return Concatenate(axis, **kwargs)(inputs)
+
+
+def _operator(symbol: str, merge: type[Merge] | None, scale: Any, offset: Any) -> Any:
+    """What an operator between a tensor and something does: join two tensors, or, with a number, rescale one."""
+
+    def operate(tensor: Tensor, other: Any) -> Tensor:
+        if isinstance(other, Tensor) and merge is not None:
+            return merge()([tensor, other])
+        if isinstance(other, Real) and not isinstance(other, bool):
+            number = checking.number("an operator", symbol, other)
+            if number or symbol != "/":
+                return Rescaling(scale(number), offset(number))(tensor)
+        raise TypeError(
+            f"{tensor!r} {symbol} {received(other)} is not supported by tinyconv. Expected a number"
+            f"{'' if merge is None else ' or a tensor'}. Fix: a layer, such as Rescaling, or one of your own."
+        )
+
+    return operate
+
+
+OPERATORS |= {
+    "+": _operator("+", Add, lambda number: 1.0, lambda number: number),
+    "-": _operator("-", Subtract, lambda number: 1.0, lambda number: -number),
+    "*": _operator("*", Multiply, lambda number: number, lambda number: 0.0),
+    "/": _operator("/", None, lambda number: 1 / number, lambda number: 0.0),
+}

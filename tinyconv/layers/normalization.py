@@ -9,7 +9,8 @@ from tinyconv.checking.arguments import Shape
 from tinyconv.checking.lookup import saved
 from tinyconv.initializers import Initializer, InitializerLike
 from tinyconv.layers.arguments import LayerOptions, last_axis, refuse_unsupported, who
-from tinyconv.layers.base import Layer, WeightSpec
+from tinyconv.layers.base import Layer
+from tinyconv.layers.variables import WeightSpec, weight
 from tinyconv.plan import ops
 
 
@@ -26,8 +27,8 @@ class Normalization(Layer):
         self.epsilon = number(who(self), "epsilon", given["epsilon"], above=0.0)
         self.center = boolean(who(self), "center", given["center"])
         self.scale = boolean(who(self), "scale", given["scale"])
-        for weight in ("beta", "gamma", *self.statistics):
-            setattr(self, f"{weight}_initializer", initializers.get(given[f"{weight}_initializer"]))
+        for name in ("beta", "gamma", *self.statistics):
+            setattr(self, f"{name}_initializer", initializers.get(given[f"{name}_initializer"]))
 
     def _specs(self, shape: Shape) -> list[WeightSpec]:
         learned = [("gamma", self.scale), ("beta", self.center), *((name, True) for name in self.statistics)]
@@ -55,6 +56,10 @@ class BatchNormalization(Normalization):
         center, scale: whether to shift by beta, to scale by gamma.
     """
 
+    gamma = weight("gamma", "What each channel is multiplied by")
+    beta = weight("beta", "What is then added to it")
+    moving_mean = weight("moving_mean", "The mean of each channel that inference uses")
+    moving_variance = weight("moving_variance", "The variance of each channel that inference uses")
     statistics = ("moving_mean", "moving_variance")
 
     def __init__(
@@ -105,6 +110,9 @@ class LayerNormalization(Normalization):
         epsilon: added to the variance.
         center, scale: whether to shift by beta, to scale by gamma; both have the shape of these axes.
     """
+
+    gamma = weight("gamma", "What each number of a sample is multiplied by")
+    beta = weight("beta", "What is then added to it")
 
     def __init__(
         self,

@@ -5,19 +5,20 @@ the last ones a model finds its way back to the first.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tinyconv.checking.arguments import Shape
 
 _serial = itertools.count()
+OPERATORS: dict[str, Callable[..., "Tensor"]] = {}  # what + and * mean: the layers that they stand for say so
 
 
 class Tensor:
     """A value that a network will compute (Keras: KerasTensor): it has a shape, and no numbers yet.
 
     Attributes:
-        shape: of a batch, (None, ...).
+        shape: of a batch, (None, ...); in place of None the batch_size of the Input, if that was given one.
         layer: the layer whose output it is.
     """
 
@@ -26,7 +27,12 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        return (None, *self.sample_shape)
+        return (self.call.batch_size, *self.sample_shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes, the batch's included."""
+        return 1 + len(self.sample_shape)
 
     @property
     def layer(self) -> Any:
@@ -48,6 +54,42 @@ class Tensor:
         )
 
     __array__ = __bool__ = __len__ = __iter__ = __float__ = __getitem__ = _no_numbers
+    __array_ufunc__ = None  # NumPy leaves operators to us
+
+    # Operators are layers: a + b is layers.add([a, b]), and 0.5 * a is layers.Rescaling(0.5)(a).
+
+    def __add__(self, other: Any) -> "Tensor":
+        return OPERATORS["+"](self, other)
+
+    def __sub__(self, other: Any) -> "Tensor":
+        return OPERATORS["-"](self, other)
+
+    def __rsub__(self, other: Any) -> "Tensor":
+        return OPERATORS["*"](self, -1.0) + other
+
+    def __mul__(self, other: Any) -> "Tensor":
+        return OPERATORS["*"](self, other)
+
+    def __truediv__(self, other: Any) -> "Tensor":
+        return OPERATORS["/"](self, other)
+
+    def __neg__(self) -> "Tensor":
+        return OPERATORS["*"](self, -1.0)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def _other(self, *_: Any) -> Any:
+        raise TypeError(
+            f"{self!r}: this operator is not supported by tinyconv. Expected +, -, * or / by a number. Fix: a layer of "
+            "your own, see tinyconv.layers.Layer."
+        )
+
+    __pow__ = __rpow__ = __rtruediv__ = __matmul__ = __rmatmul__ = __mod__ = __floordiv__ = __abs__ = _other
+    __lt__ = __le__ = __gt__ = __ge__ = _other
+
+    def activated(self, kind: str, options: tuple[float, ...] = ()) -> "Tensor":
+        """An activation of this value: what the functions of :mod:`tinyconv.activations` give for it."""
+        return OPERATORS["activation"](self, kind, options)
 
 
 class Call:
@@ -56,8 +98,17 @@ class Call:
     ``within`` names the models, from the outermost, as whose part the layer was called.
     """
 
-    def __init__(self, layer: Any, inputs: Sequence[Tensor], shape: Shape, within: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self,
+        layer: Any,
+        inputs: Sequence[Tensor],
+        shape: Shape,
+        within: tuple[Any, ...] = (),
+        batch_size: int | None = None,
+    ) -> None:
         self.layer, self.inputs, self.within = layer, tuple(inputs), within
+        sizes = [tensor.call.batch_size for tensor in inputs]
+        self.batch_size: int | None = next((size for size in sizes if size is not None), batch_size)
         self.serial = next(_serial)
         self.output = Tensor(shape, self)
 

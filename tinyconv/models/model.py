@@ -25,6 +25,7 @@ from tinyconv.layers.symbolic import Tensor, calls_before, in_keras_order, tenso
 from tinyconv.losses import Loss, LossLike
 from tinyconv.metrics import Metric, MetricLike
 from tinyconv.models.feed import TRAINING, VALIDATION, Feed
+from tinyconv.models.rebuilt import Rebuilt
 from tinyconv.models.structure import Structure, Use
 from tinyconv.network import Moments
 from tinyconv.optimizers import Optimizer, OptimizerLike
@@ -49,7 +50,7 @@ COMPILE_ONLY_KERAS: dict[str, tuple[Any, ...]] = {  # accepted where they change
 }
 
 
-class Model(Structure):
+class Model(Rebuilt, Structure):
     """Layers between inputs and outputs: any graph of them that has no cycle.
 
     >>> image = Input((28, 28, 1))

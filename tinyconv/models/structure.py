@@ -14,9 +14,11 @@ from tinyconv.checking import console, inputs
 from tinyconv.checking.arguments import Shape
 from tinyconv.checking.configuration import Configured
 from tinyconv.checking.messages import explained, received, refuse
+from tinyconv.checking.tables import NARROWEST
 from tinyconv.kernels import memory
 from tinyconv.layers import InputLayer, Layer, WeightSpec
 from tinyconv.layers.symbolic import Tensor
+from tinyconv.layers.variables import Variable, Weighted
 from tinyconv.models.summary import summary
 from tinyconv.plan.arena import Arena
 from tinyconv.plan.graph import Graph
@@ -68,7 +70,7 @@ def models_of(use: Use) -> list[Any]:
     return [part.model for part in use.within]
 
 
-class Structure(Configured):
+class Structure(Weighted, Configured):
     """Layers, and what each of them reads.
 
     All weights that are trained are views into one flat array, all others (moving statistics, and what frozen layers
@@ -399,15 +401,20 @@ class Structure(Configured):
                 f"Model {self.name!r} has no input shape yet. "
                 "Fix: begin with Input(shape=...), or call build((None, ...)) with the shape of a batch."
             )
-        shapes: list[BatchShape] = [(None, *layer.shape) for layer in self._inputs]
+        shapes: list[BatchShape] = [layer.batch_shape for layer in self._inputs]
         return shapes[0] if len(shapes) == 1 else shapes
 
     @property
     def output_shape(self) -> Any:
         """The shape of a batch of outputs, (None, ...); of several outputs, the list of them."""
         assert self.input_shape
-        shapes: list[BatchShape] = [(None, *shape) for shape in self._output_shapes()]
+        shapes: list[BatchShape] = [(self._batch_size, *shape) for shape in self._output_shapes()]
         return shapes[0] if len(shapes) == 1 else shapes
+
+    @property
+    def _batch_size(self) -> int | None:
+        """What shapes show of the size of a batch."""
+        return next((layer.batch_size for layer in self._inputs if layer.batch_size is not None), None)
 
     def _value_shapes(self, uses: Sequence[Use] | None = None) -> list[Shape]:
         """The shape of a sample of every value, of these uses or of the model's, as the layers' arguments say."""
@@ -475,20 +482,31 @@ class Structure(Configured):
     @explained
     def summary(
         self,
-        line_length: None = None,
+        line_length: int | None = None,
         positions: None = None,
         print_fn: Any = None,
         expand_nested: bool = False,
         show_trainable: bool = False,
-        layer_range: None = None,
+        layer_range: Sequence[str] | None = None,
     ) -> None:
-        """Print the layers, their output shapes and numbers of parameters; ``print_fn`` takes the text instead."""
-        given = {"line_length": line_length, "positions": positions, "expand_nested": expand_nested}
-        given |= {"show_trainable": show_trainable, "layer_range": layer_range}
-        refuse("summary()", given, dict.fromkeys(given, (None, False)))
+        """Print the layers, their output shapes and numbers of parameters.
+
+        Args:
+            line_length: the most columns that a line may take; None: those of the terminal.
+            positions: must be None.
+            print_fn: a function that takes the text instead.
+            expand_nested: whether to show the layers of models within, too.
+            show_trainable: whether to show which layers are trainable.
+            layer_range: the names of the first and the last layer to show, or regular expressions that they match.
+        """
+        refuse("summary()", {"positions": positions}, {"positions": (None,)})
+        if line_length is not None:
+            line_length = checking.integer("summary", "line_length", line_length, at_least=NARROWEST)
         if print_fn is not None and not callable(print_fn):
             raise checking.invalid("summary", "print_fn", "a function of a text, or None", print_fn)
-        text = str(summary(self))
+        nested = checking.boolean("summary", "expand_nested", expand_nested)
+        shown = checking.boolean("summary", "show_trainable", show_trainable)
+        text = summary(self, nested, shown, layer_range).text(line_length)
         if print_fn is None:
             console.write(text)
         else:
@@ -501,28 +519,18 @@ class Structure(Configured):
     # Weights
 
     @property
-    def weights(self) -> list[np.ndarray]:
-        """All arrays of weights, in Keras' order (read-only; see :meth:`set_weights`)."""
-        return [array for _, layer in self._leaves for array in layer.weights]
+    def weights(self) -> list[Variable]:
+        """All weights, in Keras' order, as variables; :meth:`get_weights` gives plain arrays."""
+        return [variable for _, layer in self._leaves for variable in layer.weights]
 
-    def _weights(self, trainable: bool) -> list[np.ndarray]:
+    def _weights(self, trainable: bool) -> list[Variable]:
         pairs = zip(self._specs(), self.weights, strict=True)
-        return [array for (_, layer, spec), array in pairs if self._is_trained(layer, spec) is trainable]
-
-    @property
-    def trainable_weights(self) -> list[np.ndarray]:
-        """The arrays that training changes by their gradients."""
-        return self._weights(True)
-
-    @property
-    def non_trainable_weights(self) -> list[np.ndarray]:
-        """The others: moving statistics, and the weights of frozen layers."""
-        return self._weights(False)
+        return [variable for (_, layer, spec), variable in pairs if self._is_trained(layer, spec) is trainable]
 
     @locked
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all arrays of weights, in Keras' order and layout."""
-        return [array.copy() for array in self.weights]
+        return [array.copy() for _, layer in self._leaves for array in layer._arrays.values()]
 
     @locked
     @explained

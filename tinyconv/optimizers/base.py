@@ -31,11 +31,45 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+class _Read:
+    """A number that answers as Keras' variables do: ``learning_rate.numpy()``, ``learning_rate.assign(0.1)``."""
+
+    def __new__(cls, value: Any, set_to: Callable[[Any], None]) -> Any:
+        read = super().__new__(cls, value)  # type: ignore[call-arg]
+        read._set_to = set_to  # type: ignore[attr-defined]
+        return read
+
+    def numpy(self) -> Any:
+        """The number as NumPy has it."""
+        return np.int64(self) if isinstance(self, int) else np.float32(self)  # type: ignore[arg-type]
+
+    value = property(numpy, doc="The same.")
+
+    def assign(self, value: Any) -> None:
+        """Set the optimiser's, as an assignment to its attribute does."""
+        self._set_to(value)  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy is a plain number
+        return (int, (int(self),)) if isinstance(self, int) else (float, (float(self),))  # type: ignore[arg-type]
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.__reduce__()[1][0]
+
+
+class Rate(_Read, float):
+    """A learning rate, as it is read."""
+
+
+class Count(_Read, int):
+    """A number of steps, as it is read."""
+
+
 class Optimizer(Configured):
     """Base class.
 
     ``learning_rate`` is a number, or a schedule (:mod:`tinyconv.optimizers.schedules`) that gives one for each step.
-    It may be set at any time, also while training (callbacks do). ``iterations`` counts the steps taken.
+    It may be set at any time, also while training (callbacks do); but, as in Keras, a schedule's place is taken by
+    another schedule only. ``iterations`` counts the steps taken.
 
     Besides its configuration an optimiser has a state: ``iterations``, and the moments of every parameter. Both are
     kept here, together, from its first step on, and belong to the weights of one model. To compile that model again
@@ -106,11 +140,18 @@ class Optimizer(Configured):
     @property
     def learning_rate(self) -> Any:  # a float to read; a float or a schedule to set
         """The learning rate of the next step; to be set to a number or to a schedule."""
-        return self.learning_rate_at(self._iterations)
+        return Rate(self.learning_rate_at(self._iterations), lambda value: setattr(self, "learning_rate", value))
 
     @learning_rate.setter
     def learning_rate(self, value: float | LearningRateSchedule) -> None:
-        self._learning_rate = self._checked_rate(value)
+        checked = self._checked_rate(value)
+        if self.schedule is not None and not isinstance(checked, LearningRateSchedule):
+            raise TypeError(
+                f"The learning rate of this {type(self).__name__} follows a schedule, {self.schedule!r}. Expected "
+                f"another schedule, as in Keras. Received: {value!r:.100}. Fix: an optimizer made with a number as its "
+                "learning_rate."
+            )
+        self._learning_rate = checked
 
     def _checked_rate(self, value: Any) -> float | LearningRateSchedule:
         return (
@@ -132,7 +173,7 @@ class Optimizer(Configured):
     @property
     def iterations(self) -> int:
         """The number of steps taken."""
-        return self._iterations
+        return Count(self._iterations, lambda value: setattr(self, "iterations", value))
 
     @iterations.setter
     def iterations(self, value: int) -> None:

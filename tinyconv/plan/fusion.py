@@ -38,8 +38,9 @@ def _absorb_relu(affine: ops.Conv2D | ops.Dense, activation: ops.Activation) -> 
 def _pool(conv: ops.Conv2D, pool: ops.MaxPool2D) -> list[Op] | None:
     plain = conv.strides == conv.dilation == (1, 1) and conv.relu
     halves = pool.pool_size == pool.strides == (2, 2) and pool.padding == (0, 0)
-    whole = all(2 * pooled <= size for pooled, size in zip(pool.out_shape[:2], conv.out_shape[:2], strict=True))
-    if not (plain and halves and whole):
+    if not (plain and halves) or len(pool.out_shape) < 3:  # a global pooling has no image left
+        return None
+    if any(2 * pooled > size for pooled, size in zip(pool.out_shape[:2], conv.out_shape[:2], strict=True)):
         return None
     return [ops.Conv2DReluMaxPool2D(pool.name, conv.x_shape, pool.out_shape, conv)]
 

@@ -551,8 +551,9 @@ class LayerNorm(Op):
 
 @dataclass(frozen=True)
 class Merge(Op):
-    """Values of one shape, joined two by two from the left by the kernels of ``kind``: "add", "multiply", "maximum".
-    ``x_shape`` is the shape of each; ``scale`` multiplies the result: 1/n makes a mean of a sum."""
+    """Values joined two by two from the left by the kernels of ``kind``: "add", "multiply", "maximum"; or "subtract",
+    which adds the negative. ``x_shape`` is the first one's shape; ``scale`` multiplies the result: 1/n makes a mean of
+    a sum. Where an axis of a value is 1 and the output's is longer, it is repeated."""
 
     kind: str
     scale: float = 1.0
@@ -562,14 +563,18 @@ class Merge(Op):
         return self.kind
 
     def emit(self, b: Builder, *values: Value) -> Value:
-        joined = values[0]
-        for number, x in enumerate(values[1:]):
+        whole = [self._repeated(b, number, x) for number, x in enumerate(values)]
+        kind = self.kind
+        if kind == "subtract":
+            kind, whole[1] = "add", self._negated(b, whole[1])
+        joined = whole[0]
+        for number, x in enumerate(whole[1:]):
             a, joined = joined, b.value(self, f"joined_{number}", self.out_shape, b.training and any_wanted(joined, x))
             arrays = {"a": a.flat.data, "b": x.flat.data}
-            b.forward(self, f"{self.kind}_forward", 0, out=joined.flat.data, **arrays)
+            b.forward(self, f"{kind}_forward", 0, out=joined.flat.data, **arrays)
             if joined.wanted:
                 gradients = {"da": a.flat.grad, "db": x.flat.grad, "dout": joined.flat.grad}
-                b.backward(self, f"{self.kind}_backward", 0, **gradients, **({} if self.kind == "add" else arrays))
+                b.backward(self, f"{kind}_backward", 0, **gradients, **({} if kind == "add" else arrays))
         if self.scale != 1:
             b.forward(self, "rescale_forward", 0, out=joined.flat.data, x=joined.flat.data, scale=self.scale, shift=0.0)
             if joined.wanted:
@@ -577,6 +582,35 @@ class Merge(Op):
                 b.backward(self, "rescale_backward", 0, dx=grad, dout=grad, scale=self.scale)
         b.steps["backward"].reverse()  # what was joined last is taken apart first
         return joined
+
+    def _repeated(self, b: Builder, number: int, x: Value) -> Value:
+        """The value in the shape of the output. To repeat neighbouring axes is to make one pixel a column of them, so
+        the kernels that repeat pixels do it, and add up the gradients."""
+        sizes = x.data.shape[1:]
+        shape = [1] * (len(self.out_shape) - len(sizes)) + list(sizes)
+        first = 0
+        while shape != list(self.out_shape):
+            first = next(axis for axis in range(first, len(shape)) if shape[axis] != self.out_shape[axis])
+            last = first
+            while last < len(shape) and shape[last] == 1:
+                shape[last] = self.out_shape[last]
+                last += 1
+            rows, columns = b.batch_size * math.prod(shape[:first]), math.prod(shape[last:])
+            times = math.prod(shape[first:last])
+            out = b.value(self, f"repeated_{number}_{first}", tuple(shape), x.wanted)
+            pixel, column = x.reshape((rows, 1, 1, columns)), out.reshape((rows, times, 1, columns))
+            b.forward(self, "upsample2d_forward", 0, out=column.data, x=pixel.data)
+            if x.wanted:
+                b.backward(self, "upsample2d_backward", 0, dx=pixel.grad, dout=column.grad)
+            x = out
+        return x.reshape((b.batch_size, *shape))
+
+    def _negated(self, b: Builder, x: Value) -> Value:
+        out = b.value(self, "negated", self.out_shape, x.wanted)
+        b.forward(self, "rescale_forward", 0, out=out.flat.data, x=x.flat.data, scale=-1.0, shift=0.0)
+        if x.wanted:
+            b.backward(self, "rescale_backward", 0, dx=x.flat.grad, dout=out.flat.grad, scale=-1.0)
+        return out
 
 
 def any_wanted(*values: Value) -> bool:
@@ -626,14 +660,14 @@ class Custom(Op):
         # Statistics of its own are the forward pass's to move.
         moving = {spec.name for spec in self.layer.weight_specs(self.x_shape) if not spec.trainable}
         forward = {name: arrays[name] if name in moving else weights[name] for name in self.weights}
-        method = OwnMethod(self, "forward", {"out": out.data})
+        method = OwnMethod(self, "forward", {"out": out.data}, b.training)
         b.call("forward", self, method, {"out": out.data, "x": x_data, "weights": forward})
         if out.wanted:
             gradients = {name: b.gradient(self, name, weights[name].shape) for name in self.weights}
             fills = {"dx": x.grad} if x.wanted else {}
             fills |= {f"dweights[{name!r}]": gradients[name] for name in self.weights if b.learns(self, name)}
             inputs = {"dout": _read_only(out.grad), "x": x_data, "out": _read_only(out.data), "weights": weights}
-            method = OwnMethod(self, "backward", fills)
+            method = OwnMethod(self, "backward", fills, b.training)
             b.call("backward", self, method, {"dx": x.grad, "dweights": gradients, **inputs})
         return out
 
@@ -650,8 +684,9 @@ class OwnMethod:
     none of these may be left. (Later calls do not look: that would cost another pass over memory.)
     """
 
-    def __init__(self, op: Custom, name: str, fills: dict[str, np.ndarray]) -> None:
-        self.method, self.__name__ = getattr(op.layer, name), name
+    def __init__(self, op: Custom, name: str, fills: dict[str, np.ndarray], training: bool) -> None:
+        self.layer, self.method, self.__name__ = op.layer, getattr(op.layer, name), name
+        self.training = training
         self.who = f"Layer {op.name!r}: {type(op.layer).__name__}.{name}"
         self.fills = fills
         self.seen = False
@@ -661,6 +696,7 @@ class OwnMethod:
             for array in self.fills.values():
                 _bits(array)[...] = _bits(_UNFILLED.astype(array.dtype))
         given = [dict(argument) if isinstance(argument, dict) else argument for argument in rest]
+        self.layer._is_training = self.training
         try:
             returned = self.method(first, *given)
         except ValueError as error:
