@@ -10,6 +10,7 @@ from tinyconv.kernels.cpu.runtime.tasks import flat, floats, in_tasks, kernel, r
 from tinyconv.kernels.reference.loss import EPSILON
 
 LOWEST, HIGHEST = np.float32(EPSILON), np.float32(1 - EPSILON)  # of a probability
+SQUARED, ABSOLUTE, HUBER = range(3)  # what is done with an error
 COSTLY = 4  # of an element that takes a logarithm, as a multiple of a simple one
 
 
@@ -178,107 +179,80 @@ def binary_cross_entropy_backward(dprobs, probs, targets):
     run(_binary_cross_entropy_gradient, tasks, tasks, dprobs, probs, targets)
 
 
+@jit
+def _size(error, kind, delta):
+    if kind == SQUARED:
+        return error * error
+    size = abs(error)
+    if kind == ABSOLUTE:
+        return size
+    return delta * size - HALF * delta * delta if size > delta else HALF * size * size
+
+
+@jit
+def _slope(error, kind, delta):
+    if kind == SQUARED:
+        return TWO * error
+    if kind == ABSOLUTE:
+        return ONE if error > ZERO else -ONE if error < ZERO else error  # a NaN stays one
+    return delta if error > delta else -delta if error < -delta else error
+
+
 @kernel
-def _mean_squared_error(task, tasks, losses, predictions, targets):
+def _mean_size(task, tasks, losses, predictions, targets, kind, deltas):
     M, C = predictions.shape
+    delta = np.float32(deltas[0])
     first, last = share(task, tasks, M)
     for m in range(first, last):
         total = ZERO
         for c in range(C):
-            total += (predictions[m, c] - targets[m, c]) ** 2
+            total += _size(predictions[m, c] - targets[m, c], kind, delta)
         losses[m] = total / np.float32(C)
+
+
+@kernel
+def _mean_slope(task, tasks, dpredictions, predictions, targets, kind, deltas):
+    M, C = predictions.shape
+    delta = np.float32(deltas[0])
+    first, last = share(task, tasks, M)
+    for m in range(first, last):
+        for c in range(C):
+            dpredictions[m, c] = _slope(predictions[m, c] - targets[m, c], kind, delta) / np.float32(M * C)
+
+
+def _of_errors(work, out, predictions, targets, kind, delta=0.0):
+    tasks = pieces(predictions.size)
+    run(work, tasks, tasks, out, predictions, targets, kind, floats(delta))
 
 
 @in_tasks
 def mean_squared_error_forward(losses, predictions, targets):
-    tasks = pieces(predictions.size)
-    run(_mean_squared_error, tasks, tasks, losses, predictions, targets)
-
-
-@kernel
-def _mean_squared_error_gradient(task, tasks, dpredictions, predictions, targets):
-    M, C = predictions.shape
-    first, last = share(task, tasks, M)
-    for m in range(first, last):
-        for c in range(C):
-            dpredictions[m, c] = TWO * (predictions[m, c] - targets[m, c]) / np.float32(M * C)
+    _of_errors(_mean_size, losses, predictions, targets, SQUARED)
 
 
 @in_tasks
 def mean_squared_error_backward(dpredictions, predictions, targets):
-    tasks = pieces(predictions.size)
-    run(_mean_squared_error_gradient, tasks, tasks, dpredictions, predictions, targets)
-
-
-@kernel
-def _mean_absolute_error(task, tasks, losses, predictions, targets):
-    M, C = predictions.shape
-    first, last = share(task, tasks, M)
-    for m in range(first, last):
-        total = ZERO
-        for c in range(C):
-            total += abs(predictions[m, c] - targets[m, c])
-        losses[m] = total / np.float32(C)
+    _of_errors(_mean_slope, dpredictions, predictions, targets, SQUARED)
 
 
 @in_tasks
 def mean_absolute_error_forward(losses, predictions, targets):
-    tasks = pieces(predictions.size)
-    run(_mean_absolute_error, tasks, tasks, losses, predictions, targets)
-
-
-@kernel
-def _mean_absolute_error_gradient(task, tasks, dpredictions, predictions, targets):
-    M, C = predictions.shape
-    first, last = share(task, tasks, M)
-    for m in range(first, last):
-        for c in range(C):
-            error = predictions[m, c] - targets[m, c]
-            sign = ONE if error > ZERO else -ONE if error < ZERO else error  # a NaN stays one
-            dpredictions[m, c] = sign / np.float32(M * C)
+    _of_errors(_mean_size, losses, predictions, targets, ABSOLUTE)
 
 
 @in_tasks
 def mean_absolute_error_backward(dpredictions, predictions, targets):
-    tasks = pieces(predictions.size)
-    run(_mean_absolute_error_gradient, tasks, tasks, dpredictions, predictions, targets)
-
-
-@kernel
-def _huber(task, tasks, losses, predictions, targets, deltas):
-    M, C = predictions.shape
-    delta = np.float32(deltas[0])
-    first, last = share(task, tasks, M)
-    for m in range(first, last):
-        total = ZERO
-        for c in range(C):
-            error = abs(predictions[m, c] - targets[m, c])
-            total += delta * error - HALF * delta * delta if error > delta else HALF * error * error
-        losses[m] = total / np.float32(C)
+    _of_errors(_mean_slope, dpredictions, predictions, targets, ABSOLUTE)
 
 
 @in_tasks
 def huber_forward(losses, predictions, targets, delta):
-    tasks = pieces(predictions.size)
-    run(_huber, tasks, tasks, losses, predictions, targets, floats(delta))
-
-
-@kernel
-def _huber_gradient(task, tasks, dpredictions, predictions, targets, deltas):
-    M, C = predictions.shape
-    delta = np.float32(deltas[0])
-    first, last = share(task, tasks, M)
-    for m in range(first, last):
-        for c in range(C):
-            error = predictions[m, c] - targets[m, c]
-            clipped = delta if error > delta else -delta if error < -delta else error
-            dpredictions[m, c] = clipped / np.float32(M * C)
+    _of_errors(_mean_size, losses, predictions, targets, HUBER, delta)
 
 
 @in_tasks
 def huber_backward(dpredictions, predictions, targets, delta):
-    tasks = pieces(predictions.size)
-    run(_huber_gradient, tasks, tasks, dpredictions, predictions, targets, floats(delta))
+    _of_errors(_mean_slope, dpredictions, predictions, targets, HUBER, delta)
 
 
 @kernel

@@ -9,6 +9,7 @@ from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, divi
 from tinyconv.kernels.reference.loss import EPSILON
 
 LOWEST, HIGHEST = np.float32(EPSILON), np.float32(1 - EPSILON)  # of a probability
+SQUARED, ABSOLUTE, HUBER = range(3)  # what is done with an error
 
 
 def softmax_cross_entropy_forward(losses, probs, logits, targets):
@@ -53,32 +54,32 @@ def binary_cross_entropy_backward(dprobs, probs, targets):
 
 def mean_squared_error_forward(losses, predictions, targets):
     """See reference. One thread a row."""
-    _rows(_mean_squared_error_forward, losses, predictions, targets)
+    _rows(_mean_size, losses, predictions, targets, SQUARED, float32(0))
 
 
 def mean_squared_error_backward(dpredictions, predictions, targets):
     """See reference. One thread a row."""
-    _rows(_mean_squared_error_backward, dpredictions, predictions, targets)
+    _rows(_mean_slope, dpredictions, predictions, targets, SQUARED, float32(0))
 
 
 def mean_absolute_error_forward(losses, predictions, targets):
     """See reference. One thread a row."""
-    _rows(_mean_absolute_error_forward, losses, predictions, targets)
+    _rows(_mean_size, losses, predictions, targets, ABSOLUTE, float32(0))
 
 
 def mean_absolute_error_backward(dpredictions, predictions, targets):
     """See reference. One thread a row."""
-    _rows(_mean_absolute_error_backward, dpredictions, predictions, targets)
+    _rows(_mean_slope, dpredictions, predictions, targets, ABSOLUTE, float32(0))
 
 
 def huber_forward(losses, predictions, targets, delta):
     """See reference. One thread a row."""
-    _rows(_huber_forward, losses, predictions, targets, float32(delta))
+    _rows(_mean_size, losses, predictions, targets, HUBER, float32(delta))
 
 
 def huber_backward(dpredictions, predictions, targets, delta):
     """See reference. One thread a row."""
-    _rows(_huber_backward, dpredictions, predictions, targets, float32(delta))
+    _rows(_mean_slope, dpredictions, predictions, targets, HUBER, float32(delta))
 
 
 def smooth_targets(out, targets, smoothing, level):
@@ -220,66 +221,43 @@ def _binary_cross_entropy_backward(dprobs, probs, targets):
             dprobs[m, c] = slope
 
 
+@inlined
+def size_of(error, kind, delta):
+    if kind == SQUARED:
+        return error * error
+    size = abs(error)
+    if kind == ABSOLUTE:
+        return size
+    half = float32(0.5)
+    return delta * size - half * delta * delta if size > delta else half * size * size
+
+
+@inlined
+def slope_of(error, kind, delta):
+    if kind == SQUARED:
+        return float32(2) * error
+    if kind == ABSOLUTE:
+        return float32(1) if error > float32(0) else float32(-1) if error < float32(0) else error
+    return delta if error > delta else -delta if error < -delta else error
+
+
 @cuda.jit
-def _mean_squared_error_forward(losses, predictions, targets):
+def _mean_size(losses, predictions, targets, kind, delta):
     m = cuda.grid(1)
     if m < predictions.shape[0]:
         total = float32(0)
         for c in range(predictions.shape[1]):
-            error = predictions[m, c] - targets[m, c]
-            total += error * error
+            total += size_of(predictions[m, c] - targets[m, c], kind, delta)
         losses[m] = total / float32(predictions.shape[1])
 
 
 @cuda.jit
-def _mean_squared_error_backward(dpredictions, predictions, targets):
+def _mean_slope(dpredictions, predictions, targets, kind, delta):
     m = cuda.grid(1)
     if m < predictions.shape[0]:
         for c in range(predictions.shape[1]):
-            error = predictions[m, c] - targets[m, c]
-            dpredictions[m, c] = float32(2) * error / float32(predictions.size)
-
-
-@cuda.jit
-def _mean_absolute_error_forward(losses, predictions, targets):
-    m = cuda.grid(1)
-    if m < predictions.shape[0]:
-        total = float32(0)
-        for c in range(predictions.shape[1]):
-            total += abs(predictions[m, c] - targets[m, c])
-        losses[m] = total / float32(predictions.shape[1])
-
-
-@cuda.jit
-def _mean_absolute_error_backward(dpredictions, predictions, targets):
-    m = cuda.grid(1)
-    if m < predictions.shape[0]:
-        for c in range(predictions.shape[1]):
-            error = predictions[m, c] - targets[m, c]
-            sign = float32(1) if error > float32(0) else float32(-1) if error < float32(0) else error
-            dpredictions[m, c] = sign / float32(predictions.size)
-
-
-@cuda.jit
-def _huber_forward(losses, predictions, targets, delta):
-    m = cuda.grid(1)
-    if m < predictions.shape[0]:
-        total = float32(0)
-        half = float32(0.5)
-        for c in range(predictions.shape[1]):
-            error = abs(predictions[m, c] - targets[m, c])
-            total += delta * error - half * delta * delta if error > delta else half * error * error
-        losses[m] = total / float32(predictions.shape[1])
-
-
-@cuda.jit
-def _huber_backward(dpredictions, predictions, targets, delta):
-    m = cuda.grid(1)
-    if m < predictions.shape[0]:
-        for c in range(predictions.shape[1]):
-            error = predictions[m, c] - targets[m, c]
-            clipped = delta if error > delta else -delta if error < -delta else error
-            dpredictions[m, c] = clipped / float32(predictions.size)
+            slope = slope_of(predictions[m, c] - targets[m, c], kind, delta)
+            dpredictions[m, c] = slope / float32(predictions.size)
 
 
 @cuda.jit
