@@ -7,24 +7,28 @@ from hypothesis import settings
 
 from tinyconv.kernels import memory
 
-settings.register_profile("slow", max_examples=2000)  # twenty times hypothesis' default, and so of every test's own
+# Every test's own number of drawn configurations is for "long": see tests/strategies.py.
+DRAWN = {"quick": 25, "long": 100, "slow": 2000}
+for name, count in DRAWN.items():
+    settings.register_profile(name, max_examples=count)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="many more drawn configurations, and the tests marked slow")
+    parser.addoption("--long", action="store_true", help="four times as much drawn, and the tests marked long")
+    parser.addoption("--slow", action="store_true", help="twenty times as much again, and the tests marked slow")
     parser.addoption("--guarded", action="store_true", help="guard zones around every array, looked at after each step")
 
 
 def pytest_configure(config):
-    if config.getoption("--slow"):
-        settings.load_profile("slow")
+    settings.load_profile("slow" if config.getoption("--slow") else "long" if config.getoption("--long") else "quick")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+    wanted = {"slow": config.getoption("--slow"), "long": config.getoption("--long") or config.getoption("--slow")}
+    for item in items:
+        for name in wanted:
+            if name in item.keywords and not wanted[name]:
+                item.add_marker(pytest.mark.skip(reason=f"{name}: run with --{name}"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,8 +1,8 @@
 """What the tests draw with hypothesis: shapes, strides, paddings, and the arrays that go with them.
 
-Every test says how many examples it wants by default; ``--slow`` (which loads a hypothesis profile with more examples
-than hypothesis' own 100) multiplies them. Examples are derandomised: the same ones on every run, so that a failure
-seen once is seen again.
+Every test says how many examples it wants with ``--long``, as in ``.ci/run``; without it they are a quarter, with
+``--slow`` twenty times as many (by hypothesis profiles: see conftest.py). Examples are derandomised: the same ones on
+every run, so that a failure seen once is seen again.
 """
 
 from typing import NamedTuple
@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 
 from tinyconv.kernels.reference.activation import FORMULAS
 
-HYPOTHESIS_DEFAULT = 100  # max_examples of hypothesis' default profile
-
 seeds = st.integers(0, 2**32 - 1)
 
 
+def scaled(count):
+    """How many repetitions this run wants of a test that is repeated ``count`` times with ``--long``."""
+    return max(1, count * settings.default.max_examples // 100)
+
+
 def examples(count):
-    """Settings for a test that draws ``count`` examples by default."""
+    """Settings for a test that draws ``count`` examples with ``--long``."""
     return settings(
-        max_examples=max(1, count * settings.default.max_examples // HYPOTHESIS_DEFAULT),
+        max_examples=scaled(count),
         deadline=None,
         derandomize=True,
         database=None,

@@ -121,6 +121,7 @@ def test_comparison_without_peers_writes_table_json_and_picture(tmp_path):
 
 
 @pytest.mark.skipif(not find_spec("onnxruntime"), reason="ONNX Runtime is not installed")
+@pytest.mark.long
 def test_comparison_with_a_peer_gives_a_ratio_of_two_runs(tmp_path):
     arguments = ("--quick", "--backend=reference", f"--out={tmp_path}", "--sections", "inference")
     run("-m", "benchmarks.compare", *arguments[:-1], "import", "--peers")
@@ -132,6 +133,7 @@ def test_comparison_with_a_peer_gives_a_ratio_of_two_runs(tmp_path):
 
 
 @pytest.mark.skipif(not (find_spec("keras") and find_spec("tensorflow")), reason="Keras is not installed")
+@pytest.mark.long
 def test_train_mnist_prints_the_ratio():
     arguments = ("--samples=256", "--rounds=1", "--backend=reference", "--threads=1")
     assert "times as fast as Keras on TensorFlow" in run("benchmarks/train_mnist.py", *arguments)
@@ -141,6 +143,7 @@ def test_train_mnist_prints_the_ratio():
     ("name", "make", "last"),
     [("ladder", "forward", "| 7   | fused step"), ("ladder_backward", "backward", "| 8   | sparse")],
 )
+@pytest.mark.long
 def test_ladder_has_seven_or_eight_rungs_that_agree(tmp_path, monkeypatch, capsys, name, make, last):
     from benchmarks import ladder, ladder_backward
 
@@ -155,6 +158,7 @@ def test_ladder_has_seven_or_eight_rungs_that_agree(tmp_path, monkeypatch, capsy
     assert len(speeds) == int(last[2])
 
 
+@pytest.mark.long
 def test_scaling_varies_everything(tmp_path):
     run("benchmarks/scaling.py", "--quick", "--rounds=1", f"--out={tmp_path}")
     costs = json.loads((tmp_path / "scaling.json").read_text())["costs"]

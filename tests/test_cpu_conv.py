@@ -223,6 +223,7 @@ def test_a_call_allocates_no_arrays():
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names x86 processors")
+@pytest.mark.long
 def test_narrower_vectors():
     """A processor with AVX2 and one with SSE only, as Numba sees them: each in a process of its own, both at once, as
     nearly all of their time goes into compiling."""

@@ -32,19 +32,17 @@ def stack(layers, regularizers):
     ]
 
 
-def pair(last, loss, metrics, optimizer, backend):
-    """The same model here and in Keras, with the same weights."""
-    models = []
-    for package in (tinyconv, keras):
+def models(last, loss, metrics, optimizer):
+    """The same model in Keras and, for each backend, here, with the same weights."""
+    made = []
+    for package, options in ((keras, {"run_eagerly": True}), *((tinyconv, {"backend": name}) for name in BACKENDS)):
         package.utils.set_random_seed(1)
         layers = [*stack(package.layers, package.regularizers), package.layers.Activation(last)]
         model = package.Sequential([package.Input((8, 7, 2)), *layers])
-        options = {"backend": backend} if package is tinyconv else {"run_eagerly": True}
         model.compile(optimizer(package.optimizers), loss, metrics=metrics(package.metrics), **options)
-        models.append(model)
-    ours, theirs = models
-    ours.set_weights(theirs.get_weights())
-    return ours, theirs
+        model.set_weights((made or [model])[0].get_weights())
+        made.append(model)
+    return made
 
 
 def data(one_hot=True, samples=24):
@@ -76,39 +74,40 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", CASES)
-def test_nine_steps_are_keras_nine_steps(case, backend, record_property):
+def test_nine_steps_are_keras_nine_steps(case, record_property):
     """Losses, metrics, every weight and every moving statistic, and what is predicted afterwards."""
     last, loss, metrics, optimizer = CASES[case]
-    ours, theirs = pair(last, loss, metrics, optimizer, backend)
+    theirs, *each = models(last, loss, metrics, optimizer)
     x, y = data(one_hot="sparse" not in loss)
-    histories = [
-        model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0, validation_data=(x, y)).history
-        for model in (ours, theirs)
-    ]
-    assert set(histories[0]) == set(histories[1])
-    for name, values in histories[1].items():
-        np.testing.assert_allclose(histories[0][name], values, rtol=2e-4, atol=2e-5, err_msg=name)
-    weights = zip(ours.get_weights(), theirs.get_weights(), strict=True)
-    worst = max(np.abs(one - other).max() for one, other in weights)
-    record_property("largest difference of weights", worst)
-    assert worst < 5e-5
-    np.testing.assert_allclose(ours.predict(x), np.asarray(theirs(x)), atol=2e-5)
+    fit = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0, "validation_data": (x, y)}
+    expected, outputs = theirs.fit(x, y, **fit).history, np.asarray(theirs(x))
+    for backend, ours in zip(BACKENDS, each, strict=True):
+        history = ours.fit(x, y, **fit).history
+        assert set(history) == set(expected)
+        for name, values in expected.items():
+            np.testing.assert_allclose(history[name], values, rtol=2e-4, atol=2e-5, err_msg=name)
+        weights = zip(ours.get_weights(), theirs.get_weights(), strict=True)
+        worst = max(np.abs(one - other).max() for one, other in weights)
+        record_property(f"{backend}, largest difference of weights", worst)
+        assert worst < 5e-5
+        np.testing.assert_allclose(ours.predict(x), outputs, atol=2e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_normalisation_disappears_into_the_product_before_it(backend):
+def test_normalisation_disappears_into_the_product_before_it():
     """At inference: no step of its own after a convolution or a dense layer, and Keras' outputs all the same."""
-    ours, theirs = pair("softmax", "categorical_crossentropy", lambda metrics: [], lambda made: made.SGD(0.05), backend)
+    theirs, *each = models("softmax", "categorical_crossentropy", lambda metrics: [], lambda made: made.SGD(0.05))
     x, y = data()
-    for model in (ours, theirs):
-        model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-    ours.set_weights(theirs.get_weights())
-    np.testing.assert_allclose(ours.predict(x), np.asarray(theirs(x)), atol=2e-6)
-    forward = [step.kernel_name for step in ours._trainer.plan(24, training=False, with_loss=False).steps["forward"]]
-    assert "conv2d_forward" in forward
-    assert not any(name.startswith("batch_norm") for name in forward)
+    fit = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
+    theirs.fit(x, y, **fit)
+    for ours in each:
+        ours.fit(x, y, **fit)
+        ours.set_weights(theirs.get_weights())
+        np.testing.assert_allclose(ours.predict(x), np.asarray(theirs(x)), atol=2e-6)
+        plan = ours._trainer.plan(24, training=False, with_loss=False)
+        forward = [step.kernel_name for step in plan.steps["forward"]]
+        assert "conv2d_forward" in forward
+        assert not any(name.startswith("batch_norm") for name in forward)
 
 
 def test_top_k_counts_ties_as_keras_does():

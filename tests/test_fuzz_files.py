@@ -1,6 +1,6 @@
 """Damaged and malicious files: always a clear error or the right weights; never a crash, a write, or much memory.
 
-Every format gets 20,000 mutations with ``--slow`` and 4,000 without, the same ones on every run. While a file is being
+Every format gets 4,000 mutations with ``--long``, a quarter without, the same ones on every run. While a file is being
 read an audit hook watches that nothing is opened, executed, imported or unpickled, and the process may take no more
 than 100 MB further memory.
 """
@@ -20,8 +20,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-from hypothesis import settings
-from strategies import HYPOTHESIS_DEFAULT
+from strategies import scaled
 from test_saving import make, train
 
 from tinyconv import saving
@@ -33,7 +32,7 @@ try:
 except ImportError:
     resource = None
 
-MUTATIONS, CHUNKS = (20_000 if settings.default.max_examples > HYPOTHESIS_DEFAULT else 4_000), 4
+MUTATIONS, CHUNKS = min(scaled(4_000), 20_000), 4
 MEMORY = 100 << 20
 
 NUMBERS = [0, 1, 7, 255, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 62, (1 << 63) - 1, (1 << 64) - 1]

@@ -25,13 +25,16 @@ BODY = [
 IMAGE = (8, 9, 2)
 
 
-def pair(stack, shape=IMAGE, seed=0):
+def network(stack, shape=IMAGE, package=tinyconv):
+    """The network of that package; here with the same weights each time."""
+    tinyconv.utils.set_random_seed(0)
+    layers = [getattr(package.layers, name)(**given) for name, given in stack]
+    return package.Sequential([package.Input(shape), *layers])
+
+
+def pair(stack, shape=IMAGE):
     """The same network here and in Keras, with the same weights."""
-    tinyconv.utils.set_random_seed(seed)
-    ours, theirs = (
-        package.Sequential([package.Input(shape), *(getattr(package.layers, name)(**given) for name, given in stack)])
-        for package in (tinyconv, keras)
-    )
+    ours, theirs = network(stack, shape), network(stack, shape, keras)
     theirs.set_weights(ours.get_weights())
     return ours, theirs
 
@@ -56,14 +59,14 @@ def error(ours, theirs):
     return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-2))
 
 
-def trajectories(ours, theirs, x, y, batch_size, steps):
-    """Loss and metrics of each step's own batch, here and in Keras; the batches go round the data."""
-    found = [], []
+def trajectory(model, x, y, batch_size, steps):
+    """Loss and metrics of each step's own batch; the batches go round the data."""
+    found = []
     for step in range(steps):
         batch = np.arange(step * batch_size, (step + 1) * batch_size) % len(x)
-        theirs.reset_metrics()  # Keras would give the mean over all batches so far
-        found[0].append(ours.train_on_batch(x[batch], y[batch]))
-        found[1].append(theirs.train_on_batch(x[batch], y[batch]))
+        if isinstance(model, keras.Model):
+            model.reset_metrics()  # or it would give the mean over all batches so far
+        found.append(model.train_on_batch(x[batch], y[batch]))
     return found
 
 
@@ -84,18 +87,19 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("fuse", [True, False])
-def test_loss(name, fuse):
+def test_loss(name):
     """Twenty steps with each loss, where the activation before it is absorbed and where it is not."""
     activation, make, targets = LOSSES[name]
-    ours, theirs = pair(head(4, activation))
+    _, theirs = pair(head(4, activation))
     x, y = data(40)
     y = targets(y)
-    ours.compile("sgd", make(tinyconv.losses), metrics=["accuracy"], backend="cpu", fuse=fuse)
     theirs.compile("sgd", make(keras.losses), metrics=["accuracy"], run_eagerly=True)
-    mine, peer = trajectories(ours, theirs, x, y, 8, 20)
-    assert error(mine, peer) < 1e-5
-    assert error(ours.evaluate(x, y, verbose=0), theirs.evaluate(x, y, verbose=0)) < 1e-5
+    peer = [trajectory(theirs, x, y, 8, 20), theirs.evaluate(x, y, verbose=0)]
+    for fuse in (True, False):
+        ours = network(head(4, activation))
+        ours.compile("sgd", make(tinyconv.losses), metrics=["accuracy"], backend="cpu", fuse=fuse)
+        assert error(trajectory(ours, x, y, 8, 20), peer[0]) < 1e-5
+        assert error(ours.evaluate(x, y, verbose=0), peer[1]) < 1e-5
 
 
 OPTIMIZERS = {
@@ -116,17 +120,19 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_optimizer(name, backend):
+def test_optimizer(name):
     """The losses of twenty steps and the weights after them."""
-    ours, theirs = pair(head(4, "softmax"))
+    _, theirs = pair(head(4, "softmax"))
     x, y = data(40)
-    ours.compile(OPTIMIZERS[name](tinyconv.optimizers), "categorical_crossentropy", backend=backend)
     theirs.compile(OPTIMIZERS[name](keras.optimizers), "categorical_crossentropy", run_eagerly=True)
-    mine, peer = trajectories(ours, theirs, x, y, 8, 20)
-    assert error(mine, np.reshape(peer, np.shape(mine))) < 2e-5
-    for weight, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
-        assert error(weight, other) < 1e-4
+    peer = trajectory(theirs, x, y, 8, 20)
+    for backend in BACKENDS:
+        ours = network(head(4, "softmax"))
+        ours.compile(OPTIMIZERS[name](tinyconv.optimizers), "categorical_crossentropy", backend=backend)
+        mine = trajectory(ours, x, y, 8, 20)
+        assert error(mine, np.reshape(peer, np.shape(mine))) < 2e-5
+        for weight, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+            assert error(weight, other) < 1e-4
 
 
 REGULARIZERS = {
@@ -158,7 +164,7 @@ def test_regularizers(name):
     x, y = rng.standard_normal((20, 6)).astype(np.float32), np.eye(3)[rng.integers(0, 3, 20)]
     ours.compile("sgd", "categorical_crossentropy", metrics=["accuracy"], backend="cpu")
     theirs.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
-    mine, peer = trajectories(ours, theirs, x, y, 10, 10)
+    mine, peer = (trajectory(model, x, y, 10, 10) for model in models)
     assert error(mine, peer) < 1e-5
     assert error(ours.evaluate(x, y, verbose=0), theirs.evaluate(x, y, verbose=0)) < 1e-5
     history, other = (model.fit(x, y, validation_data=(x, y), verbose=0, shuffle=False).history for model in models)
@@ -196,15 +202,17 @@ def test_batch_normalization_in_training():
         ("Dense", {"units": 4, "activation": "softmax"}),
     ]
     x, y = data(44)
+    settings = {"epochs": 3, "batch_size": 11, "validation_data": (x[:30], y[:30]), "shuffle": False, "verbose": 0}
+    _, theirs = pair(stack)
+    theirs.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
+    peer, predicted = theirs.fit(x, y, **settings).history, theirs.predict(x, verbose=0)
     for backend in BACKENDS:
-        ours, theirs = pair(stack)
+        ours = network(stack)
         ours.compile("sgd", "categorical_crossentropy", metrics=["accuracy"], backend=backend)
-        theirs.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
-        settings = {"epochs": 3, "batch_size": 11, "validation_data": (x[:30], y[:30]), "shuffle": False, "verbose": 0}
-        mine, peer = (model.fit(x, y, **settings).history for model in (ours, theirs))
+        mine = ours.fit(x, y, **settings).history
         for name in peer:
             assert error(mine[name], peer[name]) < 1e-4, name
-        assert error(ours.predict(x), theirs.predict(x, verbose=0)) < 1e-4
+        assert error(ours.predict(x), predicted) < 1e-4
         for weight, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
             assert error(weight, other) < 1e-3
 
@@ -226,7 +234,7 @@ def test_mnist_loss_curve():
     ours, theirs = pair(stack, (28, 28, 1))
     ours.compile("adam", "categorical_crossentropy", metrics=["accuracy"], backend="cpu")
     theirs.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
-    mine, peer = trajectories(ours, theirs, x, y, 128, 10)
+    mine, peer = (trajectory(model, x, y, 128, 10) for model in (ours, theirs))
     assert error(mine, peer) < 1e-4
     evaluation, other = (model.evaluate(x_test, y_test, batch_size=100, verbose=0) for model in (ours, theirs))
     assert error(evaluation, other) < 1e-3
@@ -237,26 +245,29 @@ def test_mnist_loss_curve():
     assert error(ours.predict(x_test, batch_size=100), theirs.predict(x_test, batch_size=100, verbose=0)) < 1e-5
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("classes", ["one-hot", "numbers"])
-def test_fit(backend, classes):
+def test_fit(classes):
     """Epochs of 54 samples in batches of 16, the last one ragged, after a validation split: the same History."""
     x, y = data(60)
     y = y if classes == "one-hot" else y.argmax(1)
     loss = "categorical_crossentropy" if classes == "one-hot" else "sparse_categorical_crossentropy"
-    ours, theirs = pair(head(4, "softmax"))
-    ours.compile("adam", loss, metrics=["accuracy"], backend=backend)
+    _, theirs = pair(head(4, "softmax"))
     theirs.compile("adam", loss, metrics=["accuracy"])
     settings = {"batch_size": 16, "epochs": 5, "initial_epoch": 2, "validation_split": 0.1, "shuffle": False}
-    mine, peer = (model.fit(x, y, verbose=0, **settings) for model in (ours, theirs))
-    assert set(mine.history) == set(peer.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
-    assert mine.epoch == peer.epoch == [2, 3, 4]
-    for name in peer.history:
-        assert error(mine.history[name], peer.history[name]) < 2e-5, name
-    assert ours.optimizer.iterations == int(theirs.optimizer.iterations) == 3 * 4
-    assert error(ours.evaluate(x, y, verbose=0), theirs.evaluate(x, y, verbose=0)) < 2e-5
-    assert ours.evaluate(x, y, verbose=0, return_dict=True).keys() == {"loss", "accuracy"}
-    assert error(ours.predict(x[:23], batch_size=5), theirs.predict(x[:23], batch_size=5, verbose=0)) < 2e-5
+    peer = theirs.fit(x, y, verbose=0, **settings)
+    evaluation, predictions = theirs.evaluate(x, y, verbose=0), theirs.predict(x[:23], batch_size=5, verbose=0)
+    for backend in BACKENDS:
+        ours = network(head(4, "softmax"))
+        ours.compile("adam", loss, metrics=["accuracy"], backend=backend)
+        mine = ours.fit(x, y, verbose=0, **settings)
+        assert set(mine.history) == set(peer.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+        assert mine.epoch == peer.epoch == [2, 3, 4]
+        for name in peer.history:
+            assert error(mine.history[name], peer.history[name]) < 2e-5, name
+        assert ours.optimizer.iterations == int(theirs.optimizer.iterations) == 3 * 4
+        assert error(ours.evaluate(x, y, verbose=0), evaluation) < 2e-5
+        assert ours.evaluate(x, y, verbose=0, return_dict=True).keys() == {"loss", "accuracy"}
+        assert error(ours.predict(x[:23], batch_size=5), predictions) < 2e-5
 
 
 def test_epoch_loss_is_sample_weighted():

@@ -15,19 +15,19 @@ import subprocess
 import sys
 
 import pytest
+from strategies import scaled
 
 import tinyconv
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
-SAVES, RUNS = 210, 12
 PACKAGE = os.path.dirname(tinyconv.__file__) + os.sep
 
 
-def in_a_process_of_its_own(function, folder):
+def in_a_process_of_its_own(function, folder, times):
     """Run a function of this file in a fresh Python without threads, which can fork safely; its result."""
     here = os.path.dirname(os.path.abspath(__file__))
-    code = f"import sys; sys.path.insert(0, {here!r}); import test_kill; test_kill.{function}({str(folder)!r})"
+    code = f"import sys; sys.path.insert(0, {here!r}); import test_kill; test_kill.{function}({str(folder)!r}, {times})"
     environment = {**os.environ, "TINYCONV_BACKEND": "reference", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, timeout=600
@@ -98,12 +98,12 @@ def versions(folder):
     return models, contents
 
 
-def kill_saves(folder):
+def kill_saves(folder, times):
     models, contents = versions(folder)
     rng = random.Random(0)
     torn = strays = 0
     seen, lines = set(), {}
-    for number in range(SAVES):
+    for number in range(times):
         suffix = rng.choice(list(contents))
         path = os.path.join(folder, f"m{suffix}")
 
@@ -127,8 +127,8 @@ def kill_saves(folder):
     print(json.dumps({"torn": torn, "seen": len(seen), "most": strays, "left": os.listdir(folder)}))
 
 
-def test_no_file_is_torn_by_two_hundred_kills(tmp_path, record_property):
-    found = in_a_process_of_its_own("kill_saves", tmp_path)
+def test_no_file_is_torn_by_hundreds_of_kills(tmp_path, record_property):
+    found = in_a_process_of_its_own("kill_saves", tmp_path, scaled(210))
     assert found["torn"] == 0
     assert found["seen"] == 6  # both versions of all three files
     assert sorted(found["left"]) == ["m.keras", "m.safetensors", "m.weights.h5"]
@@ -156,7 +156,7 @@ def run(folder, name, save_freq):
     atomic.write(os.path.join(folder, f"{name}.result"), result)
 
 
-def kill_runs(folder):
+def kill_runs(folder, times):
     rng = random.Random(1)
     run(folder, "whole", "epoch")
     with open(os.path.join(folder, "whole.result")) as file:
@@ -164,7 +164,7 @@ def kill_runs(folder):
     frequencies = ["epoch", 1, 2, 4]
     lines = {save_freq: counting_lines(functools.partial(run, folder, "whole", save_freq)) for save_freq in frequencies}
     kills, resumed, different = [], 0, 0
-    for number in range(RUNS):
+    for number in range(times):
         name, save_freq, deaths = f"run{number}", frequencies[number % 4], 0
         result = os.path.join(folder, f"{name}.result")
         while not os.path.exists(result):
@@ -178,10 +178,11 @@ def kill_runs(folder):
 
 
 def test_killed_runs_end_with_the_same_sha256(tmp_path, record_property):
-    found = in_a_process_of_its_own("kill_runs", tmp_path)
+    runs = scaled(12)
+    found = in_a_process_of_its_own("kill_runs", tmp_path, runs)
     assert found["different"] == 0
-    assert found["kills"] >= RUNS
-    assert found["resumed"] >= RUNS / 2
+    assert found["kills"] >= runs
+    assert found["resumed"] >= runs / 2
     assert all(name.endswith(".result") for name in found["left"])
     record_property("kills", found["kills"])
     record_property("resumed from a backup", found["resumed"])

@@ -452,6 +452,7 @@ def test_there_are_no_zones_elsewhere():
     assert memory.watched(program) is program
 
 
+@pytest.mark.long
 def test_bounds_checks_change_no_bit():
     """The same training in a process whose kernels check every index."""
     program = """

@@ -14,10 +14,11 @@ import pytest
 from tinyconv.kernels.cpu.runtime import threads
 
 ROOT = Path(__file__).parent.parent
+has_omp = pytest.mark.skipif(not threads._importable("omppool"), reason="no OpenMP here")
 LAYERS = [
     pytest.param("tbb", marks=pytest.mark.skipif(not threads._load_tbb(), reason="no TBB here")),
-    pytest.param("omp", marks=pytest.mark.skipif(not threads._importable("omppool"), reason="no OpenMP here")),
-    "workqueue",
+    pytest.param("omp", marks=[has_omp, pytest.mark.long]),
+    pytest.param("workqueue", marks=pytest.mark.long),
 ]
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -197,11 +198,12 @@ def test_a_pool_of_forked_processes_computes_the_same(layer, tmp_path):
     assert run(MODEL + POOL.format(method="fork"), tmp_path, layer) == ["True"]
 
 
-@pytest.mark.parametrize("method", [pytest.param("forkserver", marks=forks), "spawn"])
+@pytest.mark.parametrize("method", [pytest.param("forkserver", marks=[forks, pytest.mark.long]), "spawn"])
 def test_a_pool_of_fresh_processes_computes_the_same(method, tmp_path):
     assert run(MODEL + POOL.format(method=method), tmp_path) == ["True"]
 
 
+@pytest.mark.long
 def test_joblib_computes_the_same(tmp_path):
     pytest.importorskip("joblib")
     program = """

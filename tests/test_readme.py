@@ -68,7 +68,7 @@ def test_the_files_that_are_named_exist(name):
 
 
 def test_the_options_of_pytest_that_are_named_exist(request):
-    known = {"--slow", "--benchmark-only", "-m", "-n"}
+    known = {"--long", "--slow", "--benchmark-only", "-m", "-n"}
     options = [w for c in commands(TEXTS["CONTRIBUTING.md"]) if "/pytest" in c for w in c.split()[1:] if w[0] == "-"]
     assert set(options) <= known
     assert request.config.getoption("--slow") in (True, False)

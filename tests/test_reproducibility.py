@@ -73,11 +73,13 @@ def test_another_seed(one_thread):
     assert digest(threads=1, seed=8) != one_thread
 
 
-@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.slow), "adamw"])
+@pytest.mark.long
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_other_optimizers(optimizer):
     assert digest(1, optimizer=optimizer) == digest(2, optimizer=optimizer)
 
 
+@pytest.mark.long
 def test_unfused():
     assert digest(1, fuse=False) == digest(2, fuse=False)
 

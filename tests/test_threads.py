@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from strategies import scaled
 
 import tinyconv
 from tinyconv.plan.locks import ModelLock
@@ -94,12 +95,15 @@ sys.exit(bool(wrong))
 """
 
 
-@pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue", "reference"])
+others = [pytest.param(layer, marks=pytest.mark.long) for layer in ("omp", "workqueue")]
+
+
+@pytest.mark.parametrize("layer", ["tbb", *others, "reference"])
 def test_eight_threads_on_a_fresh_model(layer):
     backend = "reference" if layer == "reference" else "cpu"
     environment = {**os.environ} if layer == "reference" else {**os.environ, "NUMBA_THREADING_LAYER": layer}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "200", backend],
+        [sys.executable, "-c", PROGRAM, str(scaled(200)), backend],
         env=environment,
         capture_output=True,
         text=True,

@@ -79,6 +79,7 @@ checkers = pytest.mark.parametrize("checker", [mypy, pyright])
 
 
 @checkers
+@pytest.mark.long
 def test_right_code_has_no_complaints(checker, tmp_path):
     assert complaints(checker, tmp_path, RIGHT) == set()
 
