@@ -239,7 +239,7 @@ def test_weights_of_the_rows_of_a_sample():
 
 
 def test_what_weights_are_refused():
-    model, _ = networks(2, "softmax")
+    _, model, _ = networks(2, "softmax")
     model.compile("sgd", "categorical_crossentropy", backend="reference")
     x, y = np.ones((4, 6)), np.eye(2)[[0, 1, 1, 0]]
     for settings, message in (
@@ -258,7 +258,7 @@ def test_what_weights_are_refused():
 
 
 def test_a_metric_knows_what_evaluate_found():
-    model, _ = networks(1, "sigmoid")
+    _, model, _ = networks(1, "sigmoid")
     auc = tinyconv.metrics.AUC()
     model.compile("sgd", "binary_crossentropy", metrics=[auc], backend="reference")
     rng = np.random.default_rng(0)
