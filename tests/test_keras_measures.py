@@ -251,7 +251,7 @@ def test_what_weights_are_refused():
             {"class_weight": {0: 1}, "sample_weight": np.ones(4)},
             r"sample_weight and class_weight cannot be given together",
         ),
-        ({"validation_data": (x, y, np.ones(4), 0)}, r"Expected a pair \(x, y\), or \(x, y, weights\)"),
+        ({"validation_data": (x, y, np.ones(4), 0)}, r"Expected a pair \(x, y\), \(x, y, weights\) or a data set"),
     ):
         with pytest.raises(ValueError, match=message):
             model.fit(x, y, verbose=0, **settings)
