@@ -3,7 +3,7 @@
 Two ways in: Keras' names, below, to train networks; and :mod:`tinyconv.kernels.reference`, to read how they work.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinyconv import (
     activations,
@@ -71,6 +71,16 @@ def set_threads(count: int) -> None:
     from tinyconv.kernels.cpu.runtime import threads  # only now: it loads the threading layer
 
     threads.set_threads(count)
+
+
+def _explore(*arguments: Any) -> Any:
+    """``Model.explore``: loaded when first called, as its server takes time to import."""
+    from tinyconv.inspect.explorer import explore
+
+    return explore(*arguments)
+
+
+Model._explorer = staticmethod(_explore)
 
 
 if TYPE_CHECKING:

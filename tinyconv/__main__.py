@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 import warnings
+import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -95,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     _warmup(_command(commands, "warmup", warmup, "compile the kernels now, so that no training has to wait for it"))
     _train(_command(commands, "train", train, "train a small convolutional network on MNIST or another image set"))
     _predict(_command(commands, "predict", predict, "what a saved network says about images"))
+    _explore(_command(commands, "explore", explore, "look inside a network in a browser, number by number"))
     _bench(_command(commands, "bench", bench, "how fast each backend trains on this machine"))
     return whole
 
@@ -478,6 +480,37 @@ def _answer(kind: str, function: str | None, row: np.ndarray, names: list[str]) 
         second = int(np.argsort(row)[-2])
         after = f"; next {names[second]}, {row[second]:.1%}"
     return answer, f"{names[best]} ({row[best]:.1%}{after})"
+
+
+# explore
+
+
+def _explore(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", nargs="?", metavar="MODEL", help="a network saved as .keras (a new, untrained one)")
+    command.add_argument("--dataset", metavar="NAME", help="whose test images to show (mnist, if it fits)")
+    command.add_argument("--port", type=_integer(0, 65535), default=0, help="where to serve the page (any free port)")
+    command.add_argument("--no-browser", action="store_true", help="open no browser; print the page's address alone")
+
+
+def explore(options: argparse.Namespace) -> Result:
+    from tinyconv.inspect.explorer import Explorer
+
+    (_, (x, y), names), fits = _data(options.dataset or "mnist"), True
+    model: tinyconv.Model = compiled(x.shape[1:], len(names), "auto")
+    if options.model is not None:
+        model = tinyconv.saving.load_model(options.model)
+        fits = not isinstance(model.input_shape, list) and math.prod(model.input_shape[1:]) == math.prod(x.shape[1:])
+        if options.dataset and not fits:
+            raise ValueError(f"{options.model!r} takes {model.input_shape}, and {options.dataset!r} has {x.shape[1:]}.")
+    scaled = any(isinstance(layer, layers.Rescaling) for layer in model.layers)
+    x = x if scaled else x.astype(np.float32) / 255
+    explorer = Explorer(model, *(x, y, names), options.port) if fits else Explorer(model, port=options.port)
+    if not options.no_browser:
+        webbrowser.open(explorer.address)
+        say(options, "The page is at this address. Ctrl-C ends it.")
+    say(options, explorer.address)
+    explorer.wait()
+    return {"address": explorer.address}
 
 
 # bench

@@ -6,7 +6,7 @@ What happens on the way down: ``fit`` checks the arrays (:mod:`tinyconv.checking
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -72,6 +72,8 @@ class Model(Rebuilt, Structure):
     :mod:`tinyconv.plan.locks`. A copy (``copy.deepcopy``, pickle, a process it is sent to) has weights, an optimiser
     and a state of its own.
     """
+
+    _explorer: ClassVar[Callable[..., Any]]  # stands above the models: the package brings it in
 
     def __init__(
         self, inputs: Any = None, outputs: Any = None, trainable: bool = True, name: str | None = None
@@ -630,6 +632,38 @@ class Model(Rebuilt, Structure):
         if scored:
             return Trace(recorded(trainer, self._checked(x, y, sample_weight, class_weight)))
         return Trace(recorded(trainer, (self._input_arrays(x), None, ())))
+
+    def explore(
+        self,
+        x: Any = None,
+        y: Any = None,
+        class_names: Sequence[str] | None = None,
+        port: int = 0,
+        open_browser: bool = True,
+        block: bool | None = None,
+    ) -> Any:
+        """Look inside this model in a browser: every number of a step, forward and backward, and where it comes from.
+
+        The page is served by this process, to this machine only, at an address with a random token. The model is
+        copied: nothing that is done in the page changes it.
+
+        >>> model.explore(x_test, y_test)
+
+        Args:
+            x: samples to choose from, as for :meth:`predict`; None: draw one, or drop a picture.
+            y: their targets, as for :meth:`fit`; with them the worst mistakes come first.
+            class_names: what the classes are called; None: their numbers.
+            port: 0: any that is free.
+            open_browser: whether to open the page.
+            block: whether to wait for Ctrl-C; None: unless Python is interactive, or a notebook, which shows the page.
+
+        Returns:
+            The running explorer, with its ``address`` and ``close()``.
+
+        Raises:
+            ValueError: the model is not built or has several inputs, or x, y and the names do not fit it.
+        """
+        return self._explorer(self, x, y, class_names, port, open_browser, block)
 
     @property
     @locked

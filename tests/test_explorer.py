@@ -1,0 +1,326 @@
+"""The explorer's server: what it answers, and that nothing a client sends can break it."""
+
+import base64
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinyconv
+from tinyconv import layers
+from tinyconv.inspect.explorer import Explorer
+from tinyconv.inspect.explorer.warp import warped
+
+
+def digits(**compiled):
+    tinyconv.utils.set_random_seed(3)
+    model = tinyconv.Sequential(
+        [
+            tinyconv.Input((12, 12, 1)),
+            layers.Conv2D(3, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", backend="reference", **compiled)
+    return model
+
+
+def samples(count=40):
+    rng = np.random.default_rng(0)
+    return rng.random((count, 12, 12, 1), np.float32), rng.integers(0, 4, count)
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    running = Explorer(digits(), *samples(), ["a", "b", "c", "<d>"])
+    running._threads[1].join()  # it has read the samples
+    yield running
+    running.close()
+
+
+def ask(explorer, name, headers=(), **body):
+    """The status and the answer, parsed if it is JSON."""
+    request = urllib.request.Request(explorer.address + f"api/{name}", json.dumps(body).encode(), dict(headers))
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            status, kind, found = answer.status, answer.headers["Content-Type"], answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    return status, json.loads(found) if kind == "application/json" else found
+
+
+def look(explorer, **body):
+    status, found = ask(explorer, "look", **body)
+    assert status == 200, found
+    size = struct.unpack("<I", found[:4])[0]
+    return json.loads(found[4 : 4 + size]), np.frombuffer(found[4 + size :], np.float32)
+
+
+def test_a_look_is_the_trace(explorer):
+    """Every array of it, bit for bit, of a batch whose first sample is the picture."""
+    header, data = look(explorer, index=7)
+    x, y = samples()
+    batch = np.concatenate([x[7:8], x[:31]]), np.concatenate([y[7:8], y[:31]])
+    trace = digits().trace(*batch)
+    names = [column["name"] for column in ask(explorer, "model")[1]["columns"]]
+    assert names == [name for name in trace if name != "loss"]
+    for name, bands in zip(names, header["columns"], strict=True):
+        for band, entry in bands.items():
+            found = data[entry["at"] : entry["at"] + int(np.prod(entry["shape"]))].reshape(entry["shape"])
+            weight = trace[name].weights.get(entry["what"].removeprefix("step/"))
+            if weight is not None:
+                expected = weight.step if band.startswith("step") else weight.value
+            else:
+                expected = getattr(trace[name], entry["what"])[0]
+            np.testing.assert_array_equal(found, expected, err_msg=f"{name}, {band}")
+    assert header["loss"]["value"] == trace.loss
+    assert header["columns"][-1]["gradient"]["what"] == "dz"  # the loss starts from the scores
+
+
+def test_explanations_and_measurements_are_the_librarys(explorer):
+    header, _ = look(explorer, index=2)
+    for layer, what, place in (("conv2d", "output", [3, 4, 1]), ("conv2d", "doutput", [3, 4, 1]), ("dense", "z", [2])):
+        status, found = ask(explorer, "explain", look=header["look"], layer=layer, what=what, place=place)
+        assert status == 200
+        products = found.get("products", {"values": [term["value"] for term in found["terms"]]})["values"]
+        assert sum(products) + sum(each["value"] for each in found.get("others", [])) == pytest.approx(found["sum"])
+        assert found["mathml"].startswith("<math")
+    status, found = ask(explorer, "measure", look=header["look"], layer="flatten", what="doutput", place=[9])
+    assert found["verdict"] in ("agrees", "kink")
+    assert ask(explorer, "explain", look=header["look"], layer="loss", what="losses", place=[])[1]["layer"] == "loss"
+    assert ask(explorer, "explain", look=header["look"], layer="dense", what="step/bias", place=[1])[0] == 200
+
+
+def test_lists_begin_with_the_worst_mistake(explorer):
+    _, found = ask(explorer, "samples", list="worst", count=40)
+    x, y = samples()
+    probs = digits().predict(x, verbose=0)
+    margin = probs.max(axis=1) - probs[np.arange(40), y]
+    assert [item["index"] for item in found["items"]] == [
+        i for i in np.argsort(-margin, kind="stable") if margin[i] > 0
+    ]
+    assert found["accuracy"] == pytest.approx((probs.argmax(axis=1) == y).mean())
+    assert all(item["truth"] != item["answer"] for item in found["items"])
+    assert found["pictures"][0]["shape"] == [12, 12, 1]
+
+
+def test_a_drawing_is_taken_for_what_it_is_read_as(explorer):
+    pixels = base64.b64encode(bytes(range(144))).decode()
+    header, data = look(explorer, pixels=pixels)
+    assert header["assumed"]
+    assert header["truth"] == header["answer"]
+    low, high = samples()[0].min(), samples()[0].max()
+    np.testing.assert_allclose(data[:144], low + np.arange(144) / 255 * (high - low), rtol=1e-6)
+    header, _ = look(explorer, pixels=pixels, truth=3)
+    assert (header["truth"], header["assumed"]) == (3, False)
+
+
+def test_sliders_move_the_picture():
+    x = np.zeros((9, 9, 1), np.float32)
+    x[4, 2] = 1
+    for how, place in (
+        ((2, 0, 0, 0), (4, 4)),
+        ((0, -3, 0, 0), (1, 2)),
+        ((0, 0, 90, 0), (2, 4)),
+        ((0, 0, 180, 0), (4, 6)),
+    ):
+        found = warped(x, *how)
+        assert np.unravel_index(found.argmax(), (9, 9)) == place, how
+        assert found.sum() == pytest.approx(1, abs=1e-5)
+    assert warped(x, 0.5, 0, 0, 0)[4, 2:4, 0].tolist() == [0.5, 0.5]
+    blurred = warped(x, 2, 0, 0, 0.7)
+    assert blurred.sum() == pytest.approx(1, abs=0.01)
+    np.testing.assert_allclose(blurred[..., 0], blurred[..., 0].T, atol=1e-7)
+    np.testing.assert_array_equal(warped(x - 1, 0, 0, 0, 0), x - 1)
+
+
+def test_models_without_loss_or_data_have_a_forward_pass():
+    model = tinyconv.Sequential([tinyconv.Input((6, 6, 3)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)])
+    running = Explorer(model)
+    try:
+        header, _ = look(running)
+        assert header["loss"] is header["truth"] is None
+        assert set(header["columns"][1]) == {"value", "weight/kernel", "weight/bias"}
+        assert ask(running, "samples", list="test", count=5)[1]["total"] == 0
+        assert ask(running, "measure", look=1, layer="conv2d", what="doutput", place=[0, 0, 0])[0] == 400
+    finally:
+        running.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((3, 5)),), r"x: expected samples of shape \(12, 12, 1\)"),
+        ((np.zeros((0, 12, 12, 1)),), "at least one"),
+        ((None, [1, 2]), "y without x"),
+        ((np.zeros((3, 144)), [1, 2]), "Received: 3 and 2"),
+        ((np.zeros((3, 144)), [1, 2, 0], ["a"]), "expected 4 names. Received: 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        digits().explore(*arguments, open_browser=False)
+
+
+def test_explore_changes_nothing_and_is_a_page_in_a_notebook():
+    model = digits()
+    before = [weight.copy() for weight in model.get_weights()]
+    running = model.explore(*samples(), open_browser=False, block=False)
+    look(running, index=0)
+    running.close()
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert f'<iframe src="{running.address}"' in running._repr_html_()
+
+
+# Guarded
+
+
+def test_only_its_own_page_is_answered(explorer):
+    port = explorer._server.port
+    assert explorer._server.server_address[0] == "127.0.0.1"
+    assert ask(explorer, "model", {"Origin": f"http://localhost:{port}"})[0] == 200
+    for headers in ({"Host": "evil.example"}, {"Host": f"127.0.0.1:{port + 1}"}, {"Origin": "http://evil.example"}):
+        assert ask(explorer, "model", headers)[0] == 403
+    assert ask(explorer, "model", {"Origin": "null"})[0] == 403
+    for path in ("", "wrong/", f"{explorer._server.token}x/", explorer._server.token):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20)
+
+
+def test_pages_are_served_by_exact_name(explorer):
+    with urllib.request.urlopen(explorer.address, timeout=20) as page:
+        assert b"<!doctype html>" in page.read()
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        assert page.headers["Referrer-Policy"] == "no-referrer"
+    for name in ("../server.py", "%2e%2e/server.py", "page/app.js", "app.js/", "app.js?x", "index.html", "//app.js"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(explorer.address + name, timeout=20)
+    assert sum(len(body) for _, body in explorer._server.files.values()) < 1_000_000
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4),
+)
+QUESTIONS = ("model", "samples", "look", "explain", "measure", "maps")
+ENTRIES = (
+    "list",
+    "from",
+    "count",
+    "index",
+    "pixels",
+    "truth",
+    "across",
+    "turn",
+    "blur",
+    "look",
+    "layer",
+    "what",
+    "place",
+)
+LIKELY = st.sampled_from(
+    ["worst", "test", "conv2d", "dense", "loss", "output", "doutput", "step/kernel", 1, 0, [0, 0, 0]]
+)
+
+
+@given(st.sampled_from(QUESTIONS), st.dictionaries(st.sampled_from(ENTRIES), LIKELY | ANYTHING, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_questions_of_any_kind_are_answered_or_refused(explorer, name, body):
+    status, _ = ask(explorer, name, **body)
+    assert status == 200 or 400 <= status < 500
+
+
+def test_bytes_of_any_kind_are_refused(explorer, capfd):
+    """On the wire: broken request lines, headers, lengths and bodies; and clients that go away."""
+    rng, token, port = random.Random(0), explorer._server.token, explorer._server.port
+    host = f"Host: 127.0.0.1:{port}\r\n"
+    post = f"POST /{token}/api/look HTTP/1.1\r\n{host}"
+    broken = [
+        b"",
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"G" * 70000 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + rng.randbytes(64),
+        f"GET /{token}/ HTTP/9.9\r\n{host}\r\n".encode(),
+        f"GET /{token}/\r\n\r\n".encode(),
+        f"BREW /{token}/ HTTP/1.1\r\n{host}\r\n".encode(),
+        f"HEAD /{token}/ HTTP/1.1\r\n{host}\r\n".encode(),
+        f"GET /{token}/ HTTP/1.1\r\n{host}{host}\r\n".encode(),
+        f"GET /{token}/ HTTP/1.1\r\n\r\n".encode(),
+        f"GET /\xff\xfe{token}/ HTTP/1.1\r\n{host}\r\n".encode("latin-1"),
+        f"{post}{'X: y' * 30000}\r\n\r\n".encode(),
+        (post + "".join(f"X{n}: y\r\n" for n in range(200)) + "\r\n").encode(),
+        f"{post}\r\n".encode(),
+        f"{post}Content-Length: -5\r\n\r\n".encode(),
+        f"{post}Content-Length: 99999999999999\r\n\r\n".encode(),
+        f"{post}Content-Length: 9000000\r\n\r\n".encode(),
+        f"{post}Content-Length: 1e3\r\n\r\n".encode(),
+        f"{post}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".encode(),
+        f"{post}Content-Length: 5\r\n\r\n[1,2]".encode(),
+        f"{post}Content-Length: 3\r\n\r\n\xff\xfe\xfd".encode("latin-1"),
+        f"{post}Content-Length: 40000\r\n\r\n{'[' * 40000}".encode(),
+        f"{post}Content-Length: 500\r\n\r\nshort".encode(),
+    ]
+    broken += [rng.randbytes(rng.randrange(1, 400)) for _ in range(20)]
+    for bytes_ in broken:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(bytes_)
+            client.shutdown(socket.SHUT_WR)
+            answer = b""
+            try:
+                while part := client.recv(65536):
+                    answer += part
+            except ConnectionError:
+                continue  # it was refused before it had said all
+        assert not answer or answer.split()[1][:1] == b"4" or b"200" not in answer.split(b"\r\n")[0], bytes_[:60]
+    assert ask(explorer, "model")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_too_many_connections_are_turned_away(explorer):
+    port = explorer._server.port
+    held = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(60)]
+    for client in held:
+        client.close()
+    for _ in range(50):
+        try:
+            assert ask(explorer, "model")[0] == 200
+            break
+        except (urllib.error.URLError, ConnectionError):
+            continue
+    else:
+        raise AssertionError("It no longer answers.")
+
+
+# From the shell
+
+
+def test_the_command_prints_its_address_alone_and_ends_with_ctrl_c(tmp_path):
+    model = tinyconv.Sequential([tinyconv.Input((28, 28, 1)), layers.Flatten(), layers.Dense(10, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", backend="reference")
+    model.save(tmp_path / "m.keras")
+    command = [sys.executable, "-m", "tinyconv", "explore", str(tmp_path / "m.keras"), "--no-browser"]
+    environment = os.environ | {"TINYCONV_BACKEND": "reference"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        address = run.stdout.readline().strip()
+        with urllib.request.urlopen(address, timeout=20) as page:
+            assert page.status == 200
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=30)
+    assert (out.strip(), err, run.returncode) == ("", "", 0)

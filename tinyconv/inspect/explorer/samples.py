@@ -1,0 +1,179 @@
+"""The samples that the page shows: in which order, how they look, and what the model answers."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyconv.inspect.explorer.requests import Request
+from tinyconv.inspect.explorer.warp import warped
+from tinyconv.network import Network
+from tinyconv.plan import ops
+
+MOST = 10_000  # samples that are answered and sorted
+CHUNK = 500  # of them at once
+SIZE = 40  # pixels of a small picture, at most
+LISTS = ("worst", "test")
+
+
+def question(model: Any) -> tuple[str, int]:
+    """What the model decides, and among how many: "classes", "two" (yes or no), or just "numbers"."""
+    shape = model.output_shape
+    if isinstance(shape, list) or len(shape) != 2:
+        return "numbers", 0
+    last = model._graph().last_op()
+    kind = last.kind if isinstance(last, ops.Activation) else "softmax" if isinstance(last, ops.Softmax) else "linear"
+    loss = getattr(model.loss, "kind", None)
+    if shape[1] > 1 and (kind == "softmax" or loss == "cross_entropy"):
+        return "classes", shape[1]
+    if shape[1] == 1 and (kind == "sigmoid" or loss == "binary_cross_entropy"):
+        return "two", 2
+    return "numbers", shape[1]
+
+
+class Samples:
+    """Samples with their labels, if there are any, and the model's answers as soon as they are known.
+
+    Args:
+        model: whose answers they are: a copy that nobody else changes.
+        x: samples, or None: there is none yet.
+        y: what is to be learned of them, or None.
+        names: of the classes; None: their numbers.
+    """
+
+    def __init__(self, model: Network, x: Any, y: Any, names: Sequence[str] | None) -> None:
+        self.model = model
+        self.shape: tuple[int, ...] = tuple(model.input_shape[1:]) if not isinstance(model.input_shape, list) else ()
+        self.kind, self.count = question(model)
+        self.x = None if x is None else np.asarray(x)[:MOST].reshape(-1, *self.shape)
+        self.y = None if y is None or x is None else np.asarray(y)[:MOST]
+        self.names = list(names) if names is not None else [str(k) for k in range(self.count)]
+        self.truths = None if self.y is None else self._truths(self.y)
+        low, high = (0.0, 1.0) if self.x is None else (float(self.x[:CHUNK].min()), float(self.x[:CHUNK].max()))
+        self.range = (low, high if high > low else low + 1)
+        self.answers: np.ndarray | None = None  # the class of each, or -1 where it is no question of classes
+        self.order: list[int] = []  # worst mistakes first
+        self.accuracy: float | None = None
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    def __len__(self) -> int:
+        return 0 if self.x is None else len(self.x)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether a sample is a picture that can be drawn, turned and blurred."""
+        return (len(self.shape) == 3 and self.shape[2] in (1, 3)) or len(self.shape) == 2
+
+    def _truths(self, y: np.ndarray) -> np.ndarray | None:
+        """The class of each sample."""
+        if self.kind == "numbers":
+            return None
+        flat = y.reshape(len(y), -1)
+        return flat[:, 0].astype(int) if flat.shape[1] == 1 else flat.argmax(axis=1)
+
+    # The model's answers
+
+    def answer(self) -> None:
+        """Ask the model about every sample; takes a while, so a thread of its own does it."""
+        if self.x is None or not self.count:
+            return
+        outputs = []
+        for start in range(0, len(self.x), CHUNK):
+            if self._stop.is_set():
+                return
+            outputs.append(np.asarray(self.model.predict(self.x[start : start + CHUNK], verbose=0)))  # type: ignore[call-arg]
+        rows = np.concatenate(outputs).reshape(len(self.x), -1).astype(np.float64)
+        answers, wrongness = self._judged(rows)
+        with self._lock:
+            self.answers = answers
+            if wrongness is not None:
+                wrong = np.flatnonzero(wrongness > 0)
+                self.order = wrong[np.argsort(-wrongness[wrong], kind="stable")].tolist()
+                if self.truths is not None and answers is not None:
+                    self.accuracy = float((answers == self.truths).mean())
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def _judged(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The answers, and how wrong each is: 0 if it is right."""
+        if self.kind == "numbers":
+            if self.y is None:
+                return None, None
+            return None, ((rows - self.y.reshape(rows.shape)) ** 2).mean(axis=1)
+        if self.kind == "two":
+            rows = np.concatenate([1 - rows, rows], axis=1)
+        answers = rows.argmax(axis=1)
+        if self.truths is None:
+            return answers, None
+        at = np.arange(len(rows))
+        margin = rows[at, answers] - rows[at, np.clip(self.truths, 0, rows.shape[1] - 1)]
+        return answers, np.where(answers == self.truths, 0, np.maximum(margin, 1e-12))
+
+    # For the page
+
+    def page(self, request: Request) -> dict[str, Any]:
+        """Some of a list: numbers, truths, answers and small pictures."""
+        kind = request.choice("list", LISTS)
+        with self._lock:
+            numbers: Any = self.order if kind == "worst" else range(len(self))
+            start = request.integer("from", 0, max(len(numbers), 1), 0)
+            chosen = list(numbers[start : start + request.integer("count", 1, 60)])
+            items = [
+                {"index": i, "truth": self._at(self.truths, i), "answer": self._at(self.answers, i)} for i in chosen
+            ]
+            ready = self.answers is not None or not self.count or not len(self)
+            found = {"total": len(numbers), "from": start, "ready": ready, "items": items, "accuracy": self.accuracy}
+        if self.is_image:
+            found["pictures"] = [self._small(i) for i in chosen]
+        return found
+
+    @staticmethod
+    def _at(array: np.ndarray | None, i: int) -> int | None:
+        return None if array is None else int(array[i])
+
+    def _small(self, i: int) -> dict[str, Any]:
+        assert self.x is not None
+        x = self.x[i].reshape(*self.shape[:2], -1).astype(np.float32)
+        step = max(1, -(-max(x.shape[:2]) // SIZE))
+        x = x[: x.shape[0] // step * step, : x.shape[1] // step * step]
+        x = x.reshape(x.shape[0] // step, step, x.shape[1] // step, step, -1).mean(axis=(1, 3))
+        low, high = self.range
+        levels = np.clip((x - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+        return {"shape": list(levels.shape), "pixels": levels.reshape(-1).tolist()}
+
+    def chosen(self, request: Request) -> tuple[np.ndarray, Any, int | None]:
+        """The sample that is asked for (1, ...), what is to be learned of it, and its class."""
+        if request.has("pixels"):
+            low, high = self.range
+            levels = request.bytes("pixels", int(np.prod(self.shape)))
+            x = (low + levels.astype(np.float32) / 255 * (high - low)).reshape(1, *self.shape)
+            truth = request.integer("truth", 0, self.count - 1) if request.has("truth") and self.count else None
+            y = None if truth is None or self.kind == "numbers" else self.target(truth)
+        elif len(self):
+            i = request.integer("index", 0, len(self) - 1)
+            assert self.x is not None
+            x = self.x[i : i + 1].astype(np.float32)
+            truth = self._at(self.truths, i)
+            y = None if self.y is None else self.y[i : i + 1]
+        else:
+            x, y, truth = np.full((1, *self.shape), self.range[0], np.float32), None, None
+        if self.is_image:
+            H, W = self.shape[:2]
+            slide = {name: request.number(name, -most, most, 0.0) for name, most in _slides(H, W).items()}
+            if any(slide.values()):
+                x = warped(x[0], **slide)[None]
+        return x, y, truth
+
+    def target(self, truth: int) -> Any:
+        """What the loss wants to be told of a class."""
+        if self.kind == "two" or getattr(self.model.loss, "sparse", False):
+            return np.array([truth])
+        return np.eye(self.count, dtype=np.float32)[truth : truth + 1]
+
+
+def _slides(H: int, W: int) -> dict[str, float]:
+    """How far each slider goes."""
+    return {"across": W / 2, "down": H / 2, "turn": 180.0, "blur": max(H, W) / 8}
