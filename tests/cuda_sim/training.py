@@ -131,3 +131,19 @@ def test_a_device_array_is_trained_on_and_predicted_without_leaving_the_device()
     assert model.train_on_batch(there, y) == same.train_on_batch(x, y)
     with pytest.raises(ValueError, match=r"Expected \(batch, 6, 6, 1\), at least one sample. Received: \(108,\)"):
         model.predict(there.reshape(108))
+
+
+def test_a_trace_is_the_references():
+    """Its arrays are fetched from the device, and the model's are left as they are."""
+    models = [digits(3) for _ in range(2)]
+    x, y = random.random((2, 6, 6, 1), dtype=np.float32), np.array([0, 1])
+    for model, backend in zip(models, ("cuda", "reference"), strict=True):
+        model.compile("adam", "sparse_categorical_crossentropy", backend=backend)
+    before = models[0].get_weights()
+    ours, theirs = (model.trace(x, y) for model in models)
+    for old, new in zip(before, models[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
+    for name in ours:
+        for what in dir(ours[name]) if hasattr(ours[name], "layer") else ["dinput", "losses"]:
+            np.testing.assert_allclose(getattr(ours[name], what), getattr(theirs[name], what), rtol=1e-4, atol=1e-6)
