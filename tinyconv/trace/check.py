@@ -19,6 +19,7 @@ from tinyconv.trace.step import backward, forward, lowered, run
 
 STEP = 1e-6  # double precision's best compromise: the difference's error grows with its square, rounding with 1 / step
 NOISE = 1e-8  # of a slope, for a loss of 1
+SINGLE = 1e-7  # of the network's largest gradient: what rounding to single precision leaves of a sum that is 0
 KINK = 0.01  # of a slope: so much the left and the right one may differ
 
 AGREES, AT_A_KINK, ROUNDED, WRONG = "agrees", "kink", "rounding", "wrong"
@@ -194,6 +195,12 @@ class Exact:
             found[weight] = Tensor(f"{layer}, d{own}", gradient, exact, self.state.params[weight], -1)
         return found
 
+    @cached_property
+    def largest(self) -> float:
+        """The largest gradient of all."""
+        tensors = (*self.values.values(), *self.weights.values())
+        return max((float(np.abs(tensor.exact).max(initial=0)) for tensor in tensors), default=0.0)
+
     def nudge(self, tensor: "Tensor", place: Place) -> Nudged:
         """Nudge one number. What lies behind it in memory is then the nudged network's."""
         array, before = tensor.array, tensor.array[place]
@@ -257,6 +264,7 @@ def judged(exact: Exact, tensor: Tensor, place: Place, tolerance: float) -> Nudg
     row = exact.nudge(tensor, place)
     noise = NOISE * max(1.0, abs(exact.loss))
     allowed = tolerance * max(float(np.abs(tensor.gradient).max(initial=0)), abs(row.slope)) + noise
+    allowed += SINGLE * exact.largest
     bent = abs(row.right - row.left) > KINK * max(abs(row.right), abs(row.left)) + noise
     if not bent and abs(row.gradient - row.slope) <= allowed:
         return row
