@@ -55,6 +55,7 @@ LAYERS = {
     "Reshape": [{"target_shape": (5, 12)}],
     "SeparableConv2D": [{"filters": 3, "kernel_size": 3, "depth_multiplier": 2, "activation": "swish"}],
     "Softmax": [{}],
+    "Subtract": [{}],
     "UpSampling2D": [{"size": (2, 3)}],
     "ZeroPadding2D": [{"padding": ((1, 0), (2, 1))}],
 }
@@ -62,7 +63,7 @@ NOT_LAYERS = {"Input", "InputLayer", "Layer", "WeightSpec"}
 CASES = [
     (name, number)
     for name in layers.__all__
-    if name not in NOT_LAYERS and getattr(layers, name).__name__ == name  # once, of two names for the same
+    if name not in NOT_LAYERS and inspect.isclass(kind := getattr(layers, name)) and kind.__name__ == name  # once each
     for number in range(len(LAYERS.get(name, [None])))
 ]
 
@@ -72,7 +73,8 @@ def around(layer, merges):
     image = tinyconv.Input(IMAGE)
     before = layers.Conv2D(2, 1, activation="relu", name="before")(image)
     other = layers.Conv2D(2, 1, name="other")(image)
-    middle = layer([before, other, image] if merges else before)
+    joined = [before, other, image][: 2 if isinstance(layer, layers.Subtract) else 3]
+    middle = layer(joined if merges else before)
     out = layers.Dense(2, name="after")(layers.Flatten(name="flat")(middle))
     return tinyconv.Model(image, out)
 
@@ -126,6 +128,23 @@ def test_every_layers_numbers_add_up(name, number):
     forward = model.trace(x)["middle"]
     for place in places(forward.output, rng):
         add_up(forward.explain("output", place), forward.output, place)
+
+
+@pytest.mark.parametrize("name", ["Add", "Average", "Maximum", "Multiply", "Subtract"])
+def test_merges_that_repeat_axes_add_up(name):
+    """An image with a number for each channel, and with a row: their gradients are sums over what they count for."""
+    tinyconv.utils.set_random_seed(2)
+    image = tinyconv.Input(IMAGE)
+    channels = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 1, activation="relu", name="before")(image))
+    row = layers.AveragePooling2D((6, 1), name="row")(image)
+    joined = [image, row, channels] if name != "Subtract" else [channels, row]
+    out = layers.Dense(2)(layers.Flatten()(getattr(layers, name)(name="middle")(joined)))
+    model = tinyconv.Model(image, out)
+    model.compile("sgd", "mse", backend="reference")
+    rng = np.random.default_rng(3)
+    trace = model.trace(rng.standard_normal((3, *IMAGE)), rng.standard_normal((3, 2)))
+    everything(trace, rng, names=["middle"])
+    assert trace.check(2).ok
 
 
 def test_every_op_has_an_explainer():

@@ -242,7 +242,7 @@ def _decisions(op: ops.Op, inputs: Sequence[Array], holder: Emitted | Node) -> A
         return np.array(next(iter(own.values()))["argmax"])
     if isinstance(op, ops.Activation):
         return np.sign(inputs[0])
-    if isinstance(op, ops.Merge) and op.kind not in ("add", "multiply"):
+    if isinstance(op, ops.Merge) and op.kind not in ("add", "subtract", "multiply"):
         return np.argmax(np.stack(np.broadcast_arrays(*inputs)), axis=0)
     return np.zeros(0)
 

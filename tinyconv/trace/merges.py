@@ -15,15 +15,19 @@ class Joined(Route):
 
     def __init__(self, scope: Scope, node: Node) -> None:
         super().__init__(scope, node)
-        self.chooses = self.op.kind != "add"
-        self.factor = "largest" if self.chooses else "1 / n" if self.op.scale != 1 else ""
-        self.forward = (getattr(reference, f"{self.op.kind}_forward"), f"np.{self.op.kind}")
+        kind, subtracts = self.op.kind, self.op.kind == "subtract"
+        self.chooses = kind not in ("add", "subtract")
+        mean = self.op.scale != 1
+        self.factor = "largest" if self.chooses else "1 / n" if mean else "sign" if subtracts else ""
+        kind = "add" if subtracts else kind  # of the negative
+        self.forward = (getattr(reference, f"{kind}_forward"), f"np.{kind}")
         backward = "da[...] = np.where" if self.chooses else "dx[...] = dout"
-        self.backward = (getattr(reference, f"{self.op.kind}_backward"), backward)
+        self.backward = (getattr(reference, f"{kind}_backward"), backward)
+        difference = (r"out = x_0 - x_1", r"dx_0 = dout, \quad dx_1 = -dout")
         total = (r"out = \sum_k x_k", "dx_k = dout")
-        mean = (r"out = \frac{1}{n} \sum_k x_k", r"dx_k = \frac{1}{n} \cdot dout")
+        means = (r"out = \frac{1}{n} \sum_k x_k", r"dx_k = \frac{1}{n} \cdot dout")
         choice = (rf"out = \{self.op.kind[:3]}_k x_k", r"dx_k = dout \text{ where } x_k \text{ was chosen, else 0}")
-        self.formula = choice if self.chooses else mean if self.factor else total
+        self.formula = choice if self.chooses else means if mean else difference if subtracts else total
 
     def chosen(self, place: Place) -> int:
         """Which input an output was taken from: the first of equals."""
@@ -31,6 +35,8 @@ class Joined(Route):
         return int(np.argmin(values) if self.op.kind == "minimum" else np.argmax(values))
 
     def _factor(self, k: int, place: Place) -> float:
+        if self.op.kind == "subtract":
+            return -1.0 if k else 1.0
         return float(self.chosen(place) == k) if self.chooses else self.op.scale
 
     def sources(self, place: Place) -> list[tuple[int, Ways]]:
@@ -66,6 +72,11 @@ class Joined(Route):
             if backward:
                 return ["The input that was chosen gets the gradient, the others nothing."]
             return [f"Of {len(self.node.inputs)} inputs, number {self.chosen(place)} was chosen."]
+        if self.op.kind == "subtract":
+            said = (
+                "Each gets the gradient, the second with the other sign." if backward else "The first minus the second."
+            )
+            return [said]
         if backward:
             return [
                 f"A {'mean' if self.factor else 'sum'} hands its gradient to every summand"

@@ -7,6 +7,7 @@ import numpy as np
 
 from tinyconv.kernels import reference
 from tinyconv.kernels.reference.activation import FORMULAS
+from tinyconv.layers import Layer
 from tinyconv.plan import ops
 from tinyconv.trace.explainer import FLAT, INPUT, SHUT, ZEROS, Explainer, Scope, listed
 from tinyconv.trace.explanation import (
@@ -199,6 +200,8 @@ class Custom(Explainer):
 
     def _own(self, method: str, what: str, array: Array | None, place: Place, formula: str) -> Explanation:
         assert array is not None
+        if method == "forward" and type(self.op.layer).forward is Layer.forward:
+            method = "call"
         kind, value = type(self.op.layer).__name__, float(array[place])
         rows = [single((f"{kind}.{method}", place, value))]
         said = [f"{kind}.{method} has computed it; the library does not know how.", "trace.check() compares gradients."]
