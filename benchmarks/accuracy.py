@@ -1,51 +1,55 @@
-"""Test accuracy of the notebook's training run, over some seeds: 15 epochs, batches of 128, 10 % for validation.
+"""Test accuracy of ``examples/mnist.py`` over some seeds, each run of it a process of its own, as a user runs it.
 
 python -m benchmarks.accuracy
-python -m benchmarks.accuracy --seeds 0 1 2 --epochs 15 --backend cpu --record
+python -m benchmarks.accuracy --recipe best --seeds 0 1 2 3 4 --record
 """
 
 import argparse
+import re
 import statistics
-import time
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-import tinyconv
 from benchmarks import report
-from benchmarks.network import keras_model
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "mnist.py"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Test accuracy of the MNIST network over some seeds.")
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Test accuracy of examples/mnist.py over some seeds.")
+    parser.add_argument("--recipe", choices=("notebook", "best"), default="notebook")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, help="fewer or more than the recipe's")
     parser.add_argument("--backend", choices=("auto", "cpu", "cuda", "reference"), default="cpu")
     report.add_output(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     watch = report.LoadWatch()
-    runs = [run(seed, options.epochs, options.backend) for seed in options.seeds]
+    given = ["--recipe", options.recipe, "--backend", options.backend]
+    given += ["--epochs", str(options.epochs)] if options.epochs else []
+    runs = []
+    for seed in options.seeds:
+        runs.append(run(seed, given))
+        print(*(f"{name}: {value}" for name, value in runs[-1].items()), sep=", ", flush=True)
     rows = [(str(r["seed"]), f"{r['accuracy']:.4f}", f"{r['loss']:.4f}", f"{r['seconds']:.1f} s") for r in runs]
     mean = statistics.mean(r["accuracy"] for r in runs)
-    facts = {**report.machine(), "backend": options.backend, "epochs": str(options.epochs)}
-    facts["other load"] = watch.share()
-    table = report.table(("seed", "test accuracy", "test loss", "training time"), rows, right=(1, 2, 3))
+    facts = {**report.machine(), "command": f"examples/mnist.py {' '.join(given)}", "other load": watch.share()}
+    table = report.table(("seed", "test accuracy", "test loss", "whole run"), rows, right=(1, 2, 3))
     body = f"{report.facts_list(facts)}\n\n{table}\n\nMean test accuracy: {mean:.4f} over {len(runs)} seeds.\n"
     print(body)
-    report.write(options.out, "accuracy", "MNIST: test accuracy", body, {"facts": facts, "runs": runs, "mean": mean})
+    name = "accuracy" if options.recipe == "notebook" else f"accuracy-{options.recipe}"
+    title = f"MNIST: test accuracy, {options.recipe} recipe"
+    report.write(options.out, name, title, body, {"facts": facts, "runs": runs, "mean": mean})
 
 
-def run(seed: int, epochs: int, backend: str) -> dict[str, float]:
-    """Train and test one network."""
-    tinyconv.utils.set_random_seed(seed)
-    (x, y), (x_test, y_test) = tinyconv.datasets.mnist.load_data()
-    x, x_test = (images[..., np.newaxis].astype(np.float32) / 255 for images in (x, x_test))
-    model = keras_model(tinyconv)
-    model.compile(loss="sparse_categorical_crossentropy", optimizer="adam", metrics=["accuracy"], backend=backend)
-    start = time.perf_counter()
-    model.fit(x, y, batch_size=128, epochs=epochs, validation_split=0.1, verbose=0)
-    seconds = time.perf_counter() - start
-    loss, accuracy = model.evaluate(x_test, y_test, verbose=0)
-    return {"seed": seed, "accuracy": accuracy, "loss": loss, "seconds": seconds}
+def run(seed: int, given: list[str]) -> dict[str, Any]:
+    """Train and test once. The seconds are those of the whole program: data, compiling, training, test."""
+    command = [sys.executable, str(EXAMPLE), "--seed", str(seed), "--report", "", *given]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    printed = dict(re.findall(r"^(Test loss|Test accuracy|Total time): +([\d.]+)", done.stdout, re.MULTILINE))
+    names = {"accuracy": "Test accuracy", "loss": "Test loss", "seconds": "Total time"}
+    return {"seed": seed, **{name: float(printed[line]) for name, line in names.items()}}
 
 
 if __name__ == "__main__":

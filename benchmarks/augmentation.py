@@ -19,13 +19,13 @@ from tinyconv import layers
 SHARE = 0.05  # of an epoch, which augmentation may take at the most
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What augmentation adds to an epoch of the MNIST network.")
     parser.add_argument("--rounds", type=int, default=7, help="epochs of each, in turns")
     parser.add_argument("--samples", type=int, default=network.TRAINING_SAMPLES, help="images in an epoch")
     parser.add_argument("--backend", default="cpu")
     report.add_output(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     watch = report.LoadWatch()
     times = interleave({name: turn(own, options) for name, own in kinds().items()}, options.rounds)
     plain = times["nothing"]

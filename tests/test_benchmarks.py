@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import measure, report
+from benchmarks import accuracy, augmentation, measure, report
 from benchmarks.worker import ROOT
 
 
@@ -55,6 +55,23 @@ def test_table_is_aligned_markdown():
         "| dense         | 1.5 |",
         "| a convolution |  20 |",
     ]
+
+
+def test_accuracy_reports_every_seed(monkeypatch, tmp_path):
+    lines = r"Test loss:     0.02\nTest accuracy: 0.99{seed}\nTotal time:    1.5 s"
+    (tmp_path / "example.py").write_text(
+        f"import sys; assert '--recipe best' in ' '.join(sys.argv); print('{lines}'.format(seed=sys.argv[2]))"
+    )
+    monkeypatch.setattr(accuracy, "EXAMPLE", tmp_path / "example.py")
+    accuracy.main(["--recipe", "best", "--seeds", "1", "5", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "accuracy-best.json").read_text())
+    assert found["mean"] == pytest.approx(0.993)
+    assert found["runs"][1] == {"seed": 5, "accuracy": 0.995, "loss": 0.02, "seconds": 1.5}
+
+
+def test_the_cost_of_augmentation_is_reported(tmp_path):
+    augmentation.main(["--samples", "4", "--rounds", "1", "--backend", "reference", "--out", str(tmp_path)])
+    assert list(json.loads((tmp_path / "augmentation.json").read_text())["epochs"]) == list(augmentation.kinds())
 
 
 DRAWING = """

@@ -57,10 +57,21 @@ def test_mnist_prints_what_the_readme_shows(trained):
     assert form(shown) == form(trained[0])
 
 
+def test_the_best_recipe_trains_the_same_network(monkeypatch, capsys):
+    (x, y), (x_test, y_test) = datasets.mnist.load_data()
+    monkeypatch.setattr(datasets.mnist, "load_data", lambda: ((x[:256], y[:256]), (x_test[:64], y_test[:64])))
+    monkeypatch.setattr(sys, "argv", ["mnist", "--recipe", "best", "--epochs", "2", "--report", "", "--seed", "1"])
+    runpy.run_path(str(ROOT / "examples" / "mnist.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    for words in ("random_shear (RandomShear)", "Total params: 34,826", "  2/2 ", "Test accuracy: ", "Total time: "):
+        assert words in printed
+    assert "val_loss" not in printed
+
+
 def test_mnist_helps():
     done = run("--help", cwd=ROOT)
     assert done.returncode == 0
-    for option in ("--epochs", "--batch-size", "--seed", "--backend", "--threads", "--dataset", "--report"):
+    for option in ("--recipe", "--epochs", "--batch-size", "--seed", "--backend", "--threads", "--dataset", "--report"):
         assert option in done.stdout
 
 
