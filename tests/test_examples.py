@@ -127,21 +127,40 @@ def test_a_report_that_cannot_be_drawn_is_said(monkeypatch, capsys, tmp_path, mi
 # --- the chapters after it, on made images: what they would reach on real ones is not tested
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_the_later_chapters_run(name, monkeypatch, capsys, tmp_path):
+def test_the_second_chapter_runs(monkeypatch, capsys, tmp_path):
     rng = np.random.default_rng(0)
-    shape = (28, 28, 1) if name == "fashion_mnist" else (32, 32, 3)
-    x, y = rng.integers(0, 256, (96, *shape), np.uint8), rng.integers(0, 10, 96)
-    made = datasets.Dataset(name, ("train", "test"), (x, y), (x[:32], y[:32]), tuple(f"thing {k}" for k in range(10)))
+    x, y = rng.integers(0, 256, (96, 28, 28, 1), np.uint8), rng.integers(0, 10, 96)
+    names = tuple(f"thing {k}" for k in range(10))
+    made = datasets.Dataset("fashion_mnist", ("train", "test"), (x, y), (x[:32], y[:32]), names)
     asked = {}
     monkeypatch.setattr(datasets, "load", lambda *arguments, **options: asked.update(options) or made)
-    monkeypatch.setattr(sys, "argv", [name, "--epochs", "2", "--data-dir", "here", "--report", str(tmp_path / "r.png")])
+    chapter("fashion_mnist", "here", monkeypatch, capsys, tmp_path)
+    assert asked == {"data_dir": "here", "manual_dir": None}
+
+
+def test_the_third_chapter_runs(monkeypatch, capsys, tmp_path):
+    """On a small copy of the official files: for each image a byte, its label, and then its red pixels, its green and
+    its blue ones."""
+    rng = np.random.default_rng(0)
+    for name in (*datasets.cifar10.TRAINING, *datasets.cifar10.TEST):
+        images = rng.integers(0, 256, (16, 1 + 3 * 32 * 32), np.uint8)
+        images[:, 0] = rng.permutation(16) % 10
+        (tmp_path / name).write_bytes(images.tobytes())
+    printed = chapter("cifar10", str(tmp_path), monkeypatch, capsys, tmp_path)
+    assert printed.count("(Add)") == 3
+    assert "random_flip (RandomFlip)" in printed
+
+
+def chapter(name, data_dir, monkeypatch, capsys, folder):
+    """Run an example for two epochs; what it printed."""
+    arguments = ["--epochs", "2", "--data-dir", data_dir, "--report", str(folder / "r.png")]
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
     printed = capsys.readouterr().out
-    assert asked == {"data_dir": "here", "manual_dir": None}
     assert re.search(r"^ +2/2 +", printed, re.MULTILINE)
     assert re.search(r"^Test accuracy: [01]\.\d{4}$", printed, re.MULTILINE)
-    assert (tmp_path / "r.png").exists()
+    assert (folder / "r.png").exists()
+    return printed
 
 
 # --- the picture

@@ -190,6 +190,19 @@ def test_nothing_happens_at_inference():
     assert plan.steps["forward"][0].kernel_name == "dense_forward"
 
 
+def test_a_model_that_is_called_augments_unless_told_not_to():
+    """As Keras' does; and differently each time. (Dropout needs to be told to.)"""
+    x = images()
+    for library in (tinyconv, keras):
+        model = augmented(library, library.layers.Dropout(0.5))
+        one, other = np.asarray(model(x)), np.asarray(model(x))
+        assert (one != other).mean() > 0.5
+        assert (one == 0).mean() < 0.1
+        np.testing.assert_array_equal(model(x, training=False), x)
+        assert (np.asarray(model(x, training=True)) == 0).mean() > 0.25
+    np.testing.assert_array_equal(augmented(tinyconv).predict_on_batch(x), x)
+
+
 def test_files_in_both_directions(tmp_path):
     theirs, x = augmented(keras, keras.layers.Flatten(), keras.layers.Dense(2)), images()
     theirs.save(tmp_path / "theirs.keras")

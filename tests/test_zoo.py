@@ -541,7 +541,7 @@ METHODS = {
         {"x": never, "y": never, "sample_weight": nothing, "return_dict": flag},
     ),
     "predict_on_batch": (method("predict_on_batch"), {"x": never}),
-    "__call__": (method("__call__", x=X), {"x": never, "training": flag}),
+    "__call__": (method("__call__", x=X), {"x": never, "training": optional(flag)}),
     "compile": (
         method("compile", loss="mse", backend="reference"),
         {

@@ -20,6 +20,7 @@ from tinyconv.checking.messages import explained, refuse, warn
 from tinyconv.files import store
 from tinyconv.kernels.backends import load_backend, resolve_backend
 from tinyconv.layers import InputLayer, Layer
+from tinyconv.layers.augmentation import Augmentation
 from tinyconv.layers.base import default_name
 from tinyconv.layers.symbolic import Tensor, calls_before, in_keras_order, tensors_of
 from tinyconv.losses import Loss, LossLike
@@ -138,8 +139,9 @@ class Model(Rebuilt, Structure):
         if [layer.shape for layer in self._inputs] != [shape]:
             raise ValueError(f"Model {self.name!r} expects inputs of shape {self.input_shape}. Received: {shape}.")
 
-    def __call__(self, x: Any, training: bool = False) -> Any:
-        """The outputs for one batch, as at inference or (``training``) as in training; nothing is learned. Called on
+    def __call__(self, x: Any, training: bool | None = None) -> Any:
+        """The outputs for one batch, as at inference or (``training``) as in training; nothing is learned. None is
+        inference, but that images are augmented: as in Keras, only training=False says that they are not. Called on
         tensors: what comes of them, with the layers of this model."""
         tensors = tensors_of(x)
         return self._compute(x, training) if tensors is None else self._call_on(tensors)
@@ -543,8 +545,11 @@ class Model(Rebuilt, Structure):
             return found[0] if len(found) == 1 else found
 
     @locked
-    def _compute(self, x: Any, training: bool) -> Any:
-        training = checking.boolean(self._who(), "training", training)
+    def _compute(self, x: Any, training: bool | None) -> Any:
+        if training is not None:
+            training = checking.boolean(self._who(), "training", training)
+        elif not any(isinstance(layer, Augmentation) for _, layer in self._leaves):
+            training = False
         trainer = self._need_trainer("__call__", x, compiled=False)
         plan = trainer.run_batch(self._input_arrays(x), None, (), training, update=False)
         if training:
@@ -574,7 +579,7 @@ class Model(Rebuilt, Structure):
     @explained
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The outputs for one batch; the same as calling the model."""
-        return self(x)
+        return self(x, training=False)
 
     @locked
     def _on_batch(

@@ -143,7 +143,7 @@ def lower(
     batch_size: int,
     state: State,
     *,
-    training: bool,
+    training: bool | None,
     losses: Sequence[ops.Loss | None] = (),
     optimizer: Updater | None = None,
     fuse: bool | Sequence[Rule] = True,
@@ -156,18 +156,21 @@ def lower(
         network: what to compute; :func:`~tinyconv.plan.graph.chain_of` makes it of layers.
         batch_size: how many samples a run takes.
         state: the parameters, gradients and counters to work on, and with them the kernel set.
-        training: whether to drop units and to warp images, use batch statistics, and compute gradients.
+        training: whether to drop units and to warp images, use batch statistics, and compute gradients;
+            None: not, but images are warped.
         losses: what to compute of each output at the end; None: nothing, and its gradient is 0.
         optimizer: how to update the parameters (training only).
         fuse: whether to apply the fusion table, or which of its rules.
         storage: buffers to share with other plans of the same model.
         input_gradient: whether the gradients with respect to the inputs are wanted too (``plan.dxs``).
     """
-    graph = network.copy() if training else network.without(ops.TrainingOnly)
+    left_out = {True: (), False: (ops.TrainingOnly,), None: (ops.Dropout,)}[training]
+    graph = network.without(*left_out)
     if losses:
         pairs = zip(losses, graph.outputs, strict=True)
         graph.outputs = [out if loss is None else graph.add(loss, out) for loss, out in pairs]
     graph = graph.pruned()
+    training = bool(training)
     wanted = training and input_gradient
     for number in graph.inputs:
         source = graph[number].op

@@ -57,18 +57,19 @@ class Trainer:
         slots = optimizer.slots if optimizer else ()
         self.state = State(kernel_set, *arenas, seed=seed, slots=slots, totals=totals_of(heads), penalties=penalties)
         self.storages = {True: Storage(kernel_set), False: Storage(kernel_set)}
-        self.plans: dict[tuple[int, bool, bool, tuple[bool, ...]], Plan] = {}
+        self.plans: dict[tuple[int, bool | None, bool, tuple[bool, ...]], Plan] = {}
         self.programs: dict[tuple[Any, ...], Program] = {}
         self.prepared: dict[int, int] = {}  # per plan, the version of the weights that it has prepared
         self.warm: set[int] = set()  # plans that have been run
         self.weights_version = 0
         self.rate = float("nan")  # the learning rate that the state holds
         self.lock = model._lock
+        self.drawn = 0  # samples that calls without targets have drawn for
         self.runs = 0  # passes under way, during which callbacks and other threads get their turn
 
     # Plans and programs
 
-    def plan(self, batch_size: int, training: bool, with_loss: bool, weighted: Sequence[bool] = ()) -> Plan:
+    def plan(self, batch_size: int, training: bool | None, with_loss: bool, weighted: Sequence[bool] = ()) -> Plan:
         """The plan for batches of that size, lowered when first asked for; ``weighted`` says for each loss whether its
         samples have weights (none of them: no loss's have)."""
         weighted = tuple(weighted) or (False,) * len(self.heads)
@@ -87,7 +88,7 @@ class Trainer:
                 losses=[head.op(each) for head, each in zip(self.heads, weighted, strict=True)] if with_loss else (),
                 optimizer=self.optimizer if training and with_loss else None,
                 fuse=self.fuse,
-                storage=self.storages[training],
+                storage=self.storages[bool(training)],
             )
         return self.plans[key]
 
@@ -201,11 +202,11 @@ class Trainer:
             self.kernels.upload(array, values)
         self.weights_version += 1
 
-    def begin(self, step: int, cursor: int = 0, totals: Sequence[float] = ()) -> None:
+    def begin(self, step: int, cursor: int = 0, totals: Sequence[float] = (), first_sample: int = 0) -> None:
         """Counters for a pass over the data: the step, the cursor, and this machine's first sample; and the totals,
         which are zero unless the pass goes on in the middle."""
         counters = np.zeros(3, np.int64)
-        counters[[STEP, CURSOR, FIRST_SAMPLE]] = step, cursor, 0
+        counters[[STEP, CURSOR, FIRST_SAMPLE]] = step, cursor, first_sample
         self.state.set(self.state.counters, counters)
         self.state.set(self.state.totals, totals if len(totals) else np.zeros(self.state.totals.shape))
 
@@ -345,14 +346,17 @@ class Trainer:
         xs: Sequence[np.ndarray],
         ys: Sequence[np.ndarray] | None,
         weights: Sequence[np.ndarray | None],
-        training: bool,
+        training: bool | None,
         update: bool,
     ) -> Plan:
-        """One batch that Python hands over: forward, and if ``training`` backward, and if ``update`` the optimiser."""
+        """One batch that Python hands over: forward, and if ``training`` backward, and if ``update`` the optimiser.
+        Without targets, each batch draws for samples of its own: a model called twice drops and warps differently."""
         plan = self.plan(len(xs[0]), training, ys is not None, are_given(weights))
         self.load(plan, xs, ys, weights)
-        if training or ys is not None:  # otherwise nothing is drawn, and nothing counted
-            self.begin(self.optimizer.iterations if self.optimizer else 0)
+        if training is not False or ys is not None:  # otherwise nothing is drawn, and nothing counted
+            first = self.drawn if ys is None else 0
+            self.begin(self.optimizer.iterations if self.optimizer else 0, first_sample=first)
+            self.drawn += len(xs[0]) if ys is None else 0
         if training:
             phases = ("prepare", "forward", "backward", *(("update",) if update else ()))
             self.program(plan, *phases)()
