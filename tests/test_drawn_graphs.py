@@ -192,6 +192,9 @@ def check(drawing, number, backend, rate=0.05):
     for found, wanted in zip(listed(ours.predict(x)), theirs(False), strict=True):
         close(found, wanted.numpy(), 1e-5)
     gradients = ours.gradients(x, y)
+    if backend == "reference":
+        for name, weight in ours.trace(x, y).weights.items():
+            close(weight.gradient if name in gradients else weight.value, gradients.get(name, weight.value), 1e-4)
     for step in range(3):
         with tf.GradientTape() as tape:
             loss = sum(w * tf.reduce_mean((out - y) ** 2) for w, out, y in zip(weights, theirs(True), ys, strict=True))

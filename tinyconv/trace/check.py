@@ -19,7 +19,7 @@ from tinyconv.trace.step import backward, forward, lowered, run
 
 STEP = 1e-6  # double precision's best compromise: the difference's error grows with its square, rounding with 1 / step
 NOISE = 1e-8  # of a slope, for a loss of 1
-SINGLE = 1e-7  # of the network's largest gradient: what rounding to single precision leaves of a sum that is 0
+SINGLE = 1e-6  # of the network's largest gradient: what single precision may leave of a sum that is 0
 KINK = 0.01  # of a slope: so much the left and the right one may differ
 
 AGREES, AT_A_KINK, ROUNDED, WRONG = "agrees", "kink", "rounding", "wrong"
@@ -264,17 +264,17 @@ def judged(exact: Exact, tensor: Tensor, place: Place, tolerance: float) -> Nudg
     row = exact.nudge(tensor, place)
     noise = NOISE * max(1.0, abs(exact.loss))
     allowed = tolerance * max(float(np.abs(tensor.gradient).max(initial=0)), abs(row.slope)) + noise
-    allowed += SINGLE * exact.largest
+    is_derivative = abs(row.exact - row.slope) <= allowed
+    is_exact = abs(row.gradient - row.exact) <= allowed + SINGLE * exact.largest
     bent = abs(row.right - row.left) > KINK * max(abs(row.right), abs(row.left)) + noise
-    if not bent and abs(row.gradient - row.slope) <= allowed:
+    if is_derivative and is_exact and not bent:
         return row
     if not np.isfinite((row.gradient, row.slope)).all():
         return replace(row, verdict=WRONG)
+    another = exact.is_another_function()
     if bent or exact.crosses(tensor, place):
-        right = abs(row.gradient - row.exact) <= allowed
-        return replace(row, verdict=AT_A_KINK if right or exact.is_another_function() else WRONG)
-    rounded = abs(row.exact - row.slope) <= allowed and exact.is_another_function()
-    return replace(row, verdict=ROUNDED if rounded else WRONG)
+        return replace(row, verdict=AT_A_KINK if is_exact or another else WRONG)
+    return replace(row, verdict=ROUNDED if is_derivative and another else WRONG)
 
 
 def nudged(exact: Exact, what: int | str, place: Place, tolerance: float) -> Nudged:
