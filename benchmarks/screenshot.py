@@ -38,7 +38,7 @@ def main() -> None:
     finally:
         browser.close()
         explorer.close()
-    picture.quantize(128, dither=Image.Dither.NONE).save(TARGET, optimize=True)
+    picture.quantize(255, dither=Image.Dither.NONE).save(TARGET, optimize=True)
     print(f"{TARGET}: {TARGET.stat().st_size:,} bytes")
 
 

@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 import tinyconv
 from tinyconv import layers
 from tinyconv.inspect.explorer import Explorer
+from tinyconv.inspect.explorer.learner import next_moment
 from tinyconv.inspect.explorer.warp import warped
 
 
@@ -48,7 +50,7 @@ def samples(count=40):
 @pytest.fixture(scope="module")
 def explorer():
     running = Explorer(digits(), *samples(), ["a", "b", "c", "<d>"])
-    running._threads[1].join()  # it has read the samples
+    running._samples.wait()  # it has read the samples
     yield running
     running.close()
 
@@ -324,3 +326,81 @@ def test_the_command_prints_its_address_alone_and_ends_with_ctrl_c(tmp_path):
         run.send_signal(signal.SIGINT)
         out, err = run.communicate(timeout=30)
     assert (out.strip(), err, run.returncode) == ("", "", 0)
+
+
+# Training
+
+
+def progress(explorer, condition):
+    """What training says once a condition holds."""
+    for _ in range(600):
+        status, found = ask(explorer, "progress", since=0)
+        assert status == 200
+        assert found["error"] == ""
+        if condition(found):
+            return found
+        time.sleep(0.02)
+    raise AssertionError(found)
+
+
+@pytest.fixture
+def learner():
+    running = Explorer(digits(), *samples(), train_data=samples(64))
+    yield running
+    running.close()
+
+
+def test_training_goes_by_steps_and_keeps_its_moments(learner):
+    assert ask(learner, "model")[1]["trains"]
+    for step in (1, 2, 3):
+        assert ask(learner, "train", action="step", batch=16)[0] == 200
+        progress(learner, lambda found, step=step: found["step"] == step and not found["running"])
+    found = progress(learner, lambda found: found["moments"][-1] == 3)
+    assert found["moments"] == [0, 1, 2, 3]
+    assert [point[0] for point in found["points"]] == [1, 2, 3]
+    assert (found["batch"], found["epoch"]) == (16, 4)
+    model = digits(metrics=["accuracy"])
+    order = np.random.default_rng((0, 0)).permutation(64)
+    x, y = samples(64)
+    for step in range(3):
+        chosen = np.sort(order[16 * step : 16 * step + 16])
+        loss, accuracy = model.train_on_batch(x[chosen], y[chosen])
+        assert found["points"][step] == [step + 1, pytest.approx(loss), pytest.approx(accuracy)]
+    assert found["unseen"][3][1] == pytest.approx(model.test_on_batch(*samples())[0])
+    header, data = look(learner, index=0, training=True, backward=False)
+    np.testing.assert_array_equal(data[-model.get_weights()[-1].size :], model.get_weights()[-1])  # dense/bias
+    then, _ = look(learner, index=0, training=True, backward=False, moment=1)
+    assert (header["moment"], then["moment"], then["loss"]) == (None, 1, None)
+    assert ask(learner, "look", index=0, training=True, moment=77)[0] == 400
+    status, film = ask(learner, "film", weight="conv2d/kernel", map=2, slice=0)
+    assert status == 200
+    frames = np.frombuffer(film, np.float32).reshape(4, 3, 3)
+    np.testing.assert_array_equal(frames[0], digits().get_weights()[0][:, :, 0, 2])
+    np.testing.assert_array_equal(frames[3], model.get_weights()[0][:, :, 0, 2])
+
+
+def test_settings_count_from_the_next_step_on_and_over_begins_again(learner):
+    ask(learner, "train", action="start")
+    progress(learner, lambda found: found["step"] > 5)
+    ask(learner, "train", action="set", rate=0.5, batch=8, optimizer="sgd")
+    found = progress(learner, lambda found: found["optimizer"] == "sgd" and found["batch"] == 8)
+    assert found["running"]
+    assert learner._learner.model.optimizer.learning_rate == 0.5
+    ask(learner, "train", action="pause")
+    step = progress(learner, lambda found: not found["running"])["step"]
+    before = ask(learner, "model")[1]["step"]
+    assert ask(learner, "adopt")[1]["step"] != before  # what is looked at is now what was trained
+    assert step <= ask(learner, "progress", since=0)[1]["step"] <= step + 1
+    ask(learner, "train", action="over")
+    found = progress(learner, lambda found: found["step"] == 0 and found["moments"] == [0])
+    assert found["points"] == []
+    assert ask(learner, "train", action="fly")[0] == ask(learner, "train", action="start", rate=-1)[0] == 400
+    assert not any((weight == 0.5).any() for weight in digits().get_weights())
+
+
+def test_moments_grow_apart_and_stay_few():
+    steps = [0]
+    while steps[-1] < 3000:
+        steps.append(next_moment(steps[-1]))
+    assert steps[:8] == [0, 1, 2, 4, 7, 11, 16, 23]
+    assert len(steps) < 30

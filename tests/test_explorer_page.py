@@ -43,8 +43,8 @@ def model(digits):
 
 @pytest.fixture(scope="module")
 def explorer(model, digits):
-    running = Explorer(model, *digits)
-    running._threads[1].join()
+    running = Explorer(model, *digits, train_data=digits)
+    running._samples.wait()
     yield running
     running.close()
 
@@ -309,6 +309,46 @@ def test_it_fits(browser, explorer, width, height, touch):
         page.keys("b")
         page.wait("$('#net').dataset.band === 'below' && $('.head').checkVisibility()")
     assert page.complaints() == []
+
+
+def test_training_is_seen_and_looked_back_at(page, explorer):
+    page.click("[data-key=tab-train]")
+    page.wait("S.mode === 'train' && $('[data-key=go]')")
+    page.click("[data-key=one]")
+    page.wait("$('.say').innerText.startsWith('Step 1') && $('.say').innerText.includes('paused')")
+    page.run("(e => { e.value = '16'; e.dispatchEvent(new Event('change')); })($('[data-key=batch]'))")
+    page.run("(e => { e.value = 'sgd'; e.dispatchEvent(new Event('change')); })($('[data-key=optimizer]'))")
+    page.run("(e => { e.value = '-40'; e.dispatchEvent(new Event('input')); })($('[data-key=rate]'))")
+    page.keys("s")
+    page.wait("$('.say').innerText.startsWith('Step 2')")
+    learner = explorer._learner
+    assert (learner.batch, learner.name, learner.rate) == (16, "sgd", 0.01)
+    page.run("document.activeElement.blur()")
+    page.keys(" ")
+    page.wait("+$('.say b').textContent.split(' ')[1] > 12 && $$('.film button').length > 5")
+    page.click("[data-key=go]")
+    page.wait("$('[data-key=go]').textContent === 'Go on'")
+    page.click("[data-key=moment4]")
+    page.wait("S.look.moment === 4 && $('.note').innerText.startsWith('You look back at step 4')")
+    kernel = learner.weights_at(4)[0]
+    assert page.run(
+        "(e => [...S.look.data.slice(e.at, e.at + 54)])(S.look.columns[1]['weight/kernel'])"
+    ) == pytest.approx(kernel.reshape(-1).tolist(), rel=1e-6)
+    assert page.run("$$('.film .later').length") > 0
+    page.keys(",")
+    page.wait("S.look.moment === 2")
+    page.run("(e => { e.value = e.max; e.dispatchEvent(new Event('input')); })($('[data-key=time]'))")
+    page.wait("!$('.note')")
+    page.click("[data-key=moment1]")
+    page.click("[data-key=now]")
+    page.wait("!$('.note') && S.look.moment === null")
+    page.click("[data-key=tab-look]")
+    page.wait(
+        "S.mode === 'look' && S.explanation && S.model.step === a && S.look.loss", learner.model.optimizer.iterations
+    )
+    page.click("[data-key=tab-train]")
+    page.click("[data-key=over]")
+    page.wait("$('.say').innerText.startsWith('Step 0')")
 
 
 def test_the_last_state_stays_when_the_program_ends(browser, model, digits):

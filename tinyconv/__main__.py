@@ -495,7 +495,7 @@ def _explore(command: argparse.ArgumentParser) -> None:
 def explore(options: argparse.Namespace) -> Result:
     from tinyconv.inspect.explorer import Explorer
 
-    (_, (x, y), names), fits = _data(options.dataset or "mnist"), True
+    ((x_train, y_train), (x, y), names), fits = _data(options.dataset or "mnist"), True
     model: tinyconv.Model = compiled(x.shape[1:], len(names), "auto")
     if options.model is not None:
         model = tinyconv.saving.load_model(options.model)
@@ -503,8 +503,11 @@ def explore(options: argparse.Namespace) -> Result:
         if options.dataset and not fits:
             raise ValueError(f"{options.model!r} takes {model.input_shape}, and {options.dataset!r} has {x.shape[1:]}.")
     scaled = any(isinstance(layer, layers.Rescaling) for layer in model.layers)
-    x = x if scaled else x.astype(np.float32) / 255
-    explorer = Explorer(model, *(x, y, names), options.port) if fits else Explorer(model, port=options.port)
+    x, x_train = (each if scaled else each.astype(np.float32) / 255 for each in (x, x_train))
+    if fits:
+        explorer = Explorer(model, x, y, names, (x_train, y_train), options.port)
+    else:
+        explorer = Explorer(model, port=options.port)
     if not options.no_browser:
         webbrowser.open(explorer.address)
         say(options, "The page is at this address. Ctrl-C ends it.")

@@ -643,6 +643,7 @@ class Model(Rebuilt, Structure):
         x: Any = None,
         y: Any = None,
         class_names: Sequence[str] | None = None,
+        train_data: tuple[Any, Any] | None = None,
         port: int = 0,
         open_browser: bool = True,
         block: bool | None = None,
@@ -652,12 +653,13 @@ class Model(Rebuilt, Structure):
         The page is served by this process, to this machine only, at an address with a random token. The model is
         copied: nothing that is done in the page changes it.
 
-        >>> model.explore(x_test, y_test)
+        >>> model.explore(x_test, y_test, train_data=(x_train, y_train))
 
         Args:
             x: samples to choose from, as for :meth:`predict`; None: draw one, or drop a picture.
             y: their targets, as for :meth:`fit`; with them the worst mistakes come first.
             class_names: what the classes are called; None: their numbers.
+            train_data: samples and targets to train a copy with, in the page; None: nothing is trained there.
             port: 0: any that is free.
             open_browser: whether to open the page.
             block: whether to wait for Ctrl-C; None: unless Python is interactive, or a notebook, which shows the page.
@@ -668,7 +670,7 @@ class Model(Rebuilt, Structure):
         Raises:
             ValueError: the model is not built or has several inputs, or x, y and the names do not fit it.
         """
-        return self._explorer(self, x, y, class_names, port, open_browser, block)
+        return self._explorer(self, x, y, class_names, train_data, port, open_browser, block)
 
     @property
     @locked

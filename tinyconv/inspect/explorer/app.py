@@ -12,10 +12,11 @@ import numpy as np
 
 from tinyconv.checking import console, integer
 from tinyconv.inspect.explorer.columns import columns
+from tinyconv.inspect.explorer.learner import Learner
 from tinyconv.inspect.explorer.look import Looking
 from tinyconv.inspect.explorer.requests import Request
 from tinyconv.inspect.explorer.samples import Samples, question
-from tinyconv.inspect.explorer.server import Server
+from tinyconv.inspect.explorer.server import Answer, Server
 from tinyconv.network import Network
 
 
@@ -24,12 +25,13 @@ def explore(
     x: Any = None,
     y: Any = None,
     class_names: Sequence[str] | None = None,
+    train_data: tuple[Any, Any] | None = None,
     port: int = 0,
     open_browser: bool = True,
     block: bool | None = None,
 ) -> "Explorer":
     """What ``Model.explore`` does."""
-    explorer = Explorer(model, x, y, class_names, port)
+    explorer = Explorer(model, x, y, class_names, train_data, port)
     interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
     if open_browser and "ipykernel" not in sys.modules:
         webbrowser.open(explorer.address)
@@ -43,36 +45,38 @@ class Explorer:
     """A running explorer: its address, and how to end it. In a notebook, the page itself."""
 
     def __init__(
-        self, model: Any, x: Any = None, y: Any = None, class_names: Sequence[str] | None = None, port: int = 0
+        self,
+        model: Any,
+        x: Any = None,
+        y: Any = None,
+        class_names: Sequence[str] | None = None,
+        train_data: tuple[Any, Any] | None = None,
+        port: int = 0,
     ) -> None:
         _check(model, x, y, class_names)
+        if train_data is not None:
+            _check(model, *train_data, class_names)
         integer("explore", "port", port, at_least=0)
-        own = copy.deepcopy(model)
         self._name = model.name
         self._samples = Samples(copy.deepcopy(model), x, y, class_names)
-        if own.optimizer is not None:
-            own.compile(own.optimizer, own.loss, backend="reference")
-        else:
-            own.compile(backend="reference")
-        self._model = own
-        self._looking = Looking(own, self._samples)
-        self._server = Server(
-            {
-                "model": self._described,
-                "samples": self._samples.page,
-                "look": self._looking.look,
-                "explain": lambda request: self._looking.of(request).explained(request),
-                "measure": lambda request: self._looking.of(request).measured(request),
-                "maps": lambda request: self._looking.of(request).maps(request),
-            },
-            port,
-        )
-        self._threads = [
-            threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True),
-            threading.Thread(target=self._samples.answer, daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._looking = Looking(copy.deepcopy(model), self._samples)
+        self._learner = None
+        answers: dict[str, Answer] = {
+            "model": self._described,
+            "samples": self._samples.page,
+            "look": self._looking.look,
+            "explain": lambda request: self._looking.of(request).explained(request),
+            "measure": lambda request: self._looking.of(request).measured(request),
+            "maps": lambda request: self._looking.of(request).maps(request),
+        }
+        if train_data is not None and self._looking.learns:
+            self._learner = self._looking.learner = Learner(model, train_data, None if y is None else (x, y))
+            answers |= {"train": self._learner.act, "progress": self._learner.progress, "film": self._learner.film}
+            answers["adopt"] = self._adopt
+        self._server = Server(answers, port)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+        self._thread.start()
+        self._samples.start()
 
     @property
     def address(self) -> str:
@@ -82,8 +86,8 @@ class Explorer:
     def wait(self) -> None:
         """Until Ctrl-C."""
         try:
-            while self._threads[0].is_alive():
-                self._threads[0].join(0.5)
+            while self._thread.is_alive():
+                self._thread.join(0.5)
         except KeyboardInterrupt:
             console.write("")
         finally:
@@ -91,14 +95,23 @@ class Explorer:
 
     def close(self) -> None:
         """End it; the page shows what it has."""
-        self._samples.close()
         self._server.shutdown()
         self._server.server_close()
-        for thread in self._threads:
-            thread.join(5)
+        self._samples.close()
+        if self._learner is not None:
+            self._learner.close()
+        self._thread.join(5)
+
+    def _adopt(self, request: Request) -> dict[str, Any]:
+        """What has been trained becomes what is looked at."""
+        assert self._learner is not None
+        if self._learner.step:
+            self._looking.adopt()
+            self._samples.again(copy.deepcopy(self._learner.model))
+        return self._described(request)
 
     def _described(self, request: Request) -> dict[str, Any]:
-        model, samples = self._model, self._samples
+        model, samples = self._looking.model, self._samples
         optimizer = model.optimizer
         return {
             "name": self._name,
@@ -114,6 +127,7 @@ class Explorer:
             "question": samples.kind,
             "names": samples.names,
             "batched": self._looking.batched,
+            "trains": self._learner is not None,
         }
 
     def __repr__(self) -> str:

@@ -1,5 +1,6 @@
 """One look at a sample: its trace, packed for the page, and the explanation of every number of it."""
 
+import copy
 import itertools
 import struct
 import threading
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.inspect.explorer.columns import columns
+from tinyconv.inspect.explorer.learner import Learner
 from tinyconv.inspect.explorer.requests import Refused, Request
 from tinyconv.inspect.explorer.samples import Samples
 from tinyconv.inspect.explorer.server import as_json
@@ -185,11 +187,22 @@ def _plain(found: Explanation) -> dict[str, Any]:
     return plain
 
 
+def on_reference(model: Any) -> Any:
+    """The model, computed by the kernels that people read."""
+    if model.optimizer is not None:
+        model.compile(model.optimizer, model.loss, backend="reference")
+    else:
+        model.compile(backend="reference")
+    return model
+
+
 class Looking:
     """Answers looks with a model of its own, and keeps the last few so that the page can ask about them."""
 
     def __init__(self, model: Any, samples: Samples) -> None:
-        self.model, self.samples = model, samples
+        self.model, self.samples = on_reference(model), samples
+        self.learner: Learner | None = None
+        self._then: Any = None
         self._numbers = itertools.count(1)
         self._looks: OrderedDict[int, Look] = OrderedDict()
         self._lock = threading.Lock()
@@ -200,20 +213,41 @@ class Looking:
         """A trace of the sample that is asked for."""
         x, y, truth = self.samples.chosen(request)
         assumed = False
+        model, then = self._model_of(request)
         with self._lock:
-            answer = self._answer(x)
+            answer = self._answer(model, x)
             if y is None and self.learns and self.samples.count and answer is not None:
                 y, truth, assumed = self.samples.target(answer), answer, True
             if not self.learns or not request.boolean("backward", True):
                 y = None
-            look = Look(self.model, *self._with_others(x, y))
-        return self._kept(look, {"answer": answer, "truth": truth, "assumed": assumed})
+            look = Look(model, *self._with_others(x, y))
+        return self._kept(look, {"answer": answer, "truth": truth, "assumed": assumed, "moment": then})
 
-    def _answer(self, x: Array) -> int | None:
+    def _model_of(self, request: Request) -> tuple[Any, int | None]:
+        """The model; or, while training is looked at, a copy as it is at a moment (without one: now)."""
+        if self.learner is None or not request.boolean("training"):
+            return self.model, None
+        then = request.integer("moment", 0, 2**40) if request.has("moment") else None
+        weights = self.learner.weights_at(then)
+        with self._lock:
+            if self._then is None:
+                self._then = copy.deepcopy(self.model)
+            self._then.set_weights(weights)
+        return self._then, then
+
+    def adopt(self) -> None:
+        """Look at the model as it is trained by now, its optimiser included."""
+        assert self.learner is not None
+        self.learner.pause()
+        model = on_reference(copy.deepcopy(self.learner.model))
+        with self._lock:
+            self.model = model
+
+    def _answer(self, model: Any, x: Array) -> int | None:
         """What the model says, as at inference: nothing is dropped."""
         if not self.samples.count or self.samples.kind == "numbers":
             return None
-        row = np.asarray(self.model(x)).reshape(-1)
+        row = np.asarray(model(x)).reshape(-1)
         return int(row[0] >= 0.5) if self.samples.kind == "two" else int(row.argmax())
 
     def _with_others(self, x: Array, y: Any) -> tuple[Array, Any]:

@@ -75,8 +75,26 @@ class Samples:
 
     # The model's answers
 
-    def answer(self) -> None:
+    def again(self, model: Network) -> None:
+        """Ask another model, in a thread of its own."""
+        self._stop.set()
+        self._thread.join(20)
+        self._stop.clear()
+        self.model = model
+        with self._lock:
+            self.answers = None
+        self.start()
+
+    def start(self) -> None:
         """Ask the model about every sample; takes a while, so a thread of its own does it."""
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until all answers are there."""
+        self._thread.join()
+
+    def _ask(self) -> None:
         if self.x is None or not self.count:
             return
         outputs = []
@@ -96,6 +114,7 @@ class Samples:
 
     def close(self) -> None:
         self._stop.set()
+        self._thread.join(5)
 
     def _judged(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The answers, and how wrong each is: 0 if it is right."""

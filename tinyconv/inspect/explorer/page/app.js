@@ -8,31 +8,33 @@ import { drawInspector, inspectorHandlers, mainGroup, placeWords, valueOf } from
 import { drawDock, dockHandlers, list, keepMine } from "./dock.js";
 import { padHandlers, dropped, stroking } from "./pad.js";
 import { listen, help } from "./keys.js";
-import { MODES } from "./modes.js";
+import { MODES, offered } from "./modes.js";
 import { esc, num, whole, percent } from "./numbers.js";
 
 // ---------------------------------------------------------------- drawing
 function drawHead() {
   const m = S.model, facts = [`${whole(m.parameters)} parameters`, m.step ? `step ${whole(m.step)}` : "never trained"];
   if (m.accuracy !== undefined && m.accuracy !== null) facts.push(`reads ${percent(m.accuracy)} of the test images`);
-  const tabs = Object.entries(MODES).map(([id, mode]) => `<button role="tab" data-key="tab-${id}" data-mode="${id}" aria-selected="${id === S.mode}">${mode.name}</button>`).join("");
+  const tabs = offered().map(id => `<button role="tab" data-key="tab-${id}" data-mode="${id}" aria-selected="${id === S.mode}">${MODES[id].name}</button>`).join("");
   $("#head").innerHTML = `<p class="brand">tinyconv<span>${esc(m.name)}</span></p><div class="tabs" role="tablist">${tabs}</div><p class="summary">${facts.join(" · ")}</p><button class="icon" data-key="keys" aria-label="Keys">?</button><button class="icon" data-key="theme" aria-label="Light or dark"><svg width="16" height="16" aria-hidden="true"><circle cx="8" cy="8" r="6.2" fill="none" stroke="currentColor" stroke-width="1.5"/><path d="M8 1.8a6.2 6.2 0 0 1 0 12.4z" fill="currentColor"/></svg></button>`;
   $("#head").querySelectorAll("[data-mode]").forEach(b => { b.onclick = () => act.enter(b.dataset.mode); });
   $("[data-key=keys]").onclick = help;
   $("[data-key=theme]").onclick = act.theme;
 }
+let held = null;                             // what has the focus keeps it when it is drawn anew
+addEventListener("focusin", e => { held = e.target.dataset?.key ?? null; });
+function keepFocus() { if (held && document.activeElement === document.body) document.querySelector(`[data-key="${CSS.escape(held)}"]`)?.focus({ preventScroll: true }); }
 function render() {
-  const key = document.activeElement?.dataset?.key;
   document.body.dataset.mode = S.mode;
   document.body.classList.toggle("tall", S.sheet);
   document.body.classList.toggle("pictures", S.pictures);
   measure(); follow();
   drawHead(); (MODES[S.mode].drawBar ?? drawBar)(act.go); drawNet(); (MODES[S.mode].drawDock ?? drawDock)(); inspect(); drawPath();
   writeHash();
-  if (key && document.activeElement?.dataset?.key !== key) document.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+  keepFocus();
 }
 const inspect = () => { (MODES[S.mode].drawInspector ?? drawInspector)(); say(); };
-function redraw() { drawNet(); drawPath(); }
+function redraw() { drawNet(); drawPath(); keepFocus(); }
 
 // ---------------------------------------------------------------- looking
 const body = () => ({ ...S.sample, kind: undefined, ...S.slide, ...MODES[S.mode].asks?.() });
@@ -48,6 +50,7 @@ const look = latest(async () => {
 function again() { choose(); if (!stroking()) explain(); }
 // At every stop the largest number of the open map is chosen, so that the panel is never empty.
 function choose() {
+  if (S.mode === "train") { S.pin = null; return; }
   if (S.pin?.kept || !S.look || S.free) return;
   const [kind] = stops()[S.stop], n = S.focus, band = kind === "backward" ? "gradient" : kind === "update" ? lower(n) : "value", v = band && view(n, band);
   if (!v?.entry) { S.pin = null; return; }
@@ -112,7 +115,7 @@ const act = {
   },
   open(n, m) { S.focus = n; S.map = m; S.pin = null; S.open = null; S.free = false; S.tiles = false; S.turned.clear(); again(); render(); },
   focus(n) { S.focus = n; S.map = Math.min(S.map, view(n, "value").lay.count - 1); S.pin = null; S.open = null; S.free = false; S.tiles = false; S.turned.clear(); again(); render(); },
-  page(n, to) { S.pages[n] = to; S.turned.add(n); redraw(); refocus(`page${n}-`); },
+  page(n, to) { S.pages[n] = to; S.turned.add(n); redraw(); },
   tiles(n) { const on = S.tiles && S.focus === n; S.focus = n; S.tiles = !on; again(); render(); },
   channel(id) { S.open = id; S.slice = id; render(); },
   go(n) {
@@ -139,11 +142,12 @@ const act = {
   slid() { look(); },
   mine(pixels) { S.sample = { pixels }; S.slide = { across: 0, down: 0, turn: 0, blur: 0 }; look(); },
   kept(bytes) { keepMine(bytes); },
-  enter(mode) { if (S.mode === mode) return; MODES[S.mode].leave?.(); S.mode = mode; S.hover = null; MODES[mode].enter?.(act); look(); render(); },
+  enter(mode) { if (S.mode === mode) return; const leave = MODES[S.mode].leave; S.mode = mode; leave?.(); S.hover = S.explanation = null; S.drawing = false; S.pin = null; if (mode !== "train") settle(); MODES[mode].enter?.(act); look(); render(); },
   look: () => look(), render, again,
+  panels() { MODES[S.mode].drawBar?.(); MODES[S.mode].drawDock?.(); inspect(); keepFocus(); },
+  relist() { list(); drawHead(); },
   mode: e => MODES[S.mode].key?.(e),
 };
-function refocus(key) { document.querySelector(`[data-key^="${key}"]:not(:disabled)`); }
 function notice(text) { const p = $("#notice"); p.textContent = text; p.hidden = !text; if (text && !text.startsWith("The program")) setTimeout(() => { if (p.textContent === text) p.hidden = true; }, 6000); }
 
 async function start() {
@@ -154,7 +158,7 @@ async function start() {
   S.fresh = !location.hash.includes("sample=") && S.list === "worst";       // begin with the worst mistake
   for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, () => { S.fresh = false; }, { once: true });
   readHash();
-  if (!MODES[S.mode]) S.mode = "look";
+  if (!offered().includes(S.mode)) S.mode = "look";
   S.drawing = !S.model.samples && !!S.model.image;
   [handlers, inspectorHandlers, dockHandlers, padHandlers].forEach(give => give(act));
   listen(act);

@@ -1,6 +1,6 @@
 // Everything by keyboard alone.
 import { S, $ } from "./state.js";
-const KEYS = [["← →", "a stop back, a stop on"], ["Shift + arrows", "the pinned number, by one place"], ["[ ]", "a page of maps back, on"], ["PgUp PgDn", "a map back, on"], ["Enter", "on a layer: look at it"], ["Esc", "unpin"], ["B", "the other band, where only one fits"], ["D", "light or dark"], ["?", "this list"]];
+const KEYS = [["← →", "a stop back, a stop on"], ["Shift + arrows", "the pinned number, by one place"], ["[ ]", "a page of maps back, on"], ["PgUp PgDn", "a map back, on"], ["Enter", "on a layer: look at it"], ["Esc", "unpin"], ["Space", "train: go on, or pause"], ["S", "train: one step"], [", .", "train: a moment back, on"], ["B", "the other band, where only one fits"], ["D", "light or dark"], ["?", "this list"]];
 export function help() {
   const d = $("#help");
   d.innerHTML = `<h1 id="help-title">Keys</h1><dl>${KEYS.map(([k, t]) => `<dt>${k.split(" ").map(x => x === "+" || x === "arrows" ? x : `<kbd>${x}</kbd>`).join(" ")}</dt><dd>${t}</dd>`).join("")}</dl><form method="dialog"><button class="button">Close</button></form>`;

@@ -2,6 +2,7 @@
 import { S, phone } from "./state.js";
 import { esc } from "./numbers.js";
 import { tools } from "./pad.js";
+import * as train from "./train.js";
 
 function read() {
   const { look, model, sample } = S, names = model.names, says = k => `<b>${esc(names[k])}</b>`;
@@ -29,4 +30,13 @@ export const MODES = {
     }),
     underPicture,
   },
+  train: {
+    name: "Train",
+    offered: () => S.model.trains,
+    titles: train.titles,
+    asks: train.asks, enter: train.enter, leave: train.leave, key: train.key,
+    drawBar: train.drawBar, drawDock: train.drawDock, drawInspector: train.drawInspector,
+    underPicture,
+  },
 };
+export const offered = () => Object.keys(MODES).filter(id => MODES[id].offered?.() ?? true);

@@ -81,9 +81,9 @@ export function follow() {
 export function drawPath() {
   const svg = $("#over"), p = shown();
   if (!svg) return;
-  if (!p || !S.look) { svg.innerHTML = ""; return; }
+  if (!p || !S.look || S.mode === "train") { svg.innerHTML = ""; return; }
   const mine = me(p), lines = [], outlines = [];
-  if (S.mode !== "train") for (const part of pathOf(p)) {
+  for (const part of pathOf(p)) {
     const before = part.n < p.col, close = column(p.col).reads.includes(part.n) || column(part.n).reads.includes(p.col);
     for (const r of rects(part)) {
       const strong = isDot(part.box) || r.m === S.open;
