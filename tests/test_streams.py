@@ -586,6 +586,20 @@ def test_a_data_loader():
     assert all(map(np.array_equal, model.get_weights(), expected.get_weights()))
 
 
+def test_a_data_set_that_can_be_begun_only_once_at_a_time():
+    """For training and for validation, such as a DataLoader whose workers are persistent."""
+
+    class Loader:
+        def __iter__(self):
+            self.rest = batches(X, Y)
+            return iter(lambda: next(self.rest, None), None)
+
+    loader, expected = Loader(), network()
+    found = network().fit(loader, epochs=2, validation_data=loader, verbose=0).history
+    whole = expected.fit(X, Y, batch_size=5, epochs=2, shuffle=False, validation_data=(X, Y), verbose=0).history
+    assert found == whole
+
+
 # --- what a person sees
 
 

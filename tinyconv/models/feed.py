@@ -50,6 +50,8 @@ class Feed:
         if is_stream(x):
             self._refuse_beside({"y": y, "sample_weight": weights}, "each batch is (x, y) or (x, y, sample_weight)")
             self.stream = Stream(x, argument, self.steps, anew=argument != TRAINING)
+            if argument == VALIDATION:
+                self.stream.first(hold=False)
             if batch_size is not None and argument != VALIDATION:
                 warn(f"batch_size has no effect on {argument}: it is a data set, which has made its batches itself.")
 

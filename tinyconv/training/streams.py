@@ -64,8 +64,10 @@ class Stream:
     def _steps_name(self) -> str:
         return STEPS.get(self.argument, "steps")
 
-    def first(self) -> Any:
-        """A batch, as the source gives it, before anything is trained on it."""
+    def first(self, hold: bool = True) -> Any:
+        """A batch, as the source gives it, before anything is trained on it. Unless it is to ``hold``, the source is
+        begun anew for the first epoch: one that can be begun only once at a time may have begun for others meanwhile.
+        """
         if not self._first:
             if self.length == 0:
                 raise self._empty()
@@ -74,6 +76,9 @@ class Stream:
                 self._first = [next(batches), batches]
             except StopIteration:
                 raise self._empty() from None
+            if self.by_number or not (hold or self.once):
+                self._first.pop()
+                getattr(batches, "close", int)()
         return self._first[0]
 
     def _empty(self) -> ValueError:
@@ -136,8 +141,9 @@ class Stream:
         if self.by_number:
             batches = own = _by_number(self.source, self._numbers())
         else:
-            own = first[1] if first else iter(self.source)
-            batches = itertools.chain(first[:1], own)
+            held = len(first) == 2
+            own = first.pop() if held else iter(self.source)
+            batches = itertools.chain(first if held else (), own)
         most = None if self.steps is None else self.skip + self.steps * (1 if self.anew else self.epochs)
         batches, self.skip = itertools.islice(batches, self.skip, most), 0
         close = None if self.once else getattr(own, "close", None)
