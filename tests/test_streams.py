@@ -551,6 +551,18 @@ def test_columns_are_arrays():
     assert np.array_equal(model.predict(Series(column)), model.predict(column[:, None]))
 
 
+def test_a_numbered_data_set_that_is_an_iterator_too_is_read_by_number():
+    """As those of Keras' ImageDataGenerator, which never end when they are iterated."""
+
+    class Endless(Numbered):
+        def __next__(self):
+            raise AssertionError("iterated")
+
+    data = Endless(X, Y)
+    network().fit(data, shuffle=False, epochs=2, verbose=0)
+    assert data.read[1:] == [0, 1, 2, 3, 4] * 2
+
+
 class Tensor:
     """A tensor of torch on the CPU, as far as it is looked at."""
 

@@ -36,10 +36,11 @@ class Stream:
 
     def __init__(self, source: Any, argument: str, steps: int | None = None, anew: bool = True) -> None:
         self.source, self.argument, self.steps = source, argument, steps
-        self.once = hasattr(source, "__next__")
+        numbered = hasattr(source, "__getitem__") and (hasattr(source, "__len__") or hasattr(source, "num_batches"))
+        self.once = hasattr(source, "__next__") and not numbered
         self.anew = not self.once and (anew or steps is None)
         length = None if self.once else _length(source, argument)
-        self.by_number = length is not None and hasattr(source, "__getitem__")
+        self.by_number = numbered and length is not None
         self.length = None if length == ENDLESS else length
         if length == ENDLESS and steps is None:
             expected = "how many of its batches to take"

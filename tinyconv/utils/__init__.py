@@ -12,8 +12,11 @@ from tinyconv.training.py_dataset import PyDataset
 from tinyconv.utils.image_folders import image_dataset_from_directory
 from tinyconv.utils.images import array_to_img, img_to_array, load_img, save_img
 
+Sequence = PyDataset  # an old name of Keras
+
 __all__ = [
     "PyDataset",
+    "Sequence",
     "array_to_img",
     "image_dataset_from_directory",
     "img_to_array",
