@@ -259,15 +259,51 @@ class Doubled(layers.Layer):
         dweights["factor"][0] = (dout * 2 * x).sum()
 
 
-def test_own_layers_explain_as_far_as_they_can():
-    model = tinyconv.Sequential([tinyconv.Input((6,)), layers.Dense(3), Doubled(name="own"), layers.Dense(2)])
+def own(*between):
+    """A small network with these layers in it, and a trace of it."""
+    model = tinyconv.Sequential([tinyconv.Input((6,)), layers.Dense(3, name="first"), *between, layers.Dense(2)])
     model.compile("sgd", "mse", backend="reference")
     rng = np.random.default_rng(3)
-    trace = model.trace(rng.standard_normal((4, 6)), rng.standard_normal((4, 2)))
-    everything(trace, rng)
+    return model.trace(rng.standard_normal((4, 6)), rng.standard_normal((4, 2)))
+
+
+def test_own_layers_explain_as_far_as_they_can():
+    """A gradient is measured: which outputs a number moves, and how fast."""
+    trace = own(Doubled(name="own"))
+    everything(trace, np.random.default_rng(0))
     told = trace["own"].explain("output", (0, 1))
     assert told.reference.file == "test_explanations.py"
     assert told.reference.marked_code == 'out[...] = 2 * x * weights["factor"]'
+    moved = trace["own"].explain("dinput", (1, 2))
+    assert [(term.factors[0].place, round(term.factors[1].value, 6)) for term in moved.terms] == [((1, 2), 2)]
+    assert len(trace["own"].explain("dfactor", (0,)).terms) == 12
+    assert len(moved.sentences) == 2
+
+
+def test_an_own_layer_with_a_wrong_gradient_shows_it():
+    class Wrong(Doubled):
+        def backward(self, dx, dweights, dout, x, out, weights):
+            super().backward(dx, dweights, dout, x, out, weights)
+            dx /= 2
+
+    told = own(Wrong(name="own"))["own"].explain("dinput", (1, 2))
+    assert "the backward pass is not the derivative of the forward pass" in told.sentences[-1]
+    assert told.result == pytest.approx(2 * told.value, rel=1e-4)
+
+
+def test_an_own_layer_that_draws_at_random_explains_nothing():
+    class Noise(layers.Layer):
+        def call(self, inputs):
+            return inputs + np.random.default_rng().standard_normal(inputs.shape)
+
+        def backward(self, dx, dweights, dout, x, out, weights):
+            dx[...] = dout
+
+    trace = own(Noise(name="own"))
+    everything(trace, np.random.default_rng(0), names=["own"])
+    told = trace["own"].explain("dinput", (1, 2))
+    assert "the library does not know how" in told.sentences[0]
+    assert trace["own"].explain("output", (1, 2)).reference.name == "call"
 
 
 def test_zeros_say_why():

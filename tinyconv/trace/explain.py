@@ -19,6 +19,7 @@ from tinyconv.trace.linear import LINEAR
 from tinyconv.trace.losses import Loss, of_probabilities
 from tinyconv.trace.merges import merge
 from tinyconv.trace.normal import NORMAL, BatchNorm
+from tinyconv.trace.own import Custom
 from tinyconv.trace.pointwise import POINTWISE, Activation
 from tinyconv.trace.pools import POOLS
 from tinyconv.trace.record import Array, Node, Record, Use, Weight
@@ -34,6 +35,7 @@ EXPLAINERS: dict[type[ops.Op], Any] = {
     **POINTWISE,
     **NORMAL,
     ops.Merge: merge,
+    ops.Custom: Custom,
     ops.Warp: Warp,
     ops.Loss: Loss,
 }

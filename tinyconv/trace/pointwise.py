@@ -1,4 +1,4 @@
-"""Explanations of ops whose outputs are functions of few numbers: activations, softmax, inputs, own layers."""
+"""Explanations of ops whose outputs are functions of few numbers: activations, softmax, inputs."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,7 +7,6 @@ import numpy as np
 
 from tinyconv.kernels import reference
 from tinyconv.kernels.reference.activation import FORMULAS
-from tinyconv.layers import Layer
 from tinyconv.plan import ops
 from tinyconv.trace.explainer import FLAT, INPUT, SHUT, ZEROS, Explainer, Scope, listed
 from tinyconv.trace.explanation import (
@@ -15,7 +14,6 @@ from tinyconv.trace.explanation import (
     Explanation,
     Fact,
     Place,
-    Reference,
     Rows,
     Then,
     number,
@@ -195,43 +193,8 @@ class Source(Explainer):
         return np.full(self.node.out.shape, INPUT, np.int8)
 
 
-class Custom(Explainer):
-    """A user's own layer: what its methods compute is known to them alone."""
-
-    def _own(self, method: str, what: str, array: Array | None, place: Place, formula: str) -> Explanation:
-        assert array is not None
-        if method == "forward" and type(self.op.layer).forward is Layer.forward:
-            method = "call"
-        kind, value = type(self.op.layer).__name__, float(array[place])
-        rows = [single((f"{kind}.{method}", place, value))]
-        said = [f"{kind}.{method} has computed it; the library does not know how.", "trace.check() compares gradients."]
-        code = own_code(getattr(type(self.op.layer), method))
-        return self.explain(what, place, value, rows, formula, said, code)
-
-    def output(self, place: Place) -> Explanation:
-        return self._own("forward", self.out_name(), self.node.out, place, r"out = forward(x, w)")
-
-    def dinput(self, k: int, place: Place) -> Explanation:
-        return self._own(
-            "backward", f"d{self.x_name()}", self.node.dinputs[0], place, r"dx = backward(dout, x, out, w)"
-        )
-
-    def dweight(self, name: str, place: Place) -> Explanation:
-        gradient = self.scope.record.weights[f"{self.op.name}/{name}"].gradient
-        return self._own("backward", f"d{name}", gradient, place, r"dw = backward(dout, x, out, w)")
-
-
-def own_code(method: Any) -> Reference:
-    """A user's own function; what was typed into a terminal has no file."""
-    try:
-        return reference_to(method)
-    except (OSError, TypeError):
-        return Reference(getattr(method, "__qualname__", "?"), "?", 0, 0, ("(no file)",))
-
-
 POINTWISE: dict[type[ops.Op], Any] = {
     ops.Activation: Activation,
     ops.Softmax: Softmax,
     ops.Source: Source,
-    ops.Custom: Custom,
 }
