@@ -28,16 +28,20 @@ def main(arguments: list[str] | None = None) -> None:
     watch = report.LoadWatch()
     given = ["--recipe", options.recipe, "--backend", options.backend]
     given += ["--epochs", str(options.epochs)] if options.epochs else []
-    runs = []
+    runs: list[dict[str, Any]] = []
     for seed in options.seeds:
         runs.append(run(seed, given))
-        print(*(f"{name}: {value}" for name, value in runs[-1].items()), sep=", ", flush=True)
+        facts = {**report.machine(), "command": f"examples/mnist.py {' '.join(given)}", "other load": watch.share()}
+        tell(options, facts, runs)
+
+
+def tell(options: argparse.Namespace, facts: dict[str, str], runs: list[dict[str, Any]]) -> None:
+    """Print and write what there is after each seed, so that a run that is stopped leaves it behind."""
     rows = [(str(r["seed"]), f"{r['accuracy']:.4f}", f"{r['loss']:.4f}", f"{r['seconds']:.1f} s") for r in runs]
     mean = statistics.mean(r["accuracy"] for r in runs)
-    facts = {**report.machine(), "command": f"examples/mnist.py {' '.join(given)}", "other load": watch.share()}
     table = report.table(("seed", "test accuracy", "test loss", "whole run"), rows, right=(1, 2, 3))
     body = f"{report.facts_list(facts)}\n\n{table}\n\nMean test accuracy: {mean:.4f} over {len(runs)} seeds.\n"
-    print(body)
+    print(body, flush=True)
     name = "accuracy" if options.recipe == "notebook" else f"accuracy-{options.recipe}"
     title = f"MNIST: test accuracy, {options.recipe} recipe"
     report.write(options.out, name, title, body, {"facts": facts, "runs": runs, "mean": mean})

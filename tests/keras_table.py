@@ -9,6 +9,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from public import is_fixed
 
 import tinyconv
 from tinyconv import initializers, layers, losses, metrics, optimizers
@@ -86,7 +87,9 @@ def differences(ours: object, theirs: object, family: str) -> str:
     mine, others = arguments(ours), arguments(theirs)
     neutral = NEUTRAL.get(family, {})
     # In tinyconv's signatures the type of what must be None is None.
-    fixed = [name for name, p in mine.items() if name in others and (name in neutral or p.annotation is None)]
+    fixed = [
+        name for name, p in mine.items() if name in others and (is_fixed(ours, name, neutral) or p.annotation is None)
+    ]
     fixed += [
         name for name in others if name not in mine and others[name].kind is not inspect.Parameter.POSITIONAL_ONLY
     ]

@@ -116,3 +116,9 @@ def required(function):
     """Right values for the arguments that have no default."""
     names = [p.name for p in parameters(function) if p.default is p.empty]
     return {name: REQUIRED.get(f"{function.__name__}, {name}", REQUIRED.get(name)) for name in names}
+
+
+def is_fixed(function, argument, neutral):
+    """Whether an argument must keep its default: those of augmentation do resample in other ways than UpSampling2D."""
+    chosen = argument == "interpolation" and getattr(function, "__name__", "").startswith("Random")
+    return argument in neutral and not chosen

@@ -8,7 +8,7 @@ import inspect
 
 import keras
 import pytest
-from public import MODULES, parameters, public, required
+from public import MODULES, is_fixed, parameters, public, required
 
 import tinyconv
 from tinyconv import callbacks, initializers, layers, losses, metrics, optimizers
@@ -130,8 +130,7 @@ def unsupported():
         table = tables.get(name.partition(".")[0], {})
         if inspect.isclass(theirs):
             for place, parameter in enumerate(parameters(ours)):
-                supported = parameter.name == "interpolation" and ours.__name__.startswith("Random")
-                if parameter.name in table and not supported:
+                if is_fixed(ours, parameter.name, table):
                     yield pytest.param(ours, place, parameter.name, id=f"{name}, {parameter.name}")
 
 
