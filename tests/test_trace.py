@@ -108,6 +108,9 @@ def test_a_trace_has_every_array():
         conv.dkernle  # noqa: B018
     with pytest.raises(ValueError, match=r"race of model.*'conv2d_1'. Did you mean 'conv2d'"):
         trace["conv2d_1"]
+    assert "conv2d_1" not in trace
+    assert trace.get("conv2d_1") is None
+    assert trace.get("conv2d") is conv
 
 
 def test_shared_layers_and_models_within():

@@ -209,9 +209,11 @@ class Reshape(Route):
         return self._moved(place, self.op.x_shape, self.op.out_shape)
 
     def say(self, place: Place, backward: bool, ways: Ways) -> list[str]:
-        shape, other = self.op.x_shape if backward else self.op.out_shape, ways.real[0]
-        index = " + ".join(f"{i} · {int(np.prod(shape[axis + 1 :]))}" for axis, i in enumerate(place[1:]))
-        flat = int(np.ravel_multi_index(place[1:], shape))
+        other = ways.real[0]
+        shapes = (self.op.x_shape, self.op.out_shape) if backward else (self.op.out_shape, self.op.x_shape)
+        at, shape = max((place[1:], shapes[0]), (other[1:], shapes[1]), key=lambda pair: len(pair[1]))
+        index = " + ".join(f"{i} · {int(np.prod(shape[axis + 1 :]))}" for axis, i in enumerate(at))
+        flat = int(np.ravel_multi_index(at, shape))
         return [
             f"Nothing is computed: the number {'came from' if not backward else 'went to'} place {listed(other[1:])}.",
             f"Counted row by row it is number {index} = {flat} of sample {place[0]}.",
@@ -255,8 +257,15 @@ class Dropout(Route):
         record = self.scope.record
         if not record.training:
             return []
-        drawn = f"drawn for sample {place[0]} and this unit, by the seed and the step"
-        return [Fact("rate", self.op.rate, "of the units are dropped"), Fact("step", record.counters[STEP], drawn)]
+        unit = int(np.ravel_multi_index(place[1:], self.node.out.shape[1:]))
+        return [
+            Fact("rate", self.op.rate, "of the units are dropped"),
+            Fact(
+                "step", record.counters[STEP], f"before this one; drawn for sample {place[0]} and each unit by itself"
+            ),
+            Fact("unit", unit, "of the sample"),
+            Fact("seed", record.seed, "of the model"),
+        ]
 
     def say(self, place: Place, backward: bool, ways: Ways) -> list[str]:
         what = "its gradient" if backward else "it"

@@ -145,7 +145,7 @@ def lowered(setting: Setting, state: State, batch_size: int, training: bool, opt
 
 def run(state: State, steps: Iterable[Step]) -> None:
     """Run steps of a plan, one after the other."""
-    state.kernels.record([step.call for step in steps])()
+    memory.watched(state.kernels.record([step.call for step in steps]))()
 
 
 def forward(state: State, plan: Plan) -> dict[int, Node]:

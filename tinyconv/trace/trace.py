@@ -135,6 +135,12 @@ class LossTrace:
         return f"<loss {self.name!r}, {self.kind}, of {len(self.losses)} rows>"
 
 
+class NoSuchLayer(ValueError, KeyError):
+    """A ValueError as anywhere, and what a mapping has to raise."""
+
+    __str__ = Exception.__str__
+
+
 class Trace(Mapping[str, Any]):
     """One step of training: every array of it, by the names of the layers in the model.
 
@@ -217,7 +223,7 @@ class Trace(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._layers and name not in self._losses:
-            raise unknown(f"the trace of model {self._record.model!r}", "layer", name, list(self))
+            raise NoSuchLayer(unknown(f"the trace of model {self._record.model!r}", "layer", name, list(self)))
         return self._layers[name] if name in self._layers else self._losses[name]
 
     def __iter__(self) -> Iterator[str]:
