@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -99,6 +100,8 @@ def add_up(explanation, array, place, rounding=0.0):
     assert error <= 2e-6 * size + rounding + 1e-9, repr(explanation)
     assert 1 <= len(explanation.sentences) <= 5
     assert explanation.reference.marked_code
+    assert "\\" not in as_text(explanation.formula)
+    ElementTree.fromstring(as_mathml(explanation.formula))
 
 
 def everything(trace, rng, count=2, names=()):

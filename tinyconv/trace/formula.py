@@ -9,7 +9,7 @@ import re
 SIGNS = {
     "sum": "∑", "cdot": "·", "times": "×", "max": "max", "log": "log", "exp": "exp", "le": "≤", "ge": "≥", "ne": "≠",
     "leftarrow": "←", "sigma": "σ", "mu": "μ", "gamma": "γ", "beta": "β", "alpha": "α", "epsilon": "ε", "rho": "ρ",
-    "theta": "θ", "lambda": "λ", "delta": "δ", "Phi": "Φ", "varphi": "φ", "in": "∈", "infty": "∞", "quad": " ",
+    "theta": "θ", "lambda": "λ", "delta": "δ", "Phi": "Φ", "varphi": "φ", "in": "∈", "infty": "∞", "quad": "  ",
     "sign": "sign", "tanh": "tanh", "min": "min", "mean": "mean", "lVert": "‖", "rVert": "‖", "pi": "π",
 }  # fmt: skip
 TOKEN = re.compile(r"\\[A-Za-z]+|\\[,;{}_]|[A-Za-z]+|\d+(?:\.\d+)?|\s+|.")

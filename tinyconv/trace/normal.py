@@ -91,7 +91,9 @@ class Normalization(Explainer):
             "The number moves its own x̂, the mean, and the deviation: three ways to the loss.",
             f"The two means are over the same numbers as the statistics: {self.over}.",
         ]  # fmt: skip
-        formula = r"dx = \frac{1}{\sigma} (g - mean(g) - \hat{x} \cdot mean(g \hat{x})), \quad g = \gamma \cdot dout"
+        formula = (
+            r"dx = \frac{1}{\sigma} \cdot (g - mean(g) - \hat{x} \cdot mean(g \hat{x})), \quad g = \gamma \cdot dout"
+        )
         fixed = r"dx = dout \cdot \frac{\gamma}{\sigma}"
         gradient = self.node.dinputs[0]
         assert gradient is not None
