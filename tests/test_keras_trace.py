@@ -5,6 +5,7 @@ import pytest
 from peer import keras
 
 import tinyconv
+from tinyconv import optimizers
 
 
 def stack(package):
@@ -47,6 +48,7 @@ def test_every_array_is_keras(network, record_property):
     else:
         loss, x, y = "mse", [rng.standard_normal((5, 6)) for _ in range(2)], rng.standard_normal((5, 2))
     ours.compile("adam", loss, backend="reference")
+    ours.train_on_batch(x, y)
     theirs.compile("adam", loss)
     before = theirs.get_weights()
     found = ours.trace(x, y).compare(theirs)
@@ -55,7 +57,8 @@ def test_every_array_is_keras(network, record_property):
     compared = {each.tensor for each in found.rows}
     for name, weight in ours.trace(x, y).weights.items():
         layer, _, own = name.rpartition("/")
-        assert f"{layer}, {'d' if weight.gradient is not None else 'new_'}{own}" in compared
+        assert f"{layer}, new_{own}" in compared
+        assert (f"{layer}, d{own}" in compared) == (weight.gradient is not None)
     assert {"shared:1, dinput", "encoder/code, output", "joined, dinput_1", "loss"} <= compared or network is stack
     assert any("draws at random" in note for note in found.notes) == (network is stack)
     for old, new in zip(before, theirs.get_weights(), strict=True):
@@ -64,6 +67,32 @@ def test_every_array_is_keras(network, record_property):
     assert forward.largest <= 1e-5
     assert "output" in str(forward)
     assert "arrays compared with Keras" in repr(forward)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optimizers.Adam(optimizers.schedules.CosineDecay(0.1, 10), clipnorm=0.1),
+        optimizers.AdamW(0.1, weight_decay=0.1),
+        optimizers.RMSprop(0.1, momentum=0.5, centered=True, global_clipnorm=0.2),
+        optimizers.SGD(0.1, momentum=0.9, nesterov=True, clipvalue=0.01),
+        optimizers.SGD(0.1),
+    ],
+    ids=lambda optimizer: optimizer.name,
+)
+def test_every_step_is_keras(optimizer):
+    ours, theirs = (
+        package.Sequential([package.Input((4,)), package.layers.Dense(3), package.layers.Dense(2)])
+        for package in (tinyconv, keras)
+    )
+    ours.compile(optimizer, "mse", backend="reference")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((5, 4)), rng.standard_normal((5, 2))
+    for _ in range(3):
+        ours.train_on_batch(x, y)
+    found = [each for each in ours.trace(x, y).compare(theirs).rows if ", new_" in each.tensor]
+    assert len(found) == 4
+    assert max(each.difference for each in found) <= 1e-6
 
 
 def test_what_cannot_be_compared_is_named():

@@ -9,6 +9,7 @@ import numpy as np
 
 from tinyconv.checking import invalid
 from tinyconv.checking.tables import Table
+from tinyconv.kernels.reference.dropout import STEP
 from tinyconv.plan import ops
 from tinyconv.trace.explanation import number
 from tinyconv.trace.record import Array, Record, Use
@@ -55,7 +56,7 @@ class Comparison:
 
 
 def compared(record: Record, keras_model: Any) -> Comparison:
-    """Each array of a step beside Keras': outputs, gradients of inputs and of weights, moving statistics.
+    """Each array of a step beside Keras': outputs, gradients of inputs and of weights, moving statistics, new weights.
 
     Every layer of Keras gets our weights, our input and our gradient of the output, so that differences do not add up.
     Its own weights are put back at the end.
@@ -86,7 +87,7 @@ def compared(record: Record, keras_model: Any) -> Comparison:
                 ours = ours - strength * (2 * weight.value if power == 2 else np.sign(weight.value))
             layer, _, own = name.rpartition("/")
             rows.append(_difference(f"{layer}, d{own}", ours, gradient))
-    return Comparison([*rows, *_losses(record, keras, keras_model)], notes)
+    return Comparison([*rows, *_losses(record, keras, keras_model), *_steps(record, keras)], notes)
 
 
 def _draws(op: ops.Op) -> bool:
@@ -163,6 +164,26 @@ def _losses(record: Record, keras: Any, keras_model: Any) -> Iterator[Compared]:
     found = np.asarray(function(truth.argmax(axis=-1) if sparse else truth, out))
     losses = node.own[f"{node.op.label}_forward"]["losses"]
     yield _difference("loss", losses.mean(keepdims=True), np.mean(found, keepdims=True).reshape(1))
+
+
+def _steps(record: Record, keras: Any) -> Iterator[Compared]:
+    """What Keras' optimiser, at the same step with the same moments, makes of the same gradients."""
+    trained = [weight for weight in record.weights.values() if weight.gradient is not None]
+    if record.optimizer_config is None or not trained:
+        return
+    optimizer = keras.optimizers.deserialize(dict(record.optimizer_config))
+    variables = [keras.Variable(weight.value, name=weight.name.replace("/", "_")) for weight in trained]
+    optimizer.build(variables)
+    optimizer.iterations.assign(record.counters[STEP])
+    for slot in trained[0].moments_before:
+        plural = f"{slot.removesuffix('y')}ies" if slot.endswith("y") else f"{slot}s"
+        theirs = getattr(optimizer, f"_{plural}", None) or getattr(optimizer, plural)
+        for variable, weight in zip(theirs, trained, strict=True):
+            variable.assign(weight.moments_before[slot])
+    optimizer.apply([keras.ops.convert_to_tensor(weight.gradient) for weight in trained], variables)
+    for variable, weight in zip(variables, trained, strict=True):
+        layer, _, own = weight.name.rpartition("/")
+        yield _difference(f"{layer}, new_{own}", weight.new, variable)
 
 
 def _difference(name: str, ours: Array, theirs: Any) -> Compared:

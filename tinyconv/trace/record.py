@@ -106,6 +106,7 @@ class Record:
         tuple[str, Mapping[str, Any]]
     ] = ()  # the optimiser's kernels, and those arguments that are numbers
     optimizer: str = ""
+    optimizer_config: Mapping[str, Any] | None = None  # in Keras' notation
     penalty: float = 0.0  # of the loss, the part that is the regularisers'
     loss: float | None = None
     loss_after: float | None = None

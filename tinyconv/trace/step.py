@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv import optimizers
 from tinyconv.kernels import memory, reference
 from tinyconv.layers import Layer
 from tinyconv.network import Network
@@ -52,6 +53,8 @@ def recorded(trainer: Trainer, samples: Samples) -> Record:
         run(state, [update])
         found["update"] = [(step.kernel_name, numbers(state, step)) for step in plan.steps["update"]]
         found["optimizer"] = type(own.optimizer).__name__
+        if type(own.optimizer) in optimizers.NAMES.values():
+            found["optimizer_config"] = optimizers.serialize(own.optimizer)
     after, moments = _weights(state), own.moments()
     if scored:
         own.begin(int(counters[0]))

@@ -191,7 +191,7 @@ class Trace(Mapping[str, Any]):
         return checked(self._exact(), n, seed, tolerance)
 
     def compare(self, keras_model: Any) -> Comparison:
-        """Compare every array with Keras': outputs, gradients (of Keras on TensorFlow), moving statistics, the loss.
+        """Compare every array with Keras': outputs, gradients (on TensorFlow), moving statistics, loss, new weights.
 
         Args:
             keras_model: a model of Keras with the same layers, of the same names or in the same order. Each layer is
