@@ -52,6 +52,7 @@ def recorded(trainer: Trainer, samples: Samples) -> Record:
         clipped = _views(state, state.grads)
         run(state, [update])
         found["update"] = [(step.kernel_name, numbers(state, step)) for step in plan.steps["update"]]
+        assert own.optimizer is not None
         found["optimizer"] = type(own.optimizer).__name__
         if type(own.optimizer) in optimizers.NAMES.values():
             found["optimizer_config"] = optimizers.serialize(own.optimizer)
