@@ -5,8 +5,8 @@ import numpy as np
 from keras import layers
 
 rng = np.random.default_rng(0)
-x = rng.random((24, 8, 8, 1), np.float32)
-y = rng.integers(0, 3, 24)
+x = rng.random((12, 8, 8, 1), np.float32)
+y = rng.integers(0, 3, 12)
 
 image = keras.Input((8, 8, 1))
 code = layers.Dense(5, activation="relu", name="code")(layers.Flatten()(image))
@@ -17,6 +17,6 @@ decoder = keras.Model(vector, picture, name="decoder")
 model = keras.Model(image, decoder(encoder(image)), name="autoencoder")
 model.compile("rmsprop", "mse")
 # train
-history = model.fit(x, x, batch_size=8, epochs=3, shuffle=False, verbose=0).history
+history = model.fit(x, x, batch_size=6, epochs=2, shuffle=False, verbose=0).history
 codes = encoder.predict(x, verbose=0)
 results = {"history": history, "codes": codes, "pictures": decoder.predict(codes, verbose=0)}

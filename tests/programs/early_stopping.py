@@ -5,8 +5,8 @@ import numpy as np
 from keras import layers
 
 rng = np.random.default_rng(0)
-x = rng.random((24, 8, 8, 1), np.float32)
-y = rng.integers(0, 3, 24)
+x = rng.random((12, 8, 8, 1), np.float32)
+y = rng.integers(0, 3, 12)
 
 model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(3, activation="softmax")])
 model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -18,10 +18,10 @@ callbacks = [
 run = model.fit(
     x[:16],
     y[:16],
-    batch_size=8,
-    epochs=12,
+    batch_size=6,
+    epochs=8,
     shuffle=False,
-    validation_data=(x[16:], y[16:]),
+    validation_data=(x[8:], y[8:]),
     callbacks=callbacks,
     verbose=0,
 )

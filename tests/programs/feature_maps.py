@@ -5,8 +5,8 @@ import numpy as np
 from keras import layers
 
 rng = np.random.default_rng(0)
-x = rng.random((24, 8, 8, 1), np.float32)
-y = rng.integers(0, 3, 24)
+x = rng.random((12, 8, 8, 1), np.float32)
+y = rng.integers(0, 3, 12)
 
 model = keras.Sequential(
     [
@@ -20,7 +20,7 @@ model = keras.Sequential(
 )
 model.compile("sgd", "sparse_categorical_crossentropy")
 # train
-model.fit(x, y, batch_size=8, epochs=1, shuffle=False, verbose=0)
+model.fit(x, y, batch_size=6, epochs=1, shuffle=False, verbose=0)
 outputs = [layer.output for layer in model.layers if "conv" in layer.name or "pool" in layer.name]
 activations = keras.Model(inputs=model.inputs, outputs=outputs).predict(x[:2], verbose=0)
 filters, biases = model.get_layer("conv_1").get_weights()

@@ -5,8 +5,8 @@ import numpy as np
 from keras import layers
 
 rng = np.random.default_rng(0)
-x = rng.random((24, 8, 8, 1), np.float32)
-y = rng.integers(0, 3, 24)
+x = rng.random((12, 8, 8, 1), np.float32)
+y = rng.integers(0, 3, 12)
 
 model = keras.Sequential(
     [
@@ -23,7 +23,7 @@ results = {}
 for trainable in (True, False):
     model.get_layer("norm").trainable = trainable
     model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
-    history = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0).history
+    history = model.fit(x, y, batch_size=6, epochs=2, shuffle=False, verbose=0).history
     statistics = model.get_layer("norm").moving_mean.numpy()
     names = [variable.path for variable in model.get_layer("norm").trainable_weights]
     results[f"norm {trainable}"] = [history, statistics, len(names)]

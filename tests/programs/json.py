@@ -6,8 +6,8 @@ from keras import layers
 from keras.models import model_from_json
 
 rng = np.random.default_rng(0)
-x = rng.random((24, 8, 8, 1), np.float32)
-y = rng.integers(0, 3, 24)
+x = rng.random((12, 8, 8, 1), np.float32)
+y = rng.integers(0, 3, 12)
 
 model = keras.Sequential(
     [

@@ -5,15 +5,15 @@ import numpy as np
 from keras import layers
 
 rng = np.random.default_rng(0)
-x = rng.random((24, 8, 8, 1), np.float32)
-y = rng.integers(0, 3, 24)
+x = rng.random((12, 8, 8, 1), np.float32)
+y = rng.integers(0, 3, 12)
 
 model = keras.Sequential(
     [keras.Input((8, 8, 1)), layers.Conv2D(4, 3, name="conv"), layers.Flatten(), layers.Dense(3, activation="softmax")]
 )
 model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
 # train
-model.fit(x, y, batch_size=8, epochs=1, shuffle=False, verbose=0)
+model.fit(x, y, batch_size=6, epochs=1, shuffle=False, verbose=0)
 conv, dense = model.get_layer("conv"), model.get_layer(index=-1)
 kernel = conv.kernel.numpy()
 limit = np.median(np.abs(kernel))

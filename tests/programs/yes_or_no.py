@@ -5,8 +5,8 @@ import numpy as np
 from keras import layers
 
 rng = np.random.default_rng(0)
-x = rng.random((24, 8, 8, 1), np.float32)
-y = rng.integers(0, 3, 24)
+x = rng.random((12, 8, 8, 1), np.float32)
+y = rng.integers(0, 3, 12)
 kind = (x.mean(axis=(1, 2, 3)) > 0.5).astype(np.float32)
 
 model = keras.Sequential(
@@ -21,7 +21,7 @@ measures = [
 ]
 model.compile("adam", keras.losses.BinaryCrossentropy(), metrics=measures)
 # train
-history = model.fit(x, kind, batch_size=8, epochs=3, shuffle=False, verbose=0).history
+history = model.fit(x, kind, batch_size=6, epochs=2, shuffle=False, verbose=0).history
 scores = model.evaluate(x, kind, verbose=0, return_dict=True)
 guessed = (model.predict(x, verbose=0) > 0.5).astype(int)
 results = {"history": history, "scores": scores, "guessed": guessed}
