@@ -342,3 +342,10 @@ def test_numbers_that_have_no_colour_are_named():
         plots.feature_maps(model, images()[0])
     with pytest.raises(ValueError, match=r"The output of model .*: a NaN or an infinity"):
         plots.saliency(model, images()[0])
+
+
+def test_filters_of_models_within_are_named_by_their_path():
+    base = tinyconv.Sequential([tinyconv.Input((8, 8, 1)), tinyconv.layers.Conv2D(2, 3, name="conv")], name="base")
+    model = tinyconv.Sequential([base, tinyconv.layers.Conv2D(3, 3, name="last")])
+    titles = [plots.filters(model, name).get_suptitle() for name in (None, "base/conv", "last")]
+    assert ["base/conv" in titles[0], "base/conv" in titles[1], "last" in titles[2]] == [True] * 3

@@ -197,12 +197,17 @@ RULES = {
     "input_dim": optional(whole()),
     "json_string": None,  # of one that is no JSON the parser says what is wrong
     "obj": lambda v: isinstance(v, type),
+    "free_memory": flag,
     "models.clone_model, model": never,
     "models.clone_model, clone_function": None,  # of no layers, nothing is cloned
     "models.save_model, model": never,
     "saving.save_model, model": never,
     "saving.get_registered_object, name": text,
-    "saving.register_keras_serializable, name": lambda v: v is None or (text(v) and v != ""),
+    **{
+        f"{module}.register_keras_serializable, name": lambda v: v is None or (text(v) and v != "")
+        for module in ("saving", "utils")
+    },
+    "utils.get_registered_object, name": text,
     "saving.save_model, overwrite": None,  # the model has no weights yet
     "models.save_model, overwrite": None,
     "models.load_model, backend": None,
@@ -640,8 +645,11 @@ def test_the_zoo_is_large_enough():
         "callbacks.TerminateOnNaN",
         *(f"activations.{name}" for name in activations.NAMES),  # of numbers alone
         "saving.load_model",
-        "saving.CustomObjectScope",
-        "saving.custom_object_scope",
+        *(
+            f"{module}.{name}"
+            for module in ("saving", "utils")
+            for name in ("CustomObjectScope", "custom_object_scope")
+        ),
         "models.load_model",
         "models.model_from_json",
         "callbacks.CallbackList",

@@ -5,8 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.checking import affordable, integer, number, numbers
+from tinyconv.checking import affordable, boolean, integer, number, numbers
 from tinyconv.checking.messages import explained
+from tinyconv.files.registered import (
+    CustomObjectScope,
+    custom_object_scope,
+    get_custom_objects,
+    get_registered_name,
+    get_registered_object,
+    register_keras_serializable,
+)
 from tinyconv.random import set_random_seed
 from tinyconv.training.py_dataset import PyDataset
 from tinyconv.utils.image_folders import image_dataset_from_directory
@@ -15,17 +23,31 @@ from tinyconv.utils.images import array_to_img, img_to_array, load_img, save_img
 Sequence = PyDataset  # an old name of Keras
 
 __all__ = [
+    "CustomObjectScope",
     "PyDataset",
     "Sequence",
     "array_to_img",
+    "clear_session",
+    "custom_object_scope",
+    "get_custom_objects",
+    "get_registered_name",
+    "get_registered_object",
     "image_dataset_from_directory",
     "img_to_array",
     "load_img",
     "normalize",
+    "register_keras_serializable",
     "save_img",
     "set_random_seed",
     "to_categorical",
 ]
+
+
+@explained
+def clear_session(free_memory: bool = True) -> None:
+    """Nothing: Keras forgets its global state here, and tinyconv has none. Models number their layers by themselves,
+    and go with the last reference to them."""
+    boolean("clear_session", "free_memory", free_memory)
 
 
 @explained
