@@ -54,16 +54,20 @@ class Scope:
         return self.known[number]
 
     def lost(self, number: int) -> Array:
-        """The same of the gradient of a value: what its readers say."""
+        """The same of the gradient of a value: what its readers say. Those of later values are found out first, the
+        last of all before the others: a network may be deeper than Python recurses."""
         if ~number not in self.known:
-            dout = self.record.nodes[number].dout
-            assert dout is not None
-            readers = [self.explainers(node).lost(k) for node, k in self.record.readers(number)]
-            found = readers[0] if readers else np.full(dout.shape, UNREAD)
-            for each in readers[1:]:
-                found = np.where(each == 0, 0, found)
-            self.known[~number] = np.where(dout == 0, found, 0).astype(np.int8)
+            for node in reversed(list(self.record.nodes.values())):
+                if node.number >= number and node.dout is not None and ~node.number not in self.known:
+                    self.known[~node.number] = self._lost(node, node.dout)
         return self.known[~number]
+
+    def _lost(self, node: Node, dout: Array) -> Array:
+        readers = [self.explainers(reader).lost(k) for reader, k in self.record.readers(node.number)]
+        found = readers[0] if readers else np.full(dout.shape, UNREAD)
+        for each in readers[1:]:
+            found = np.where(each == 0, 0, found)
+        return np.where(dout == 0, found, 0).astype(np.int8)
 
 
 class Explainer:

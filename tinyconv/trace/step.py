@@ -107,6 +107,10 @@ def laid_out(model: Network) -> tuple[Graph, list[Use]]:
     graph = model._graph(every=True)
     values = [*graph.inputs, *graph.outputs]
     graph.outputs = [values[number] for number in model._outputs]
+    nodes: dict[tuple[str, int], list[int]] = {}
+    for number, node in graph:
+        if number not in graph.inputs:  # whose names layers may have too
+            nodes.setdefault((node.op.name, node.op.call), []).append(number)
     calls: dict[int, int] = {}
     uses = [
         Use(layer.name, layer.name, layer, (), (number,), number)
@@ -114,9 +118,8 @@ def laid_out(model: Network) -> tuple[Graph, list[Use]]:
     ]
     for use, gives in zip(model._uses, values[len(model._inputs) :], strict=True):
         call = calls[id(use.layer)] = calls.get(id(use.layer), -1) + 1
-        nodes = tuple(number for number, node in graph if (node.op.name, node.op.call) == (use.path, call))
-        name = f"{use.path}:{call}" if call else use.path
-        uses.append(Use(name, use.path, use.layer, tuple(values[read] for read in use.reads), nodes, gives))
+        name, own = f"{use.path}:{call}" if call else use.path, tuple(nodes.get((use.path, call), ()))
+        uses.append(Use(name, use.path, use.layer, tuple(values[read] for read in use.reads), own, gives))
     return graph, uses
 
 
