@@ -18,6 +18,7 @@ FOLDER = Path(package.__file__).parents[1]
 IN_DOUBLE_PRECISION = {
     "_accumulate",
     "_count_outcomes",
+    "_draw",
     "_penalty_forward",
     "_scale",
     "_sum_squares",
