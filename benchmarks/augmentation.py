@@ -5,6 +5,7 @@ python -m benchmarks.augmentation --rounds 9 --record
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 import tinyconv
 from benchmarks import network, report
-from benchmarks.measure import Timing, interleave
+from benchmarks.measure import Timing, alternate, interleave
 from tinyconv import layers
 
 SHARE = 0.05  # of an epoch, which augmentation may take at the most
@@ -27,15 +28,18 @@ def main(arguments: list[str] | None = None) -> None:
     report.add_output(parser)
     options = parser.parse_args(arguments)
     watch = report.LoadWatch()
-    times = interleave({name: turn(own, options) for name, own in kinds().items()}, options.rounds)
+    models = {name: model_with(own, options) for name, own in kinds().items()}
+    times = interleave({name: turn(model, options) for name, model in models.items()}, options.rounds)
+    shares = {name: share_of_step(model) for name, model in models.items()}
     plain = times["nothing"]
-    rows = [(name, str(time), added(time, plain)) for name, time in times.items()]
+    rows = [(name, str(time), added(time, plain), f"{100 * shares[name]:.1f} %") for name, time in times.items()]
     facts = {**report.machine(), "backend": options.backend, "images": str(options.samples)}
     facts["other load"] = watch.share()
-    table = report.table(("augmentation", "an epoch, median ± spread", "more than without"), rows, right=(1, 2))
+    columns = ("augmentation", "an epoch, median ± spread", "more than without", "its own steps, of a step")
+    table = report.table(columns, rows, right=(1, 2, 3))
     body = f"{report.facts_list(facts)}\n\n{table}\n\nAt most {SHARE:.0%} is the aim.\n"
     print(body)
-    found = {"facts": facts, "epochs": {name: time.seconds for name, time in times.items()}}
+    found = {"facts": facts, "epochs": {name: time.seconds for name, time in times.items()}, "shares": shares}
     report.write(options.out, "augmentation", "MNIST: what augmentation costs", body, found)
 
 
@@ -51,15 +55,25 @@ def kinds() -> dict[str, list[Any]]:
     return {"nothing": [], "one layer": [layers.RandomRotation(12 / 360)], "four layers": four}
 
 
-def turn(own: list[Any], options: argparse.Namespace) -> Callable[[], float]:
-    """A network with these layers, as something that trains an epoch and returns its seconds."""
-    tinyconv.utils.set_random_seed(0)
+@functools.cache
+def images(samples: int) -> tuple[np.ndarray, np.ndarray]:
     (x, y), _ = tinyconv.datasets.mnist.load_data()
-    x, y = x[: options.samples, ..., np.newaxis].astype(np.float32) / 255, y[: options.samples]
-    plain = network.keras_model(tinyconv)
-    model = tinyconv.Sequential([tinyconv.Input(shape=(28, 28, 1)), *own, *plain.layers])
+    return x[:samples, ..., np.newaxis].astype(np.float32) / 255, y[:samples]
+
+
+def model_with(own: list[Any], options: argparse.Namespace) -> tinyconv.Sequential:
+    """The network behind these layers, its kernels compiled."""
+    tinyconv.utils.set_random_seed(0)
+    x, y = images(options.samples)
+    model = tinyconv.Sequential([tinyconv.Input(shape=(28, 28, 1)), *own, *network.keras_model(tinyconv).layers])
     model.compile(loss="sparse_categorical_crossentropy", optimizer="adam", backend=options.backend)
-    model.fit(x[:1280], y[:1280], batch_size=128, verbose=0)  # compiles
+    model.fit(x[:128], y[:128], batch_size=128, verbose=0)
+    return model
+
+
+def turn(model: tinyconv.Sequential, options: argparse.Namespace) -> Callable[[], float]:
+    """What trains an epoch and returns its seconds."""
+    x, y = images(options.samples)
 
     def epoch() -> float:
         seconds = Seconds()
@@ -67,6 +81,16 @@ def turn(own: list[Any], options: argparse.Namespace) -> Callable[[], float]:
         return seconds.total
 
     return epoch
+
+
+def share_of_step(model: tinyconv.Sequential) -> float:
+    """The time of the warp's kernels alone, as a share of that of a whole step; both in turns, medians."""
+    plan = model.plan
+    own = [step.call for step in plan.steps["forward"] if "warp" in step.kernel_name]
+    if not own:
+        return 0.0
+    step, warp = alternate([plan.program(*plan.steps), plan.kernels.record(own)], at_least=0.5)
+    return warp / step
 
 
 class Seconds(tinyconv.callbacks.Callback):
