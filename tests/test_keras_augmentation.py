@@ -32,6 +32,11 @@ edges = st.fixed_dictionaries(
 )
 
 
+@pytest.fixture(autouse=True)
+def _reference(monkeypatch):
+    monkeypatch.setenv("TINYCONV_BACKEND", "reference")
+
+
 def fixed(rng, low=-0.9):
     """A range without a width. Its numbers are so odd that no place lies half-way between two pixels."""
     number = rng.uniform(low, 0.9)
