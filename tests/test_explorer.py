@@ -404,3 +404,94 @@ def test_moments_grow_apart_and_stay_few():
         steps.append(next_moment(steps[-1]))
     assert steps[:8] == [0, 1, 2, 4, 7, 11, 16, 23]
     assert len(steps) < 30
+
+
+# Mistakes
+
+
+def small_network():
+    tinyconv.utils.set_random_seed(2)
+    model = tinyconv.Sequential(
+        [
+            tinyconv.Input((12, 12, 1)),
+            layers.Conv2D(3, 3, activation="relu"),
+            layers.Conv2D(3, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", backend="reference")
+    return model
+
+
+@pytest.fixture(scope="module")
+def breaker():
+    running = Explorer(small_network(), *samples(200))
+    yield running
+    running.close()
+
+
+NAMED = {  # by the check: the first tensor that is wrong, coming back from the loss; None: it cannot see the mistake
+    "none": None,
+    "turn": "conv2d",
+    "pool": "conv2d_1",
+    "mask": "conv2d_1",
+    "mean": "dense",
+    "scale": "max_pooling2d",
+    "shift": "conv2d",
+    "bias": "dense",
+    "nocorr": None,
+    "rate": None,
+    "sorted": None,
+}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name != "none"])
+def test_the_check_names_the_tensor(breaker, name):
+    breaker._breaker.steps = 3  # the runs are another matter
+    assert ask(breaker, "break", mistake=name, index=5)[0] == 200
+    for _ in range(1000):
+        known = {each["id"]: each for each in ask(breaker, "broken")[1]["mistakes"]}
+        if known[name]["state"] == "done":
+            break
+        time.sleep(0.02)
+    found = known[name]
+    assert found["error"] == ""
+    wrong = [row["layer"] for row in found["rows"] if row["wrong"]]
+    if name == "bias":
+        assert sorted({*wrong}) == ["conv2d", "conv2d_1", "dense"]
+        assert {row["what"] for row in found["rows"] if row["wrong"]} == {"dbias"}
+    else:
+        assert (wrong[0] if wrong else None) == NAMED[name]
+    assert len(found["losses"]) == 3
+    assert 0 <= found["accuracy"] <= 1
+    if found["line"]:
+        assert found["line"]["right"] != found["line"]["wrong"]
+
+
+def test_mistakes_are_made_on_copies(breaker):
+    model, x, y = small_network(), *samples(200)
+    trace = model.trace(x[:8], y[:8])
+    header, data = look(breaker, index=0, mistake="mean")
+    entry = header["columns"][-1]["gradient"]
+    found = data[entry["at"] : entry["at"] + 4]
+    own = model.trace(np.concatenate([x[:1], x[:7]]), np.concatenate([y[:1], y[:7]]))["dense"].dz[0]
+    np.testing.assert_allclose(found, 8 * own, rtol=1e-5)
+    again = small_network().trace(x[:8], y[:8])  # neither the model nor the reference has changed
+    np.testing.assert_array_equal(trace["dense"].dz, again["dense"].dz)
+    assert trace.check(1).ok
+
+
+def test_mistakes_that_cannot_be_made_are_refused():
+    dense = tinyconv.Sequential([tinyconv.Input((144,)), layers.Dense(4, activation="softmax")])
+    dense.compile("sgd", "sparse_categorical_crossentropy", backend="reference")
+    running = Explorer(dense, *samples())
+    try:
+        known = {each["id"]: each["applies"] for each in ask(running, "broken")[1]["mistakes"]}
+        assert [name for name, applies in known.items() if applies] == ["none", "mean", "bias", "rate", "sorted"]
+        status, text = ask(running, "break", mistake="turn", index=0)
+        assert (status, text) == (400, "This model has nothing that the mistake could be made in.")
+    finally:
+        running.close()

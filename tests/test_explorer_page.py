@@ -297,6 +297,9 @@ def test_it_fits(browser, explorer, width, height, touch):
     assert lens[0] >= 0
     assert lens[1] <= width
     assert lens[2] >= (120 if touch else 200)
+    pin = page.run("(r => [r.left, r.right])($('#over').lastElementChild.getBoundingClientRect())")
+    assert lens[0] - 6 <= pin[0]  # the outline lies on the number
+    assert pin[1] <= lens[1] + 6
     assert page.run("$$('#bar .step').every(e => e.getBoundingClientRect().width >= a)", 44 if touch else 28)
     if touch:
         page.click(".handle")
@@ -349,6 +352,39 @@ def test_training_is_seen_and_looked_back_at(page, explorer):
     page.click("[data-key=tab-train]")
     page.click("[data-key=over]")
     page.wait("$('.say').innerText.startsWith('Step 0')")
+
+
+def test_breaking_it_names_the_tensor(page, explorer):
+    explorer._breaker.steps = 4
+    page.click("[data-key=tab-break]")
+    page.wait("$$('.switch').length === 10 && $('[data-key=break-turn]:enabled')")
+    page.click("[data-key=break-turn]")
+    page.wait("$('.breaks .on').innerText.includes('✗ max_pooling2d')")
+    page.wait("S.look.columns[2].gradient && !document.body.classList.contains('stale')")
+    heads = "$$('.head').map(e => [e.querySelector('b').textContent, e.querySelector('span').innerText])"
+    verdicts = dict(page.run(heads))
+    assert verdicts["max_pooling2d"] == "✗ from here"
+    assert verdicts["conv2d"] == "✗ wrong"
+    assert verdicts["conv2d_1"] == verdicts["dense"] == "✓ agrees"
+    assert page.run("$$('.source .minus').length") == 1
+    assert "is the first that is wrong" in text(page, "#inspector")
+    page.wait("$$('#dock .chart path').length === 2")
+    sizes = {}
+    for kind in ("without", "difference", "with"):
+        page.click(f"[data-key=show-{kind}]")
+        page.wait("$(a).classList.contains('on')", f"[data-key=show-{kind}]")
+        sizes[kind] = page.run("S.look.columns.map(c => c.gradient.max - c.gradient.min)")
+    assert sizes["difference"][2] > 0
+    assert sizes["difference"][3:] == [0.0] * 5  # behind the mistake nothing differs
+    assert sizes["with"][3:] == sizes["without"][3:]
+    page.run("$('.lens canvas').click()")
+    page.wait("S.pin && S.pin.kept && S.explanation && $('#inspector .figure')")
+    page.keys("Escape")
+    page.wait("$$('.switch').length === 10")
+    page.click("[data-key=break-rate]")
+    page.wait("$('.breaks .on').innerText.includes('nothing')")
+    page.click("[data-key=break-rate]")
+    page.wait("!$('.breaks .on .switch')")
 
 
 def test_the_last_state_stays_when_the_program_ends(browser, model, digits):

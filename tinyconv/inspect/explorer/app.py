@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.checking import console, integer
+from tinyconv.inspect.explorer.breaker import Breaker
 from tinyconv.inspect.explorer.columns import columns
 from tinyconv.inspect.explorer.learner import Learner
 from tinyconv.inspect.explorer.look import Looking
@@ -73,6 +74,12 @@ class Explorer:
             self._learner = self._looking.learner = Learner(model, train_data, None if y is None else (x, y))
             answers |= {"train": self._learner.act, "progress": self._learner.progress, "film": self._learner.film}
             answers["adopt"] = self._adopt
+        self._breaker = None
+        data = train_data if train_data is not None else (x, y)
+        if data[1] is not None and self._looking.learns:
+            looking = self._looking
+            self._breaker = looking.breaker = Breaker(lambda: looking.model, self._samples, data)
+            answers |= {"break": self._breaker.begin, "broken": self._breaker.known}
         self._server = Server(answers, port)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._thread.start()
@@ -98,8 +105,9 @@ class Explorer:
         self._server.shutdown()
         self._server.server_close()
         self._samples.close()
-        if self._learner is not None:
-            self._learner.close()
+        for each in (self._learner, self._breaker):
+            if each is not None:
+                each.close()
         self._thread.join(5)
 
     def _adopt(self, request: Request) -> dict[str, Any]:
@@ -128,6 +136,7 @@ class Explorer:
             "names": samples.names,
             "batched": self._looking.batched,
             "trains": self._learner is not None,
+            "breaks": self._breaker is not None,
         }
 
     def __repr__(self) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.inspect.explorer.breaker import Breaker
 from tinyconv.inspect.explorer.columns import columns
 from tinyconv.inspect.explorer.learner import Learner
+from tinyconv.inspect.explorer.mistakes import MISTAKES
 from tinyconv.inspect.explorer.requests import Refused, Request
 from tinyconv.inspect.explorer.samples import Samples
 from tinyconv.inspect.explorer.server import as_json
@@ -202,6 +204,7 @@ class Looking:
     def __init__(self, model: Any, samples: Samples) -> None:
         self.model, self.samples = on_reference(model), samples
         self.learner: Learner | None = None
+        self.breaker: Breaker | None = None
         self._then: Any = None
         self._numbers = itertools.count(1)
         self._looks: OrderedDict[int, Look] = OrderedDict()
@@ -220,11 +223,15 @@ class Looking:
                 y, truth, assumed = self.samples.target(answer), answer, True
             if not self.learns or not request.boolean("backward", True):
                 y = None
-            look = Look(model, *self._with_others(x, y))
+            together = self.breaker is not None and request.has("mistake") and y is not None
+            batch = self.breaker.batch(x, y) if together else self._with_others(x, y)  # type: ignore[union-attr]
+            look = Look(model, *batch)
         return self._kept(look, {"answer": answer, "truth": truth, "assumed": assumed, "moment": then})
 
     def _model_of(self, request: Request) -> tuple[Any, int | None]:
         """The model; or, while training is looked at, a copy as it is at a moment (without one: now)."""
+        if self.breaker is not None and request.has("mistake"):
+            return self.breaker.model(request.choice("mistake", list(MISTAKES))), None
         if self.learner is None or not request.boolean("training"):
             return self.model, None
         then = request.integer("moment", 0, 2**40) if request.has("moment") else None

@@ -24,7 +24,12 @@ function drawHead() {
 let held = null;                             // what has the focus keeps it when it is drawn anew
 addEventListener("focusin", e => { held = e.target.dataset?.key ?? null; });
 function keepFocus() { if (held && document.activeElement === document.body) document.querySelector(`[data-key="${CSS.escape(held)}"]`)?.focus({ preventScroll: true }); }
+// A button that is pressed stays until it is let go, else the click would be lost: what is drawn meanwhile comes after.
+let pressed = false, late = false;
+addEventListener("pointerdown", e => { pressed = !!e.target.closest?.("button"); }, true);
+for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => setTimeout(() => { pressed = false; if (late) { late = false; render(); } }), true);
 function render() {
+  if (pressed) { late = true; return; }
   document.body.dataset.mode = S.mode;
   document.body.classList.toggle("tall", S.sheet);
   document.body.classList.toggle("pictures", S.pictures);
@@ -33,8 +38,8 @@ function render() {
   writeHash();
   keepFocus();
 }
-const inspect = () => { (MODES[S.mode].drawInspector ?? drawInspector)(); say(); };
-function redraw() { drawNet(); drawPath(); keepFocus(); }
+const inspect = () => { if (pressed) { late = true; return; } (MODES[S.mode].drawInspector ?? drawInspector)(); say(); };
+function redraw() { if (pressed) { late = true; return; } drawNet(); drawPath(); keepFocus(); }
 
 // ---------------------------------------------------------------- looking
 const body = () => ({ ...S.sample, kind: undefined, ...S.slide, ...MODES[S.mode].asks?.() });
@@ -45,12 +50,12 @@ const look = latest(async () => {
   finally { clearTimeout(slow); document.body.classList.remove("stale"); }
   known.clear();
   S.open = null;
-  again(); render();
+  again(); render(); MODES[S.mode].looked?.();
 });
 function again() { choose(); if (!stroking()) explain(); }
 // At every stop the largest number of the open map is chosen, so that the panel is never empty.
 function choose() {
-  if (S.mode === "train") { S.pin = null; return; }
+  if (S.mode === "train" || S.mode === "break" && !S.pin?.kept) { S.pin = null; return; }
   if (S.pin?.kept || !S.look || S.free) return;
   const [kind] = stops()[S.stop], n = S.focus, band = kind === "backward" ? "gradient" : kind === "update" ? lower(n) : "value", v = band && view(n, band);
   if (!v?.entry) { S.pin = null; return; }
@@ -142,9 +147,10 @@ const act = {
   slid() { look(); },
   mine(pixels) { S.sample = { pixels }; S.slide = { across: 0, down: 0, turn: 0, blur: 0 }; look(); },
   kept(bytes) { keepMine(bytes); },
-  enter(mode) { if (S.mode === mode) return; const leave = MODES[S.mode].leave; S.mode = mode; leave?.(); S.hover = S.explanation = null; S.drawing = false; S.pin = null; if (mode !== "train") settle(); MODES[mode].enter?.(act); look(); render(); },
+  enter(mode) { if (S.mode === mode) return; const leave = MODES[S.mode].leave; S.mode = mode; leave?.(); S.hover = S.explanation = null; S.free = false; S.band = null; S.drawing = false; S.pin = null; if (mode !== "train") settle(); MODES[mode].enter?.(act); look(); render(); },
   look: () => look(), render, again,
-  panels() { MODES[S.mode].drawBar?.(); MODES[S.mode].drawDock?.(); inspect(); keepFocus(); },
+  body, redrawNet: redraw,
+  panels() { if (pressed) { late = true; return; } MODES[S.mode].drawBar?.(); MODES[S.mode].drawDock?.(); inspect(); keepFocus(); },
   relist() { list(); drawHead(); },
   mode: e => MODES[S.mode].key?.(e),
 };
@@ -163,7 +169,7 @@ async function start() {
   [handlers, inspectorHandlers, dockHandlers, padHandlers].forEach(give => give(act));
   listen(act);
   MODES[S.mode].enter?.(act);
-  addEventListener("resize", render);
+  addEventListener("resize", () => { render(); if (S.mode === "look") list(); });
   addEventListener("hashchange", () => { readHash(); S.explanation = null; again(); render(); });
   if (S.model.image) {
     addEventListener("dragover", e => { e.preventDefault(); document.body.classList.add("dropping"); });

@@ -2,6 +2,7 @@
 import { S, phone } from "./state.js";
 import { esc } from "./numbers.js";
 import { tools } from "./pad.js";
+import * as breakit from "./breakit.js";
 import * as train from "./train.js";
 
 function read() {
@@ -36,6 +37,14 @@ export const MODES = {
     titles: train.titles,
     asks: train.asks, enter: train.enter, leave: train.leave, key: train.key,
     drawBar: train.drawBar, drawDock: train.drawDock, drawInspector: train.drawInspector,
+    underPicture,
+  },
+  break: {
+    name: "Break it",
+    offered: () => S.model.breaks,
+    titles: breakit.titles, note: breakit.note, switches: breakit.switches, looked: breakit.looked,
+    asks: breakit.asks, enter: breakit.enter, leave: breakit.leave,
+    drawDock: breakit.drawDock, drawInspector: breakit.drawInspector,
     underPicture,
   },
 };

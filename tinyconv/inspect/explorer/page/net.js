@@ -106,7 +106,7 @@ export function drawNet() {
   net.scrollLeft = left;
   inSight(net);
 }
-export const shownBand = () => S.band ?? (S.pin && S.pin.band !== "value" || ["backward", "update"].includes(stops()[S.stop][0]) ? "below" : "above");
+export const shownBand = () => S.band ?? (S.mode === "train" ? "above" : S.pin && S.pin.band !== "value" || ["backward", "update"].includes(stops()[S.stop][0]) ? "below" : "above");
 function inSight(net) {
   const head = net.querySelectorAll(".head")[S.focus], lens = net.querySelector(".lens");
   if (!head || net.scrollWidth <= net.clientWidth + 4) return;
@@ -117,7 +117,9 @@ function inSight(net) {
 function titles(grid, under) {
   const words = MODES[S.mode].titles(stops()[S.stop][0]);
   grid.append(title(1, "above", "Values", words.above, 1));
-  if (under) grid.append(title(6, "below", ...words.below));
+  if (!under) return;
+  const low = grid.appendChild(title(6, "below", ...words.below));
+  MODES[S.mode].switches?.(low);
 }
 function title(row, cls, name, text, way) {
   const d = el("div", `band ${cls}`, `<h2>${name}</h2><p>${esc(text)}</p><i class="arrow ${way < 0 ? "back" : ""}" aria-hidden="true"></i>`);
@@ -302,17 +304,18 @@ function pager(grid, n) {
   back.disabled = from <= 0; on.disabled = from >= last;
   back.onclick = () => go(from - step); on.onclick = () => go(from + step); middle.onclick = () => act.tiles(n);
 }
-// Where a box of cells lies, in the net's own coordinates.
+// Where an element lies, in the net's own coordinates: very wide screens are zoomed, and rectangles come zoomed.
+function inNet(e) {
+  const net = $("#net"), zoom = +getComputedStyle(document.body).zoom || 1, r = e.getBoundingClientRect(), o = net.getBoundingClientRect();
+  return { x: (r.left - o.left) / zoom + net.scrollLeft, y: (r.top - o.top) / zoom + net.scrollTop, w: r.width / zoom, h: r.height / zoom };
+}
 export function boxOf(n, band, m, lo, hi, lens) {
   const spot = spots.get(`${n}|${band}|${m}|${lens ? 1 : 0}`);
   if (!spot) return null;
-  const net = $("#net"), r = spot.el.getBoundingClientRect(), o = net.getBoundingClientRect(), { H, W } = spot.lay;
-  const x = r.left - o.left + net.scrollLeft, y = r.top - o.top + net.scrollTop;
-  return { x: x + lo.j * r.width / W, y: y + lo.i * r.height / H, w: (hi.j - lo.j + 1) * r.width / W, h: (hi.i - lo.i + 1) * r.height / H };
+  const r = inNet(spot.el), { H, W } = spot.lay;
+  return { x: r.x + lo.j * r.w / W, y: r.y + lo.i * r.h / H, w: (hi.j - lo.j + 1) * r.w / W, h: (hi.i - lo.i + 1) * r.h / H };
 }
 export function barOf(n, band, k) {
   const spot = spots.get(`${n}|${band}|bar${k}`);
-  if (!spot) return null;
-  const net = $("#net"), r = spot.el.querySelector(".t").getBoundingClientRect(), o = net.getBoundingClientRect();
-  return { x: r.left - o.left + net.scrollLeft, y: r.top - o.top + net.scrollTop, w: r.width, h: r.height };
+  return spot ? inNet(spot.el.querySelector(".t")) : null;
 }

@@ -46,7 +46,7 @@ export function scrub(step) {
 const now = () => T.at ?? T.step;
 const nearest = step => T.moments.reduce((a, b) => Math.abs(b - step) < Math.abs(a - step) ? b : a, T.moments[0] ?? 0);
 export function key(e) {
-  const inside = ["BUTTON", "SELECT", "INPUT"].includes(e.target.tagName);
+  const inside = ["BUTTON", "SELECT"].includes(e.target.tagName);
   if (e.key === " " && !inside) order(T.running ? "pause" : "start");
   else if (e.key === "s" || e.key === "S") order("step");
   else if (e.key === "," || e.key === ".") { const k = T.moments.indexOf(nearest(now())) + (e.key === "," ? -1 : 1); if (k >= 0 && k < T.moments.length) scrub(T.moments[k]); }
