@@ -223,22 +223,17 @@ def _binary_cross_entropy_backward(dprobs, probs, targets):
 
 @inlined
 def size_of(error, kind, delta):
-    if kind == SQUARED:
-        return error * error
     size = abs(error)
-    if kind == ABSOLUTE:
-        return size
     half = float32(0.5)
-    return delta * size - half * delta * delta if size > delta else half * size * size
+    huber = delta * size - half * delta * delta if size > delta else half * size * size
+    return error * error if kind == SQUARED else size if kind == ABSOLUTE else huber
 
 
 @inlined
 def slope_of(error, kind, delta):
-    if kind == SQUARED:
-        return float32(2) * error
-    if kind == ABSOLUTE:
-        return float32(1) if error > float32(0) else float32(-1) if error < float32(0) else error
-    return delta if error > delta else -delta if error < -delta else error
+    sign = float32(1) if error > float32(0) else float32(-1) if error < float32(0) else error
+    huber = delta if error > delta else -delta if error < -delta else error
+    return float32(2) * error if kind == SQUARED else sign if kind == ABSOLUTE else huber
 
 
 @cuda.jit
