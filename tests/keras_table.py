@@ -1,4 +1,4 @@
-"""What tinyconv has of Keras' public names, as a table: ``python tests/keras_table.py`` writes KERAS.md."""
+"""What tinyconv has of Keras' public names, as a table: ``python tests/keras_table.py`` writes tinyconv/KERAS.md."""
 
 import inspect
 import os
@@ -15,7 +15,7 @@ import tinyconv
 from tinyconv import initializers, layers, losses, metrics, optimizers
 from tinyconv.layers import own
 
-FILE = Path(__file__).parent.parent / "KERAS.md"
+FILE = Path(__file__).parent.parent / "tinyconv" / "KERAS.md"
 MODULES = (
     "layers",
     "activations",
@@ -51,7 +51,7 @@ Keras'. What is *absent* is an AttributeError.
 
 All arrays are float32, and images have their channels last. There is no automatic differentiation: `keras.ops`,
 `GradientTape`, `train_step` and models by subclassing are absent, and a layer of one's own has a `backward` in NumPy
-(see [`tinyconv.Layer`](tinyconv/layers/base.py)). `predict` prints nothing. Operators between tensors make layers,
+(see [`tinyconv.Layer`](layers/base.py)). `predict` prints nothing. Operators between tensors make layers,
 which `model.layers` lists.
 """
 
@@ -124,7 +124,7 @@ def section(title: str, names: list[str], ours: object, theirs: object, family: 
 
 
 def table() -> str:
-    """The whole of KERAS.md."""
+    """The whole of tinyconv/KERAS.md."""
     lines = [HEAD.format(version=".".join(keras.__version__.split(".")[:2]))]
     for module in MODULES:
         ours, theirs = resolved(tinyconv, module), resolved(keras, module)

@@ -15,6 +15,17 @@ from peer import keras, tf
 import tinyconv
 
 PROGRAMS = sorted(Path(__file__).with_name("programs").glob("*.py"))
+EVERY_DAY = {
+    "class_weights",
+    "fine_tuning",
+    "lenet",
+    "own_layer",
+    "residual",
+    "saving",
+    "siamese",
+    "two_outputs",
+    "unet",
+}
 # Keras' models of operators and functions of tensors hold what are no layers there: these files tinyconv does not read.
 OPERATORS = {"activations", "convnext", "squeeze_excitation"}
 
@@ -84,7 +95,10 @@ def listed(x):
     return [np.asarray(each) for each in x] if isinstance(x, list | tuple) else [np.asarray(x)]
 
 
-@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[] if path.stem in EVERY_DAY else pytest.mark.long) for path in PROGRAMS],
+)
 def test_programs_do_the_same(path, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCONV_BACKEND", "reference")
     text = path.read_text(encoding="utf-8")
