@@ -387,6 +387,27 @@ def test_breaking_it_names_the_tensor(page, explorer):
     page.wait("!$('.breaks .on .switch')")
 
 
+def test_what_is_no_number_is_shown_and_named(browser, model, digits):
+    spoilt = network()
+    weights = spoilt.get_weights()
+    weights[2][0, 0, 0, 1] = np.nan
+    spoilt.set_weights(weights)
+    running = Explorer(spoilt, *digits)
+    try:
+        browser.size(1440, 900)
+        browser.open(f"{running.address}#sample=3&stop=2&map=1")
+        browser.wait("S.explanation && S.explanation.layer === 'conv2d_1' && Number.isNaN(S.explanation.value)")
+        assert "first NaN: conv2d_1, kernel" in text(browser, ".band.above p")
+        assert "NaN" in text(browser, "#net .bad")
+        for _ in range(12):
+            browser.keys("ArrowRight")
+        browser.wait("S.stop === 14 && S.explanation && S.measured")
+        assert "no finite number" in text(browser, "#inspector") or "NaN" in text(browser, "#inspector")
+        assert browser.complaints() == []
+    finally:
+        running.close()
+
+
 def test_the_last_state_stays_when_the_program_ends(browser, model, digits):
     running = Explorer(model, *digits)
     browser.size(1440, 900)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import struct
 import threading
 from collections import OrderedDict
@@ -94,7 +95,8 @@ class Look:
                     summary["at"], offset = offset, offset + array.size
                 entry[band] = summary
             found.append(entry)
-        header = as_json({"columns": found, "loss": self._loss(), "step": self.trace.step, **more})
+        known = {"loss": self._loss(), "step": self.trace.step, "broken": self.trace.first_broken}
+        header = as_json({"columns": found, **known, **more})
         header += b" " * (-(4 + len(header)) % 4)
         return struct.pack("<I", len(header)) + header + b"".join(blobs)
 
@@ -140,7 +142,12 @@ class Look:
         what = request.choice("what", [each for each in dir(self.trace[name]) if each.startswith("d")])
         place = self._place(request, name, what)
         with self.lock:
-            found = self.trace[name].nudge(what, place)
+            try:
+                found = self.trace[name].nudge(what, place)
+            except ValueError as error:  # some gradients cannot be measured, and it says why
+                return {"error": str(error)}
+        if not all(map(math.isfinite, found.losses)):
+            return {"error": "The loss is no finite number here."}
         return {
             "gradient": found.gradient,
             "slope": found.slope,

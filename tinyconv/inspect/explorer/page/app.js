@@ -1,6 +1,6 @@
 // The page: what happens when something is pointed at, pressed or answered.
 import { S, $, column, shown, readHash, writeHash, stops, settle, sameNumber } from "./state.js";
-import { post, packed, latest, watch } from "./talk.js";
+import { post, postNumbers, packed, latest, watch } from "./talk.js";
 import { drawNet, handlers, measure, lower, view, kindOf, perPage, pageOf, shownBand } from "./net.js";
 import { drawPath, follow } from "./path.js";
 import { drawBar } from "./bar.js";
@@ -62,7 +62,7 @@ function choose() {
   const map = Math.min(S.map, v.lay.count - 1);
   let best = -1, place = null;
   if (kind === "loss" && S.look.truth !== null && S.look.truth !== undefined && S.model.question === "classes") place = [S.look.truth];
-  else for (let i = 0; i < v.lay.H; i++) for (let j = 0; j < v.lay.W; j++) { const x = v.value(map, i, j); if (x !== null && Math.abs(x) > best) { best = Math.abs(x); place = v.lay.place(map, i, j); } }
+  else for (let i = 0; i < v.lay.H; i++) for (let j = 0; j < v.lay.W; j++) { const x = v.value(map, i, j); const size = Number.isFinite(x) ? Math.abs(x) : Infinity; if (x !== null && size > best) { best = size; place = v.lay.place(map, i, j); } }
   S.pin = place && { band, col: n, place };
 }
 const known = new Map();                     // explanations of this look
@@ -82,11 +82,11 @@ const explain = latest(async () => {
 });
 async function explainNumber(p) {
   const c = column(p.col), what = S.look.columns[p.col][p.band].what, ask = { look: S.look.look, layer: c.name, what, place: p.place };
-  const explanation = await post("explain", ask);
-  if (p.band === "value" && c.z && c.activation === "softmax") explanation.score = await post("explain", { ...ask, what: "z" });
+  const explanation = await postNumbers("explain", ask);
+  if (p.band === "value" && c.z && c.activation === "softmax") explanation.score = await postNumbers("explain", { ...ask, what: "z" });
   return { explanation };
 }
-const explainLoss = async () => ({ explanation: { ...await post("explain", { look: S.look.look, layer: S.look.loss.name, what: "losses", place: [] }), loss: true } });
+const explainLoss = async () => ({ explanation: { ...await postNumbers("explain", { look: S.look.look, layer: S.look.loss.name, what: "losses", place: [] }), loss: true } });
 async function nudge(p, found) {
   try { found.measured = await post("measure", { look: S.look.look, layer: column(p.col).name, what: S.look.columns[p.col].gradient.what, place: p.place }); }
   catch (error) { found.measured = { error: error.message }; }

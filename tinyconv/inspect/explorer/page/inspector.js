@@ -142,10 +142,11 @@ function groupsOf(e) {
   const KH = 1 + Math.max(...cols[w].places.map(p => p[0])), KW = 1 + Math.max(...cols[w].places.map(p => p[1]));
   return { groups: [...groups.values()].sort((a, b) => a.id - b.id), what: gradient ? "filter" : "map", gradient, KH, KW, x, w };
 }
-function bars(groups, open, what) {
+function bars(all, open, what) {
+  const groups = all.map(g => ({ id: g.id, on: g === open, sum: Number.isFinite(g.sum) ? g.sum : 0 }));
   const w = width() - 48, h = 56, bw = w / groups.length, up = Math.max(0, ...groups.map(g => g.sum)), low = Math.max(0, ...groups.map(g => -g.sum)), k = h / (up + low || 1), y0 = up * k;
-  const box = el("div", "channels", `<button aria-label="${what} before" data-key="chan-">‹</button><svg width="${w}" height="${h}" role="img" aria-label="${what} ${open.id}: ${num(open.sum)}">${groups.map((g, n) => `<rect class="hit" x="${n * bw}" width="${bw}" y="0" height="${h}" fill="${g === open ? "var(--accent-soft)" : "transparent"}" data-id="${g.id}"><title>${what} ${g.id}: ${num(g.sum)}</title></rect><rect x="${n * bw + 0.5}" width="${Math.max(1, bw - (bw > 8 ? 2 : 1))}" y="${g.sum > 0 ? y0 - g.sum * k : y0}" height="${Math.max(0.5, Math.abs(g.sum) * k)}" fill="var(--${g.sum < 0 ? "neg" : "pos"})" pointer-events="none"/>`).join("")}<line x1="0" x2="${w}" y1="${y0}" y2="${y0}" stroke="var(--line2)"/></svg><button aria-label="${what} after" data-key="chan+">›</button>`);
-  const at = groups.indexOf(open);
+  const box = el("div", "channels", `<button aria-label="${what} before" data-key="chan-">‹</button><svg width="${w}" height="${h}" role="img" aria-label="${what} ${open.id}: ${num(open.sum)}">${groups.map((g, n) => `<rect class="hit" x="${n * bw}" width="${bw}" y="0" height="${h}" fill="${g.on ? "var(--accent-soft)" : "transparent"}" data-id="${g.id}"><title>${what} ${g.id}: ${num(g.sum)}</title></rect><rect x="${n * bw + 0.5}" width="${Math.max(1, bw - (bw > 8 ? 2 : 1))}" y="${g.sum > 0 ? y0 - g.sum * k : y0}" height="${Math.max(0.5, Math.abs(g.sum) * k)}" fill="var(--${g.sum < 0 ? "neg" : "pos"})" pointer-events="none"/>`).join("")}<line x1="0" x2="${w}" y1="${y0}" y2="${y0}" stroke="var(--line2)"/></svg><button aria-label="${what} after" data-key="chan+">›</button>`);
+  const at = all.indexOf(open);
   box.firstChild.disabled = at === 0; box.lastChild.disabled = at === groups.length - 1;
   box.firstChild.onclick = () => act.channel(groups[at - 1].id); box.lastChild.onclick = () => act.channel(groups[at + 1].id);
   box.querySelectorAll("rect.hit").forEach(r => { r.onclick = () => act.channel(+r.dataset.id); });

@@ -25,7 +25,7 @@ export const MODES = {
   look: {
     name: "Look",
     titles: stop => ({
-      above: S.model.step || !S.model.learns ? "what each layer puts out" : "what each layer puts out; this model was never trained",
+      above: S.look?.broken ? `first NaN: ${S.look.broken.join(", ")}` : S.model.step || !S.model.learns ? "what each layer puts out" : "what each layer puts out; this model was never trained",
       below: stop === "update" ? ["Steps", "what the optimiser adds to each weight; of filters over several maps, one slice", 1]
         : ["Gradients", `how much the loss rises per unit of each number; ${stop === "backward" ? "colour grows with its root" : "they come with the backward steps"}`, -1],
     }),

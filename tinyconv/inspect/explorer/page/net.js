@@ -186,8 +186,9 @@ function scale(foot, v, w, more) {
   paint(canvas, 1, 101, (i, j) => v.colour(low + (high - low) * j / 100));
   canvas.style.width = w + "px";
   const box = el("div", "scale"), first = box.appendChild(el("div"));
-  first.append(canvas, el("span", "", rangeText(v)));
-  if (v.entry?.broken) first.append(el("span", "bad", `, ${v.entry.broken} not finite`));
+  const broken = v.entry?.broken ?? 0;
+  first.append(canvas, broken ? el("span", "bad", `${whole(broken)} NaN`) : el("span", "", rangeText(v)));
+  if (broken) foot.title = `${whole(broken)} numbers that are not finite`;
   if (more) box.append(el("span", "", more));
   foot.append(box);
 }

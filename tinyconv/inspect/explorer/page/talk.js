@@ -11,6 +11,9 @@ async function ask(name, body) {
   return answer;
 }
 export const post = async (name, body = {}) => (await ask(name, body)).json();
+// The same of numbers, some of which may be none: JSON has no word for them, so they come as text.
+const NUMBERS = { __proto__: null, nan: NaN, inf: Infinity, "-inf": -Infinity };
+export const postNumbers = async (name, body) => JSON.parse(await (await ask(name, body)).text(), (_, v) => NUMBERS[v] ?? v);
 export async function binary(name, body) {
   const buffer = await (await ask(name, body)).arrayBuffer();
   return new Float32Array(buffer);
