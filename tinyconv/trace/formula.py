@@ -11,7 +11,9 @@ SIGNS = {
     "leftarrow": "←", "sigma": "σ", "mu": "μ", "gamma": "γ", "beta": "β", "alpha": "α", "epsilon": "ε", "rho": "ρ",
     "theta": "θ", "lambda": "λ", "delta": "δ", "Phi": "Φ", "varphi": "φ", "in": "∈", "infty": "∞", "quad": "  ",
     "sign": "sign", "tanh": "tanh", "min": "min", "mean": "mean", "lVert": "‖", "rVert": "‖", "pi": "π",
+    "partial": "∂", "approx": "≈",
 }  # fmt: skip
+NO_BREAK = "\u00a0"  # as the spaces at both ends of a text are dropped
 TOKEN = re.compile(r"\\[A-Za-z]+|\\[,;{}_]|[A-Za-z]+|\d+(?:\.\d+)?|\s+|.")
 
 Tree = list["str | tuple[str, list]"]  # tokens, and ("_", [group]), ("frac", [group, group]) ...
@@ -120,7 +122,8 @@ def _row(tree: Tree) -> str:
             kind, groups = part
             inside = [f"<mrow>{_row(group)}</mrow>" for group in groups]
             if kind == "text":
-                parts.append(f"<mtext>{html.escape(_text(groups[0]))}</mtext>")
+                text = html.escape(_text(groups[0])).replace(" ", NO_BREAK)
+                parts.append(f"<mtext>{text}</mtext>")
             elif kind == "hat":
                 parts.append(f"<mover>{inside[0]}<mo>^</mo></mover>")
             else:
