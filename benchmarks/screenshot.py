@@ -16,17 +16,18 @@ TARGET = Path(__file__).parent.parent / "examples" / "explorer.png"
 VIEW = "stop=12&focus=max_pooling2d&map=8&theme=light"  # conv2d_1, backward
 
 
-def trained() -> tuple[tinyconv.Sequential, np.ndarray, np.ndarray]:
-    """The example's network after two epochs, and the test images."""
+def trained() -> Explorer:
+    """The example's network after two epochs, with the test images."""
     tinyconv.utils.set_random_seed(1)
     (x_train, y_train), (x, y) = tinyconv.datasets.mnist.load_data()
     model = compiled((28, 28, 1), 10, "auto")
-    model.fit(x_train[..., None].astype(np.float32) / 255, y_train, batch_size=128, epochs=2)
-    return model, x[..., None].astype(np.float32) / 255, y
+    x_train, x = (each[..., None].astype(np.float32) / 255 for each in (x_train, x))
+    model.fit(x_train, y_train, batch_size=128, epochs=2)
+    return Explorer(model, x, y, train_data=(x_train, y_train))
 
 
 def main() -> None:
-    explorer, browser = Explorer(*trained()), Browser()
+    explorer, browser = trained(), Browser()
     try:
         browser.size(1440, 900)
         browser.open(f"{explorer.address}#{VIEW}")
