@@ -7,6 +7,7 @@ import pytest
 
 import tinyconv
 from tinyconv import layers
+from tinyconv.trace.check import Nudged
 from tinyconv.trace.explainer import ZEROS
 
 
@@ -313,3 +314,8 @@ def test_warps_that_are_one_are_one_in_a_trace():
     assert trace["image"].explain("doutput", (0, 2, 2, 0)).result == trace["image"].doutput[0, 2, 2, 0]
     assert trace.check(2).ok
     assert (trace["zoom"].zeros("dinput") == 0)[trace["zoom"].dinput != 0].all()
+
+
+def test_what_is_not_finite_agrees_in_no_digit():
+    assert Nudged("conv2d, dkernel", (0, 0), 1.0, 1.0, (0.0, np.nan, np.nan)).digits == 0
+    assert Nudged("conv2d, dkernel", (0, 0), np.inf, np.inf, (0.0, 1.0, 2.0)).digits == 0

@@ -64,7 +64,9 @@ class Nudged:
 
     @property
     def digits(self) -> int:
-        """How many digits of the exact gradient are those of the slope."""
+        """How many digits of the exact gradient are those of the slope; none of what is not finite."""
+        if not np.isfinite([self.exact, self.slope]).all():
+            return 0
         error = max(abs(self.exact - self.slope), 1e-16 * abs(self.slope), 1e-300)
         return max(int(-np.log10(error / max(abs(self.slope), 1e-300))), 0) if self.slope else 0
 
