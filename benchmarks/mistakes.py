@@ -17,13 +17,13 @@ from tinyconv.inspect.mistakes import MISTAKES, NETWORKS, checked, made, network
 WIDTH, BATCH, RATE = 16, 32, 5e-3
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train small networks on MNIST, with a mistake and without.")
     parser.add_argument("names", nargs="*", help="of the mistakes; all if none is named")
     parser.add_argument("--samples", type=int, default=30_000, help="images to train on, once each")
     parser.add_argument("--test", type=int, default=10_000, help="images to test on")
     report.add_output(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     chosen = [MISTAKES[name] for name in options.names] or list(MISTAKES.values())
     data = images(options.samples, options.test)
     right = {name: trained(name, data) for name in NETWORKS if any(each.network == name for each in chosen)}
@@ -75,7 +75,7 @@ def trained(name: str, data: tuple[Any, Any]) -> float:
     with np.errstate(all="ignore"):  # some do diverge
         model.fit(x, targets(name, y), batch_size=BATCH, verbose=0)
         predictions = model.predict(x_test, verbose=0)
-    return float((predictions.argmax(axis=1) == y_test).mean())
+    return round(float((predictions.argmax(axis=1) == y_test).mean()), 3)
 
 
 if __name__ == "__main__":

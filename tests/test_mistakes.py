@@ -1,6 +1,7 @@
 """Fifty gradient mistakes: the checks name tensor and place of each, and of the controls nothing."""
 
 import inspect
+import json
 import re
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import tinyconv
+from benchmarks import mistakes, report
 from tinyconv import layers
 from tinyconv.inspect.mistakes import MISTAKES, NETWORKS, applies, checked, made, network, targets
 from tinyconv.inspect.mistakes.networks import SMALL
@@ -118,3 +120,14 @@ def test_fused_kernels_are_refused():
     model.compile("sgd", "mse", backend="reference")
     with made(MISTAKES["turned-in-dw"]), pytest.raises(ValueError, match=r"compile\(fuse=False\)"):
         model.train_on_batch(np.zeros((2, *SMALL)), np.zeros((2, 40)))
+
+
+def test_what_they_do_to_training_is_recorded(tmp_path):
+    """By a command that a run of two small trainings stands for here."""
+    recorded = json.loads((report.RESULTS / "mistakes.json").read_text())["mistakes"]
+    assert [each["name"] for each in recorded] == list(MISTAKES)
+    assert all((each["named"] == "nothing") is not MISTAKES[each["name"]].seen for each in recorded)
+    mistakes.main(["dense-bias-missing", "--samples", "64", "--test", "10", "--out", str(tmp_path)])
+    (found,) = json.loads((tmp_path / "mistakes.json").read_text())["mistakes"]
+    assert found["named"].startswith("dense, dbias at [")
+    assert 0 <= found["wrong"] <= 1
