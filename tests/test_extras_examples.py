@@ -21,10 +21,11 @@ def run(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Keras would keep its files
     monkeypatch.setenv("TINYCONV_BACKEND", "cpu")
 
     def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *arguments, "--data-dir", str(tmp_path / "data")])
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
         with tensorflow_datasets.testing.mock_data(num_examples=20):
             runpy.run_path(str(EXAMPLES / name), run_name="__main__")
         return capsys.readouterr().out
@@ -43,7 +44,12 @@ def test_cifar10(run, tmp_path):
 
 def test_fashion_mnist(run, tmp_path):
     pytest.importorskip("matplotlib")
-    out = run("fashion_mnist.py", "--epochs", "2", "--seed", "1", "--report", "report.png")
+    out = run(
+        "fashion_mnist.py",
+        *("--epochs", "2", "--seed", "1", "--report", "report.png"),
+        "--data-dir",
+        str(tmp_path / "data"),
+    )
     assert "Test accuracy:" in out
     assert (tmp_path / "report.png").stat().st_size > 10_000
 
