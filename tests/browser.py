@@ -27,7 +27,7 @@ class Browser:
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-        self.driver.set_script_timeout(20)
+        self.driver.set_script_timeout(120)
 
     def size(self, width, height, touch=False):
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
@@ -50,7 +50,7 @@ import(new URL("state.js", location.href.split("#")[0]).href).then(({{ S }}) => 
         assert "error" not in found, (script, found)
         return found.get("value")
 
-    def wait(self, condition, *arguments, seconds=20):
+    def wait(self, condition, *arguments, seconds=120):
         """Until an expression holds; its value."""
         end = time.monotonic() + seconds
         while not (value := self.run(condition, *arguments)):

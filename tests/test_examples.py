@@ -154,6 +154,7 @@ def test_the_third_chapter_runs(monkeypatch, capsys, tmp_path):
 def chapter(name, data_dir, monkeypatch, capsys, folder):
     """Run an example for two epochs; what it printed."""
     arguments = ["--epochs", "2", "--data-dir", data_dir, "--report", str(folder / "r.png")]
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
     printed = capsys.readouterr().out

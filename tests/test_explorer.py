@@ -59,7 +59,7 @@ def ask(explorer, name, headers=(), **body):
     """The status and the answer, parsed if it is JSON."""
     request = urllib.request.Request(explorer.address + f"api/{name}", json.dumps(body).encode(), dict(headers))
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             status, kind, found = answer.status, answer.headers["Content-Type"], answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -202,17 +202,17 @@ def test_only_its_own_page_is_answered(explorer):
     assert ask(explorer, "model", {"Origin": "null"})[0] == 403
     for path in ("", "wrong/", f"{explorer._server.token}x/", explorer._server.token):
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=120)
 
 
 def test_pages_are_served_by_exact_name(explorer):
-    with urllib.request.urlopen(explorer.address, timeout=20) as page:
+    with urllib.request.urlopen(explorer.address, timeout=120) as page:
         assert b"<!doctype html>" in page.read()
         assert "default-src 'none'" in page.headers["Content-Security-Policy"]
         assert page.headers["Referrer-Policy"] == "no-referrer"
     for name in ("../server.py", "%2e%2e/server.py", "page/app.js", "app.js/", "app.js?x", "index.html", "//app.js"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(explorer.address + name, timeout=20)
+            urllib.request.urlopen(explorer.address + name, timeout=120)
     assert sum(len(body) for _, body in explorer._server.files.values()) < 1_000_000
 
 
@@ -281,7 +281,7 @@ def test_bytes_of_any_kind_are_refused(explorer, capfd):
     ]
     broken += [rng.randbytes(rng.randrange(1, 400)) for _ in range(20)]
     for bytes_ in broken:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
             client.sendall(bytes_)
             client.shutdown(socket.SHUT_WR)
             answer = b""
@@ -297,7 +297,7 @@ def test_bytes_of_any_kind_are_refused(explorer, capfd):
 
 def test_too_many_connections_are_turned_away(explorer):
     port = explorer._server.port
-    held = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(60)]
+    held = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(60)]
     for client in held:
         client.close()
     for _ in range(50):
@@ -321,10 +321,10 @@ def test_the_command_prints_its_address_alone_and_ends_with_ctrl_c(tmp_path):
     environment = os.environ | {"TINYCONV_BACKEND": "reference"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
         address = run.stdout.readline().strip()
-        with urllib.request.urlopen(address, timeout=20) as page:
+        with urllib.request.urlopen(address, timeout=120) as page:
             assert page.status == 200
         run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=30)
+        out, err = run.communicate(timeout=120)
     assert (out.strip(), err, run.returncode) == ("", "", 0)
 
 

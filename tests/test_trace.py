@@ -166,7 +166,8 @@ def test_freezing_counts_as_for_the_next_step():
         assert (array == old).all() == (not name.startswith("dense_1"))
 
 
-def test_a_trace_prints():
+def test_a_trace_prints(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     model, (x, y) = digits(), batch()
     trace = model.trace(x, y)
     assert repr(trace).startswith("<Trace of model 'sequential', step 2: 7 layers, loss ")
