@@ -333,7 +333,7 @@ def test_the_command_prints_its_address_alone_and_ends_with_ctrl_c(tmp_path):
 
 def progress(explorer, condition):
     """What training says once a condition holds."""
-    for _ in range(600):
+    for _ in range(6000):
         status, found = ask(explorer, "progress", since=0)
         assert status == 200
         assert found["error"] == ""
