@@ -1,14 +1,13 @@
 """What a mistake does to a model: its gradients, what the check says of them, and a short run with it and without."""
 
 import copy
-import threading
 from typing import Any
 
 import numpy as np
 
-from tinyconv.initializers import drawn
 from tinyconv.inspect.explorer.mistakes import MISTAKES, Mistake, broken, kernels_of, line_of, put_in
 from tinyconv.inspect.explorer.requests import Refused, Request
+from tinyconv.inspect.explorer.worker import Worker, fresh_weights
 from tinyconv.trace.check import AGREES, WRONG, Nudged
 
 BATCH = 16  # of the short runs
@@ -30,7 +29,7 @@ class Result:
         self.error = ""
 
 
-class Breaker:
+class Breaker(Worker):
     """Makes mistakes on copies of a model, one at a time, in a thread of its own.
 
     ``steps``: of the short runs.
@@ -42,6 +41,7 @@ class Breaker:
     """
 
     def __init__(self, model: Any, samples: Any, data: tuple[Any, Any]) -> None:
+        super().__init__()
         self.steps = 60
         self._model, self._samples = model, samples
         self.x, self.y = np.asarray(data[0]).reshape(-1, *samples.shape), np.asarray(data[1])
@@ -49,8 +49,7 @@ class Breaker:
         self._copies: dict[tuple[int, str], Any] = {}
         self._kernels: tuple[Any, set[str]] | None = None
         self._queue: list[tuple[str, Any]] = []
-        self._wake, self._closed, self._running = threading.Condition(), False, False
-        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._running = False
 
     def batch(self, x: Any, y: Any) -> tuple[Any, Any]:
         """A picture and some others."""
@@ -70,7 +69,7 @@ class Breaker:
         model = self._model()
         if self._kernels is None or self._kernels[0] is not model:
             self._kernels = model, kernels_of(model)
-        return not mistake.changes or bool(mistake.changes.keys() & self._kernels[1])
+        return not mistake.changes or bool(self._kernels[1].intersection(mistake.changes))
 
     # Asked by the page
 
@@ -88,9 +87,7 @@ class Breaker:
             self._queue = [each for each in self._queue if each[0] not in (name, "none")]
             self._queue = [(name, self.batch(x, y)), ("none", None), *self._queue]
             result.state = "waiting" if result.state == "new" else result.state
-            if not self._thread.is_alive() and not self._closed:
-                self._thread.start()
-            self._wake.notify()
+            self._rouse()
         return {}
 
     def known(self, request: Request) -> dict[str, Any]:
@@ -109,13 +106,6 @@ class Breaker:
                 }
             )
         return {"mistakes": found, "steps": self.steps, "batch": BATCH, "busy": bool(self._queue) or self._running}
-
-    def close(self) -> None:
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join(10)
 
     # In the thread
 
@@ -175,12 +165,10 @@ class Breaker:
     def _train(self, mistake: Mistake, result: Result) -> None:
         """A short run from fresh weights; the same batches for all, but where their order is the mistake."""
         model = copy.deepcopy(self._model())
-        rng = np.random.default_rng(0)
-        fresh = [drawn(repr(name), spec.initializer, spec.shape, rng) for name, _, spec in model._specs()]
         optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
         optimizer.learning_rate = float(optimizer.learning_rate) * mistake.rate
         model.compile(optimizer, model.loss, backend="reference", fuse=False)
-        model.set_weights(fresh)
+        model.set_weights(fresh_weights(model, 0))
         put_in(model, mistake)
         order = np.random.default_rng(0).permutation(len(self.x))[: self.steps * BATCH]
         order = np.resize(order, self.steps * BATCH)

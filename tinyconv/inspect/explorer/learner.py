@@ -1,7 +1,6 @@
 """Training in the background, at full speed, and the moments that are kept of it."""
 
 import copy
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tinyconv import optimizers
-from tinyconv.initializers import drawn
 from tinyconv.inspect.explorer.requests import Refused, Request
 from tinyconv.inspect.explorer.samples import question
+from tinyconv.inspect.explorer.worker import Worker, fresh_weights
 
 UNSEEN = 1000  # test samples that are measured at every moment that is kept
 MOST_KEPT = 48  # moments; when there are more, every second one goes, but for the first and the last
@@ -29,7 +28,7 @@ class Moment:
         self.step, self.weights, self.unseen = step, weights, unseen
 
 
-class Learner:
+class Learner(Worker):
     """Trains a copy of a model in a thread of its own. The thread alone touches the model; others ask and set under a
     lock what it does next, and never wait for a step.
 
@@ -39,6 +38,7 @@ class Learner:
     """
 
     def __init__(self, model: Any, train: Sequence[Any], test: Sequence[Any] | None) -> None:
+        super().__init__()
         self.model = copy.deepcopy(model)
         self.backend = model._compiled["backend"]
         self.metrics = ["accuracy"] if question(model)[0] != "numbers" else []
@@ -56,9 +56,6 @@ class Learner:
         self.speed, self.error = 0.0, ""
         self._wanted: dict[str, Any] = {"left": 0}  # left: steps to go, -1: without end
         self._order, self._at, self._seed = np.arange(0), 0, 0
-        self._wake = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._live, daemon=True)
 
     # Asked by the page
 
@@ -72,9 +69,7 @@ class Learner:
         wanted |= {"over": True} if action == "over" else {}
         with self._wake:
             self._wanted |= {name: value for name, value in wanted.items() if value is not None}
-            if not self._thread.is_alive() and not self._closed:
-                self._thread.start()
-            self._wake.notify()
+            self._rouse()
         return {}
 
     def progress(self, request: Request) -> dict[str, Any]:
@@ -130,13 +125,6 @@ class Learner:
             self._wanted["left"] = 0
         self.model.get_weights()
 
-    def close(self) -> None:
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join(10)
-
     # In the thread
 
     def _live(self) -> None:
@@ -162,10 +150,8 @@ class Learner:
         """Take over what was asked for."""
         optimizer = self.model.optimizer
         if wanted.get("over"):
-            rng = np.random.default_rng(self._seed)
+            self.model.set_weights(fresh_weights(self.model, self._seed))
             self._seed += 1
-            fresh = [drawn(repr(name), spec.initializer, spec.shape, rng) for name, _, spec in self.model._specs()]
-            self.model.set_weights(fresh)
             self._compile(type(optimizer).from_config(optimizer.get_config()))
             with self._wake:
                 self.step, self.points, self.moments, self._at, self.error = 0, [], [], len(self._order), ""

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tinyconv.kernels import reference
+
 
 def warped(x: np.ndarray, across: float, down: float, turn: float, blur: float) -> np.ndarray:
     """A picture (H, W) or (H, W, C), turned by ``turn`` degrees clockwise about its middle, then shifted to the right
@@ -17,22 +19,15 @@ def warped(x: np.ndarray, across: float, down: float, turn: float, blur: float) 
 
 
 def _moved(x: np.ndarray, across: float, down: float, angle: float) -> np.ndarray:
-    """For every pixel the mean of the four around the point that it comes from, weighted by nearness (bilinear)."""
+    """Every pixel from the place that it comes from, by the kernel that augmentation uses too; 0 from outside."""
     H, W = x.shape[:2]
-    rows, columns = np.mgrid[:H, :W].astype(np.float64)
-    i, j = rows - (H - 1) / 2 - down, columns - (W - 1) / 2 - across
-    cos, sin = np.cos(angle), np.sin(angle)
-    u, v = cos * i - sin * j + (H - 1) / 2, sin * i + cos * j + (W - 1) / 2
-    top, left = np.floor(u).astype(int), np.floor(v).astype(int)
-    out = np.zeros_like(x)
-    for k in (0, 1):
-        for l in (0, 1):
-            at, to = top + k, left + l
-            share = (1 - np.abs(u - at)) * (1 - np.abs(v - to))
-            inside = (at >= 0) & (at < H) & (to >= 0) & (to < W)
-            share = np.where(inside, share, 0).reshape(H, W, *(1,) * (x.ndim - 2))
-            out += share * x[np.clip(at, 0, H - 1), np.clip(to, 0, W - 1)]
-    return out
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    middle = np.array([W - 1, H - 1]) / 2
+    warp = np.column_stack([turn, middle - turn @ (middle + np.array([across, down]))])
+    image = x.reshape(1, H, W, -1)
+    out = np.empty_like(image)
+    reference.warp_forward(out, image, warp.reshape(1, 6), np.empty(0), "constant", 0.0, "bilinear")
+    return out.reshape(x.shape)
 
 
 def _blurred(x: np.ndarray, sigma: float) -> np.ndarray:
