@@ -62,6 +62,20 @@ class Table:
         return f"<div>{html.escape(self.title)}</div><table>{head}<tbody>{body}</tbody></table>{notes}"
 
 
+class Tabled:
+    """What is shown as its table, by print and by a notebook."""
+
+    def table(self) -> Table:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return self.table().to_html()
+
+
 def dims(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "1"
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tinyconv.checking.tables import Table
+from tinyconv.checking.tables import Table, Tabled
 from tinyconv.kernels import memory, reference
 from tinyconv.plan import ops
 from tinyconv.plan.arena import Arena
@@ -71,7 +71,7 @@ class Nudged:
         return max(int(-np.log10(error / max(abs(self.slope), 1e-300))), 0) if self.slope else 0
 
 
-class GradientCheck:
+class GradientCheck(Tabled):
     """What :meth:`Trace.check` found: ``rows``, and whether they are all ``ok``, that is, none is wrong."""
 
     def __init__(self, rows: list[Nudged], tolerance: float) -> None:
@@ -96,15 +96,8 @@ class GradientCheck:
         notes = [f"{len(self.rows)} gradients: {len(self.wrong)} wrong, {kinks} at kinks of the loss."]
         return Table(f"Central differences of {STEP:g} in double precision", columns, cells, notes, right=(2, 3))
 
-    def __str__(self) -> str:
-        return str(self.table())
-
     def __repr__(self) -> str:
         return f"<{len(self.rows)} gradients checked, {len(self.wrong)} wrong>"
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return self.table().to_html()
 
 
 @dataclass(frozen=True, eq=False)

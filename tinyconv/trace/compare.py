@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.checking import invalid
-from tinyconv.checking.tables import Table
+from tinyconv.checking.tables import Table, Tabled
 from tinyconv.kernels.reference.dropout import STEP
 from tinyconv.plan import ops
 from tinyconv.trace.explanation import number
@@ -28,7 +28,7 @@ class Compared:
         return self.difference / max(self.size, 1e-30)
 
 
-class Comparison:
+class Comparison(Tabled):
     """What :meth:`Trace.compare` found: ``rows``, and their ``largest`` relative difference."""
 
     def __init__(self, rows: Sequence[Compared], notes: Sequence[str]) -> None:
@@ -44,15 +44,8 @@ class Comparison:
         columns = ("array", "largest difference", "largest number", "relative")
         return Table("Beside Keras, layer by layer", columns, cells, self.notes, right=(1, 2, 3))
 
-    def __str__(self) -> str:
-        return str(self.table())
-
     def __repr__(self) -> str:
         return f"<{len(self.rows)} arrays compared with Keras, largest relative difference {self.largest:.1e}>"
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return self.table().to_html()
 
 
 def compared(record: Record, keras_model: Any) -> Comparison:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyconv import checking
 from tinyconv.checking import unknown
-from tinyconv.checking.tables import Table, dims
+from tinyconv.checking.tables import Table, Tabled, dims
 from tinyconv.trace.check import Exact, GradientCheck, Nudged, checked, nudged
 from tinyconv.trace.compare import Comparison, compared
 from tinyconv.trace.explain import Explained, explained_loss, scope_of
@@ -141,7 +141,7 @@ class NoSuchLayer(ValueError, KeyError):
     __str__ = Exception.__str__
 
 
-class Trace(Mapping[str, Any]):
+class Trace(Tabled, Mapping[str, Any]):
     """One step of training: every array of it, by the names of the layers in the model.
 
     ``trace["conv2d"]`` is a :class:`LayerTrace`; in a model within a model "encoder/conv2d"; of a layer that is called
@@ -236,13 +236,6 @@ class Trace(Mapping[str, Any]):
         what = f"step {self.step + 1}" if self.training else "forward only"
         loss = f", loss {self.loss:.6g} → {self.loss_after:.6g}" if self.loss is not None else ""
         return f"<Trace of model {self._record.model!r}, {what}: {len(self._record.uses)} layers{loss}>"
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows of a trace."""
-        return self.table().to_html()
 
     @property
     def first_broken(self) -> tuple[str, str] | None:
