@@ -13,7 +13,9 @@ import numpy as np
 from IPython.display import Markdown
 
 import tinyconv
+from tinyconv.inspect.gradient_check import nudged
 
+__all__ = ["ROOT", "check", "digits", "maps", "nudged", "plt", "show"]
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # for the benchmarks, which are not installed
 
@@ -49,19 +51,6 @@ def check(answer: Any, expected: Any, tolerance: float = 1e-6) -> None:
         at = f" at {[int(i) for i in place]}" if place else ""
         raise AssertionError(f"Not yet:{at} it should be {expected[place]:.6g}, and is {answer[place]:.6g}.")
     print(f"Right, in all {answer.size} numbers." if answer.size > 1 else "Right.")
-
-
-def nudged(loss: Callable[[], float], array: np.ndarray, step: float = 1e-6) -> np.ndarray:
-    """The gradient of ``loss()`` with respect to an array that it reads, by moving each number a little both ways."""
-    slopes = np.empty(array.shape)
-    for place in np.ndindex(array.shape):
-        before = array[place]
-        array[place] = before + step
-        above = loss()
-        array[place] = before - step
-        slopes[place] = (above - loss()) / (2 * step)
-        array[place] = before
-    return slopes
 
 
 def digits(samples: int, test: int, size: int = 28) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
 """Checking a backward pass against the definition of a derivative."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,9 +119,9 @@ class _Ops:
         return self.found
 
 
-def _compare(name, array, derivative, value, tolerance) -> float:  # type: ignore[no-untyped-def]
-    """The largest difference between ``derivative`` and the slope of ``value()`` as numbers of ``array`` change."""
-    slope = np.empty_like(derivative)
+def nudged(value: Callable[[], float], array: np.ndarray) -> np.ndarray:
+    """The gradient of ``value()`` with respect to an array that it reads: each number is moved a little both ways."""
+    slope = np.empty(array.shape)
     for place in np.ndindex(array.shape):
         before = array[place]
         array[place] = before + STEP
@@ -129,6 +129,12 @@ def _compare(name, array, derivative, value, tolerance) -> float:  # type: ignor
         array[place] = before - STEP
         slope[place] = (above - value()) / (2 * STEP)
         array[place] = before
+    return slope
+
+
+def _compare(name, array, derivative, value, tolerance) -> float:  # type: ignore[no-untyped-def]
+    """The largest difference between ``derivative`` and the slope of ``value()`` as numbers of ``array`` change."""
+    slope = nudged(value, array)
     scale = max(1.0, float(np.abs(slope).max(initial=0)))
     difference = np.abs(derivative - slope) / scale
     worst = float(difference.max(initial=0))
