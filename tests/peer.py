@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -22,3 +23,13 @@ def gradients(function, *arrays, dout=None):
         out = function(*tensors)
     found = tape.gradient(out, tensors, None if dout is None else tf.convert_to_tensor(dout))
     return [out.numpy(), *(gradient.numpy() for gradient in found)]
+
+
+def listed(x):
+    return list(x) if isinstance(x, list | tuple) else [x]
+
+
+def close(found, wanted, tolerance):
+    assert found.shape == wanted.shape
+    scale = max(1.0, float(np.abs(wanted).max(initial=0)))
+    assert float(np.abs(found - wanted).max(initial=0)) <= tolerance * scale

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, seed
 from hypothesis import strategies as st
-from peer import keras, tf
+from peer import close, keras, listed, tf
 from strategies import examples, seeds
 
 import tinyconv
@@ -163,16 +163,6 @@ def needed_inputs(drawing):
         if value >= len(inputs):
             waiting += [read for read in calls[value - len(inputs)][2] if read not in found]
     return [i for i in range(len(inputs)) if i in found]
-
-
-def listed(x):
-    return list(x) if isinstance(x, list | tuple) else [x]
-
-
-def close(found, wanted, tolerance):
-    assert found.shape == wanted.shape
-    scale = max(1.0, float(np.abs(wanted).max(initial=0)))
-    assert float(np.abs(found - wanted).max(initial=0)) <= tolerance * scale
 
 
 def check(drawing, number, backend, rate=0.05):

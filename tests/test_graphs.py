@@ -6,22 +6,12 @@ import threading
 
 import numpy as np
 import pytest
-from peer import keras
+from peer import close, keras, listed
 
 import tinyconv
 from tinyconv import Input, Model, Sequential, layers
 from tinyconv.__main__ import meaning
 from tinyconv.plan.locks import ModelLock, join
-
-
-def listed(x):
-    return list(x) if isinstance(x, list | tuple) else [x]
-
-
-def close(found, wanted, tolerance):
-    assert found.shape == wanted.shape
-    scale = max(1.0, float(np.abs(wanted).max(initial=0)))
-    assert float(np.abs(found - wanted).max(initial=0)) <= tolerance * scale
 
 
 def residual(library):
