@@ -143,9 +143,7 @@ def image_dataset_from_directory(
         classes = "" if names is None else f" belonging to {len(names)} classes"
         console.write(f"Found {len(paths)} files{classes}.")
     if settings["shuffle"]:
-        order = np.arange(len(paths))
-        np.random.RandomState(settings["seed"]).shuffle(order)  # as Keras does it
-        paths, numbers = [paths[i] for i in order], None if numbers is None else numbers[order]
+        paths, numbers = _shuffled(paths, numbers, settings["seed"])
     targets = None if numbers is None else _encoded(numbers, str(label_mode), names or [])
     held = int(share * len(paths))
     parts = {"training": slice(len(paths) - held), "validation": slice(len(paths) - held, None), None: slice(None)}
@@ -162,6 +160,13 @@ def image_dataset_from_directory(
         labels_of_part = None if targets is None else targets[part]
         found.append(ImageDataset(paths[part], labels_of_part, names, settings | fixed))
     return found if subset == "both" else found[0]
+
+
+def _shuffled(paths: list[str], numbers: np.ndarray | None, seed: int) -> tuple[list[str], np.ndarray | None]:
+    """In an order drawn as Keras draws it."""
+    order = np.arange(len(paths))
+    np.random.RandomState(seed).shuffle(order)
+    return [paths[i] for i in order], None if numbers is None else numbers[order]
 
 
 def _share(where: str, validation_split: Any, subset: Any, order_unknown: bool) -> float:
