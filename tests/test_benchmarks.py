@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -198,3 +199,11 @@ def test_kernel_benchmarks_check_and_report(tmp_path):
     for benchmark in benchmarks:
         assert benchmark["extra_info"].keys() == {"bytes", "compile seconds", "GFLOP/s"}
         assert "function" not in str(benchmark["params"])
+
+
+@pytest.mark.long
+def test_two_trees_take_turns(tmp_path):
+    command = "benchmarks/before_after.py", str(ROOT), str(ROOT), "--rounds", "2", "--only", "MLP"
+    printed = run(*command, "--out", str(tmp_path))
+    assert re.search(r"^\| MLP +\| .* \| +\d\.\d{3} \| \d\.\d{3} to \d\.\d{3} \|$", printed, re.MULTILINE)
+    assert {path.name for path in tmp_path.iterdir()} == {"before_after.md", "before_after.json"}

@@ -298,3 +298,15 @@ def test_memory_functions(name):
     module.download(host, array)
     assert order == [1, 2, 1, 2]
     np.testing.assert_array_equal(host, np.arange(15).reshape(3, 5))
+
+
+def test_no_function_is_longer_than_a_page():
+    """60 lines, its docstring aside."""
+    long = []
+    for file in sorted(Path(tinyconv.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                told = (ast.get_docstring(node, clean=False) or "").count("\n") + bool(ast.get_docstring(node))
+                if node.end_lineno - node.lineno + 1 - told > 60:
+                    long.append(f"{file}:{node.lineno} {node.name}")
+    assert not long
