@@ -392,6 +392,9 @@ def test_new_weights_need_a_new_optimizer():
     model.add(layers.Dense(3, activation="softmax"))  # of the same name and shape as the old one
     with pytest.raises(ValueError, match=r"Unknown weight: 'dense/kernel'.*compile with a new optimizer"):
         fit(model)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # its optimizer is as strange to it
+        with pytest.raises(ValueError, match="Unknown weight: 'dense/kernel'"):
+            fit(twin)
     compile_(model, "adam")
     assert len(fit(model)) == 1
 

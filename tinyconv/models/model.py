@@ -231,7 +231,7 @@ class Model(Rebuilt, Structure):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if self._optimizer is not None and self._optimizer.built:
+        if self._optimizer is not None and self._optimizer.built and not self._optimizer.strangers(self._owners()[0]):
             self._bind()
 
     # The optimiser's state
@@ -245,11 +245,15 @@ class Model(Rebuilt, Structure):
     def _bind(self) -> None:
         """Make the optimiser this model's."""
         assert self._optimizer is not None
+        self._optimizer.belong(self, *self._owners())
+
+    def _owners(self) -> tuple[dict[str, Layer], dict[str, Layer]]:
+        """The layer of each weight that is trained, by "layer/weight", and of each that is not."""
         trained: dict[str, Layer] = {}
         frozen: dict[str, Layer] = {}
         for name, layer, spec in self._specs():
             (trained if self._is_trained(layer, spec) else frozen)[name] = layer
-        self._optimizer.belong(self, trained, frozen)
+        return trained, frozen
 
     @locked
     def optimizer_state(self) -> Moments:

@@ -193,8 +193,7 @@ class Optimizer(Configured):
             return  # nothing is trained, so that it is nobody's yet, as in Keras
         if self._known is None:
             self._known = dict(identities)
-        strangers = [name for name, identity in identities.items() if self._known.get(name) is not identity]
-        if strangers:
+        if strangers := self.strangers(identities):
             raise ValueError(
                 f"Unknown weight: {strangers[0]!r}. This {type(self).__name__} was built for other weights: an "
                 "optimizer belongs to one model, and to the weights that this model had when it was first trained. "
@@ -206,6 +205,11 @@ class Optimizer(Configured):
             for name in moments.keys() - self._known.keys():
                 del moments[name]
         self._model = weakref.ref(model)
+
+    def strangers(self, identities: Mapping[str, Any]) -> list[str]:
+        """Those of the weights that are not among the ones the optimiser was built for."""
+        known = self._known or {}
+        return [name for name, identity in identities.items() if known.get(name) is not identity]
 
     def knows(self, weight: str) -> bool:
         """Whether a weight, "layer/weight", is one of those that the optimiser has a state for."""
