@@ -13,7 +13,7 @@ from strategies import examples, seeds
 
 import tinyconv
 
-JOINS = ("Add", "Multiply", "Maximum", "Average", "Subtract", "Concatenate")
+JOINS = ("Add", "Multiply", "Maximum", "Minimum", "Average", "Subtract", "Concatenate")
 RANDOM = {"bias_initializer": "random_normal"}  # so that no weight begins with what hides a mistake
 NORMS = {"beta_initializer": "random_normal", "gamma_initializer": "random_normal"}
 SAME = {  # layers that leave an image's size as it is, and their arguments

@@ -45,6 +45,7 @@ LAYERS = {
     "LeakyReLU": [{}],
     "MaxPooling2D": [{}, {"pool_size": 3, "strides": 2, "padding": "same"}],
     "Maximum": [{}],
+    "Minimum": [{}],
     "Multiply": [{}],
     "RandomFlip": [{}],
     "RandomRotation": [{"factor": 0.2, "fill_mode": "wrap"}],
@@ -133,7 +134,7 @@ def test_every_layers_numbers_add_up(name, number):
         add_up(forward.explain("output", place), forward.output, place)
 
 
-@pytest.mark.parametrize("name", ["Add", "Average", "Maximum", "Multiply", "Subtract"])
+@pytest.mark.parametrize("name", ["Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract"])
 def test_merges_that_repeat_axes_add_up(name):
     """An image with a number for each channel, and with a row: their gradients are sums over what they count for."""
     tinyconv.utils.set_random_seed(2)

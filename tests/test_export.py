@@ -100,7 +100,8 @@ def test_every_layer_type_is_tested():
     tested = {type(layer) for stack in LAYERS.values() for layer in stack}
     found = {getattr(layers, name) for name in layers.__all__} - {layers.Layer, layers.WeightSpec}
     kinds = {kind for kind in found if isinstance(kind, type)}
-    joins = {layers.Add, layers.Average, layers.Concatenate, layers.Maximum, layers.Multiply, layers.Subtract}
+    joins = {layers.Add, layers.Average, layers.Concatenate, layers.Maximum, layers.Minimum}
+    joins |= {layers.Multiply, layers.Subtract}
     assert kinds - {layers.InputLayer} - joins == tested  # and the joins in test_graphs.py
 
 

@@ -46,7 +46,7 @@ def squeeze(library):
     x = kinds.Multiply()([x, gate])
     x = kinds.Subtract()([x, kinds.GlobalMaxPooling2D()(x)])
     rows, columns = kinds.Conv2D(4, (1, 8))(x), kinds.Conv2D(1, (8, 1))(x)
-    x = kinds.Maximum()([x, kinds.Average()([rows, columns])])
+    x = kinds.Minimum()([kinds.Maximum()([x, kinds.Average()([rows, columns])]), 2.0 * x])
     return library.Model(image, kinds.Dense(3, activation="softmax")(kinds.Flatten()(x)))
 
 

@@ -210,6 +210,9 @@ def test_weights_in_training(name):
     all_of_them("fit", x, y, validation_split=0.3, sample_weight=weights, **fit)
     all_of_them("fit", x, y, validation_split=0.3, class_weight={0: 2.0}, **fit)
     all_of_them("evaluate", x, y, sample_weight=weights, verbose=0, return_dict=True)
+    expected, *lists = (model.evaluate(x, y, sample_weight=weights, verbose=0) for model in models)
+    for found in lists:
+        agree(found, expected, 3e-5)
     for _ in range(2):
         all_of_them("train_on_batch", x, y, sample_weight=weights, return_dict=True)
         all_of_them("train_on_batch", x, y, class_weight={1: 3.0}, return_dict=True)

@@ -64,8 +64,6 @@ def trajectory(model, x, y, batch_size, steps):
     found = []
     for step in range(steps):
         batch = np.arange(step * batch_size, (step + 1) * batch_size) % len(x)
-        if isinstance(model, keras.Model):
-            model.reset_metrics()  # or it would give the mean over all batches so far
         found.append(model.train_on_batch(x[batch], y[batch]))
     return found
 
@@ -590,3 +588,36 @@ def test_optimizers_and_schedules_as_dictionaries():
         assert keras.optimizers.deserialize(ours).get_config()["rho"] == 0.8
     with pytest.raises(ValueError, match=r"RMSprop can clip in one way only\. Expected one of clipnorm, clipvalue, "):
         tinyconv.optimizers.RMSprop(clipnorm=1, clipvalue=1)
+
+
+def test_a_batch_reports_its_own_loss_and_metrics_whatever_ran_before():
+    """As since Keras 3.15, of several outputs and with weights; before, these were means since ``reset_metrics``."""
+    rng = np.random.default_rng(8)
+    x, weights = rng.random((12, 5), np.float32), rng.random(12).astype(np.float32)
+    y = [rng.integers(0, 3, 12), rng.random((12, 1), np.float32)]
+    found = []
+    for library, more in ((keras, {}), (tinyconv, {"backend": "reference"})):
+        kinds, source = library.layers, library.Input((5,))
+        heads = [kinds.Dense(3, activation="softmax", name="a")(source), kinds.Dense(1, name="b")(source)]
+        model = library.Model(source, heads)
+        rows = iter(np.linspace(-1, 1, 24, dtype=np.float32))
+        model.set_weights([np.array([next(rows) for _ in range(w.size)]).reshape(w.shape) for w in model.get_weights()])
+        settings = {"metrics": [["accuracy"], ["mae"]], "weighted_metrics": [["accuracy"], []]}
+        model.compile("sgd", ["sparse_categorical_crossentropy", "mse"], **settings, **more)
+
+        class Reset(library.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                self.model.reset_metrics()
+
+        reports = []
+        for count in (4, 12):
+            part = x[:count], [each[:count] for each in y]
+            reports.append(model.train_on_batch(*part, sample_weight=[weights[:count], np.ones(count)]))
+            reports.append(model.test_on_batch(*part))
+            run = {"batch_size": 6, "shuffle": False, "verbose": 0, "callbacks": [Reset()]}
+            logs = model.fit(x, y, sample_weight=[weights, np.ones(12)], **run).history
+            reports.append([logs[key][0] for key in sorted(logs)])
+            model.evaluate(x[:5], [each[:5] for each in y], verbose=0)
+        found.append(reports)
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -655,7 +655,7 @@ def test_the_zoo_is_large_enough():
         "callbacks.CallbackList",
         "callbacks.LambdaCallback",
         "callbacks.LearningRateScheduler",
-        *(f"layers.{name}" for name in ("add", "average", "concatenate", "maximum", "multiply", "subtract")),
+        *(f"layers.{name}" for name in ("add", "average", "concatenate", "maximum", "minimum", "multiply", "subtract")),
         "losses.mean_absolute_error",
         "losses.mean_squared_error",
         *(f"utils.{name}" for name in ("image_dataset_from_directory", "load_img", "save_img")),  # of files

@@ -317,7 +317,7 @@ def _merge(graph: Graph, op: ops.Merge, *values: Flow, weights: Weights) -> Flow
             missing = [1] * (rank - len(value.shape))
             shape = graph.weight(f"{op.name}/shape_{number}", np.array([0, *missing, *value.shape]))
             joined[number] = Flow(graph.add("Reshape", [value.name, shape], op.name), op.out_shape, False)
-    kind = {"add": "Sum", "subtract": "Sub", "multiply": "Mul", "maximum": "Max"}[op.kind]
+    kind = {"add": "Sum", "subtract": "Sub", "multiply": "Mul", "maximum": "Max", "minimum": "Min"}[op.kind]
     out = joined[0].name
     for value in joined[1:]:
         out = graph.add(kind, [out, value.name], op.name)

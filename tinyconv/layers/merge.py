@@ -90,6 +90,12 @@ class Maximum(Merge):
     kind = "maximum"
 
 
+class Minimum(Merge):
+    """The smallest of its inputs, element by element: -max(-a, -b). See ``kernels.reference.maximum_forward``."""
+
+    kind = "minimum"
+
+
 class Average(Merge):
     """The mean of its inputs, element by element. See ``kernels.reference.add_forward``."""
 
@@ -161,6 +167,11 @@ def multiply(inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:
 def maximum(inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:
     """``Maximum(**kwargs)(inputs)``."""
     return Maximum(**kwargs)(inputs)
+
+
+def minimum(inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:
+    """``Minimum(**kwargs)(inputs)``."""
+    return Minimum(**kwargs)(inputs)
 
 
 def average(inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:

@@ -36,7 +36,7 @@ from tinyconv.plan.lowering import Plan
 from tinyconv.trace.step import recorded
 from tinyconv.trace.trace import Trace
 from tinyconv.training.data import Loop
-from tinyconv.training.heads import Head, heads, log_names, per_output, reported
+from tinyconv.training.heads import Head, as_list, heads, log_names, per_output, reported
 from tinyconv.training.progress import Progress, Verbosity
 from tinyconv.training.session import Session
 from tinyconv.training.trainer import Trainer
@@ -505,8 +505,8 @@ class Model(Rebuilt, Structure):
         return_dict: bool = False,
     ) -> Any:
         """The loss and the metrics on a data set: [loss, metric, ...], just the loss if there are no metrics, or (with
-        ``return_dict``) a dict by name. Data and weights are as in :meth:`fit`; ``steps``: of how many batches, None:
-        of all."""
+        ``return_dict``) a dict by name; of several outputs, [loss, the losses, the metrics by their names]. Data and
+        weights are as in :meth:`fit`; ``steps``: of how many batches, None: of all."""
         return_dict = checking.boolean("evaluate", "return_dict", return_dict)
         progress = Progress(verbose, 0, None)
         with self._lock:
@@ -516,7 +516,7 @@ class Model(Rebuilt, Structure):
             loop = feed.loop(trainer, training=False)
             events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
             logs = Session(trainer, loop, events, progress).run("test")
-        return logs if return_dict else _as_list(logs)
+        return logs if return_dict else as_list(self._heads, logs)
 
     @explained
     def predict(
@@ -580,6 +580,15 @@ class Model(Rebuilt, Structure):
         """The loss and the metrics of one batch, as :meth:`evaluate` returns them."""
         return self._on_batch("test_on_batch", x, y, sample_weight, None, False, return_dict)
 
+    @locked
+    def reset_metrics(self) -> None:
+        """Begin the metrics anew; in a callback, the loss and the metrics of the epoch under way. What trains or
+        evaluates does so itself when it begins."""
+        for metric in self.metrics:
+            metric.reset_state()
+        if self._trainer is not None:
+            self._trainer.reset_totals()
+
     @explained
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The outputs for one batch; the same as calling the model."""
@@ -600,7 +609,7 @@ class Model(Rebuilt, Structure):
             assert self._optimizer is not None
             self._optimizer.iterations += 1
             trainer.sync_model()
-        return logs if return_dict else _as_list(logs)
+        return logs if return_dict else as_list(self._heads, logs)
 
     # Looking inside
 
@@ -830,12 +839,6 @@ class Model(Rebuilt, Structure):
 def _params(loop: Loop, epochs: int, verbose: Verbosity) -> dict[str, Any]:
     """What callbacks are told of a run."""
     return {"epochs": epochs, "steps": loop.count, "verbose": verbose}
-
-
-def _as_list(logs: dict[str, float]) -> Any:
-    """The loss and the metrics as Keras returns them: a number if there is only one."""
-    values = list(logs.values())
-    return values if len(values) > 1 else values[0]
 
 
 def _each(get: Callable[[Any], Any], identifier: Any) -> Any:

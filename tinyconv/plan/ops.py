@@ -549,11 +549,15 @@ class LayerNorm(Op):
         return out
 
 
+NEGATED = {"subtract": "add", "minimum": "maximum"}  # merges by the kernels of another, of negatives
+
+
 @dataclass(frozen=True)
 class Merge(Op):
     """Values joined two by two from the left by the kernels of ``kind``: "add", "multiply", "maximum"; or "subtract",
-    which adds the negative. ``x_shape`` is the first one's shape; ``scale`` multiplies the result: 1/n makes a mean of
-    a sum. Where an axis of a value is 1 and the output's is longer, it is repeated."""
+    which adds the negative, and "minimum", the negative of the negatives' maximum. ``x_shape`` is the first one's
+    shape; ``scale`` multiplies the result: 1/n makes a mean of a sum. Where an axis of a value is 1 and the output's is
+    longer, it is repeated."""
 
     kind: str
     scale: float = 1.0
@@ -564,9 +568,10 @@ class Merge(Op):
 
     def emit(self, b: Builder, *values: Value) -> Value:
         whole = [self._repeated(b, number, x) for number, x in enumerate(values)]
-        kind = self.kind
-        if kind == "subtract":
-            kind, whole[1] = "add", self._negated(b, whole[1])
+        kind = NEGATED.get(self.kind, self.kind)
+        if kind != self.kind:
+            first = 1 if kind == "add" else 0
+            whole[first:] = [self._negated(b, number, x) for number, x in enumerate(whole[first:], first)]
         joined = whole[0]
         for number, x in enumerate(whole[1:]):
             a, joined = joined, b.value(self, f"joined_{number}", self.out_shape, b.training and any_wanted(joined, x))
@@ -575,11 +580,12 @@ class Merge(Op):
             if joined.wanted:
                 gradients = {"da": a.flat.grad, "db": x.flat.grad, "dout": joined.flat.grad}
                 b.backward(self, f"{kind}_backward", 0, **gradients, **({} if kind == "add" else arrays))
-        if self.scale != 1:
-            b.forward(self, "rescale_forward", 0, out=joined.flat.data, x=joined.flat.data, scale=self.scale, shift=0.0)
+        scale = -1.0 if self.kind == "minimum" else self.scale
+        if scale != 1:
+            b.forward(self, "rescale_forward", 0, out=joined.flat.data, x=joined.flat.data, scale=scale, shift=0.0)
             if joined.wanted:
                 grad = joined.flat.grad
-                b.backward(self, "rescale_backward", 0, dx=grad, dout=grad, scale=self.scale)
+                b.backward(self, "rescale_backward", 0, dx=grad, dout=grad, scale=scale)
         b.steps["backward"].reverse()  # what was joined last is taken apart first
         return joined
 
@@ -605,8 +611,8 @@ class Merge(Op):
             x = out
         return x.reshape((b.batch_size, *shape))
 
-    def _negated(self, b: Builder, x: Value) -> Value:
-        out = b.value(self, "negated", self.out_shape, x.wanted)
+    def _negated(self, b: Builder, number: int, x: Value) -> Value:
+        out = b.value(self, f"negated_{number}", self.out_shape, x.wanted)
         b.forward(self, "rescale_forward", 0, out=out.flat.data, x=x.flat.data, scale=-1.0, shift=0.0)
         if x.wanted:
             b.backward(self, "rescale_backward", 0, dx=x.flat.grad, dout=out.flat.grad, scale=-1.0)

@@ -231,14 +231,15 @@ class Exact:
 
 
 def _decisions(op: ops.Op, inputs: Sequence[Array], holder: Emitted | Node) -> Array:
-    """Of a ReLU the signs, of a pool or a maximum the winners."""
+    """Of a ReLU the signs, of a pool, a maximum or a minimum the winners."""
     if isinstance(op, ops.MaxPool2D):
         own = holder.own if isinstance(holder, Node) else {"": holder.forward[0].arguments}
         return np.array(next(iter(own.values()))["argmax"])
     if isinstance(op, ops.Activation):
         return np.sign(inputs[0])
     if isinstance(op, ops.Merge) and op.kind not in ("add", "subtract", "multiply"):
-        return np.argmax(np.stack(np.broadcast_arrays(*inputs)), axis=0)
+        winner = np.argmin if op.kind == "minimum" else np.argmax
+        return winner(np.stack(np.broadcast_arrays(*inputs)), axis=0)
     return np.zeros(0)
 
 

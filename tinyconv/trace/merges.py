@@ -3,6 +3,7 @@
 import numpy as np
 
 from tinyconv.kernels import reference
+from tinyconv.plan import ops
 from tinyconv.trace.explainer import SMALLER, ZEROS, Explainer, Scope
 from tinyconv.trace.explanation import Column, Explanation, Place, Rows, reference_to
 from tinyconv.trace.record import Array, Node
@@ -18,8 +19,8 @@ class Joined(Route):
         kind, subtracts = self.op.kind, self.op.kind == "subtract"
         self.chooses = kind not in ("add", "subtract")
         mean = self.op.scale != 1
-        self.factor = "largest" if self.chooses else "1 / n" if mean else "sign" if subtracts else ""
-        kind = "add" if subtracts else kind  # of the negative
+        self.factor = "chosen" if self.chooses else "1 / n" if mean else "sign" if subtracts else ""
+        kind = ops.NEGATED.get(kind, kind)
         self.forward = (getattr(reference, f"{kind}_forward"), f"np.{kind}")
         backward = "da[...] = np.where" if self.chooses else "dx[...] = dout"
         self.backward = (getattr(reference, f"{kind}_backward"), backward)

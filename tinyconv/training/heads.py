@@ -139,6 +139,15 @@ def report(found: Sequence[Head], totals: np.ndarray) -> dict[str, float]:
     return dict(zip(log_names(found), values, strict=True))
 
 
+def as_list(found: Sequence[Head], logs: Mapping[str, float]) -> Any:
+    """The values of a report in Keras' order, a number if there is only one. What is not called by the loss's or a
+    metric's own name stands at the end by its name; a name that two metrics share, Keras has twice."""
+    losses_ = log_names(found)[1 : 1 + len(found)] if len(found) > 1 else []
+    names = ["loss", *(each.metric.name for each in reported(found)), *losses_]
+    values = [logs[name] for name in (*names, *sorted(set(logs) - set(names))) if name in logs]
+    return values if len(values) > 1 else values[0]
+
+
 def per_output(argument: str, value: Any, names: Sequence[str], one_for_all: bool = False) -> list[Any]:
     """``value`` as a list with an entry, or None, for each of the outputs (or inputs) of these names."""
     if isinstance(value, Mapping) and not ("class_name" in value and "config" in value):

@@ -65,6 +65,7 @@ class Trainer:
         self.rate = float("nan")  # the learning rate that the state holds
         self.lock = model._lock
         self.drawn = 0  # samples that calls without targets have drawn for
+        self.resets = 0  # how often somebody has set the totals to zero, perhaps while a pass was paused
         self.runs = 0  # passes under way, during which callbacks and other threads get their turn
 
     # Plans and programs
@@ -283,6 +284,7 @@ class Trainer:
         """Let others use the model in the middle of a pass: what the pass counts with is put back after it."""
         state = self.state
         counters, totals = state.read(state.counters), state.read(state.totals)
+        resets = self.resets
         step = self.optimizer.iterations if self.optimizer else 0
         try:
             with self.lock.released():
@@ -292,7 +294,12 @@ class Trainer:
             if self.optimizer:  # another thread may have trained
                 counters[STEP] += self.optimizer.iterations - step
             state.set(state.counters, counters)
-            state.set(state.totals, totals)
+            state.set(state.totals, totals if self.resets == resets else np.zeros(state.totals.shape))
+
+    def reset_totals(self) -> None:
+        """Set the totals to zero, in the middle of a pass too."""
+        self.resets += 1
+        self.state.set(self.state.totals, np.zeros(self.state.totals.shape))
 
     def sync_model(self) -> None:
         """Bring the trained weights into the model's own arrays."""
