@@ -10,7 +10,7 @@ from peer import close, keras, listed
 
 import tinyconv
 from tinyconv import Input, Model, Sequential, layers
-from tinyconv.__main__ import meaning
+from tinyconv.commands.predict import meaning
 from tinyconv.plan.locks import ModelLock, join
 
 
