@@ -1,6 +1,7 @@
 """The contract between the plan and its kernels, the direction of imports, and the random numbers all sets share."""
 
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -73,7 +74,7 @@ def test_every_set_has_every_activation(name):
     file = KERNELS / name / "activation.py"
     (table,) = (
         node.value
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        for node in parsed(file).body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FORMULAS"
     )
     found = {
@@ -90,7 +91,7 @@ def test_an_unknown_kernel_set_is_named():
 
 def public(file):
     """The functions at the top level of a file whose names do not start with an underscore."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = parsed(file)
     return [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
 
 
@@ -113,21 +114,27 @@ def test_kernel_sets_tell_their_story_in_the_same_order(file):
         assert [name for name in here if name in names] == [name for name in names if name in here]
 
 
+@functools.cache
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(file, inside=True):
     """The tinyconv modules that a file imports, those for the type checker too; ``inside``: also within functions."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    late = {id(inner) for function in functions for inner in ast.walk(function)}
-    for node in ast.walk(tree):
-        if id(node) in late and not inside:
-            continue
+    waiting, found = [parsed(file)], []
+    while waiting:
+        node = waiting.pop()
+        if inside or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "tinyconv")
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] == "tinyconv"]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: imports are absolute"
             if node.module.split(".")[0] == "tinyconv":
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
-                yield from (name if is_module(name) else node.module for name in names)
+                found += [name if is_module(name) else node.module for name in names]
+    return found
 
 
 def is_module(name):
@@ -305,7 +312,7 @@ def test_no_function_is_longer_than_a_page():
     """60 lines, its docstring aside."""
     long = []
     for file in sorted(Path(tinyconv.__file__).parent.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(file)):
             if isinstance(node, ast.FunctionDef):
                 told = (ast.get_docstring(node, clean=False) or "").count("\n") + bool(ast.get_docstring(node))
                 if node.end_lineno - node.lineno + 1 - told > 60:
