@@ -117,6 +117,7 @@ def test_a_kernel_is_compiled_once_per_machine(copy):
     assert cache_folders(copy) == {copy / "tinyconv" / "kernels" / "cpu" / "__pycache__"}
 
 
+@pytest.mark.long
 def test_an_edit_of_an_inlined_function_in_another_file_is_noticed(copy):
     folder = copy / "tinyconv" / "kernels" / "cpu"
     (folder / "inner.py").write_text(
@@ -139,6 +140,7 @@ def test_an_edit_of_an_inlined_function_in_another_file_is_noticed(copy):
     assert not compiled(copy), "an edit of a file that a kernel does not use compiled it again"
 
 
+@pytest.mark.long
 def test_a_damaged_cache_file_is_compiled_anew(copy):
     damages = [
         lambda content: b"",
@@ -154,6 +156,7 @@ def test_a_damaged_cache_file_is_compiled_anew(copy):
     assert compiled(copy, 5) == ""
 
 
+@pytest.mark.long
 def test_another_processor_or_bounds_checks_get_compiled_code_of_their_own(copy):
     assert compiled(copy)
     assert compiled(copy, NUMBA_BOUNDSCHECK="1")
@@ -162,6 +165,7 @@ def test_another_processor_or_bounds_checks_get_compiled_code_of_their_own(copy)
     assert not compiled(copy)
 
 
+@pytest.mark.long
 def test_where_the_package_cannot_be_written_the_user_s_folder_keeps_the_cache(copy):
     """A file where the folder should be: that stops the superuser too."""
     (copy / "tinyconv" / "kernels" / "cpu" / "__pycache__").touch()
@@ -174,6 +178,7 @@ def test_where_the_package_cannot_be_written_the_user_s_folder_keeps_the_cache(c
     assert not compiled(copy, **home)
 
 
+@pytest.mark.long
 def test_where_nothing_can_be_written_kernels_run_uncached(copy):
     (copy / "tinyconv" / "kernels" / "cpu" / "__pycache__").touch()
     (copy / "file").touch()
@@ -304,6 +309,7 @@ def test_folders_of_installations_that_are_gone_are_swept(mine):
 
 
 @posix
+@pytest.mark.long
 def test_a_chosen_folder_that_others_may_write_is_named_and_another_is_used(copy):
     (copy / "shared").mkdir()
     (copy / "shared").chmod(0o777)
@@ -339,6 +345,7 @@ def test_a_full_disk_is_no_error(monkeypatch):
     assert twice(4) == 8
 
 
+@pytest.mark.long
 def test_functions_made_by_a_function_and_compiled_apart_do_not_take_each_other_s_place(copy):
     """Numba numbers functions of one name, from 1 in every process: in the third one, two have one name and number."""
     (copy / "made.py").write_text(
@@ -353,6 +360,7 @@ def test_functions_made_by_a_function_and_compiled_apart_do_not_take_each_other_
     assert run(program.format([3, 2]), copy) == "31 21"
 
 
+@pytest.mark.long
 def test_functions_made_by_a_function_are_told_apart(copy):
     (copy / "made.py").write_text(
         "from tinyconv.kernels.cpu.runtime.jit import jit\ndef make(factor, inner):\n    @jit\n    def made(x):\n"
@@ -369,6 +377,7 @@ def test_functions_made_by_a_function_are_told_apart(copy):
     assert run(program, copy) == "22 18 33 27 0"
 
 
+@pytest.mark.long
 def test_two_cold_processes_at_once(copy):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         assert any(pool.map(compiled, [copy, copy]))
@@ -416,9 +425,9 @@ def test_compile_watch_says_when_and_how_long(monkeypatch, tmp_path):
     [
         ("NUMBA_DISABLE_JIT", "1", 'unset it, or use backend="reference"'),
         ("NUMBA_NUM_THREADS", "0", "correct or unset it"),
-        ("NUMBA_NUM_THREADS", "-2", "correct or unset it"),
-        ("NUMBA_NUM_THREADS", "two", "correct or unset it"),
-        ("NUMBA_NUM_THREADS", "99999999999", "correct or unset it"),
+        pytest.param("NUMBA_NUM_THREADS", "-2", "correct or unset it", marks=pytest.mark.long),
+        pytest.param("NUMBA_NUM_THREADS", "two", "correct or unset it", marks=pytest.mark.long),
+        pytest.param("NUMBA_NUM_THREADS", "99999999999", "correct or unset it", marks=pytest.mark.long),
         ("NUMBA_THREADING_LAYER", "openmp", "unset it, or install the library"),
         ("NUMBA_THREADING_LAYER_PRIORITY", "omp omp omp", "correct or unset it"),
     ],
@@ -478,7 +487,7 @@ def test_all_kernels_stay_within_bounds(name):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("threads", [pytest.param("1", marks=pytest.mark.long), "2"])
 def test_bounds_checks_find_a_label_out_of_range(threads):
     program = """
         import numpy as np
@@ -518,7 +527,7 @@ WITHOUT_TBB = 'import sys; sys.modules["numba.np.ufunc.tbbpool"] = None\n'
 has_omp = pytest.mark.skipif(not threads._importable("omppool"), reason="no OpenMP library here")
 
 
-@pytest.mark.parametrize("layer", ["workqueue", pytest.param("omp", marks=has_omp), "default"])
+@pytest.mark.parametrize("layer", ["workqueue", pytest.param("omp", marks=[has_omp, pytest.mark.long]), "default"])
 def test_two_python_threads_may_call_kernels_at_once(layer):
     expected = threads.LAYER if layer == "default" else layer
     assert run(TWO_THREADS, NUMBA_THREADING_LAYER=layer) == f"{expected} {expected} 0"
@@ -534,12 +543,14 @@ def test_tbb_is_found_where_pip_installed_it():
 
 
 @has_omp
+@pytest.mark.long
 def test_without_tbb_it_is_openmp_whose_threads_sleep_while_they_wait():
     program = TWO_THREADS + "import os; print(os.environ['OMP_WAIT_POLICY'])"
     assert run(WITHOUT_TBB + program) == "omp omp 0\npassive"
     assert run(WITHOUT_TBB + program, OMP_WAIT_POLICY="active") == "omp omp 0\nactive"
 
 
+@pytest.mark.long
 def test_without_either_it_is_workqueue():
     without = WITHOUT_TBB + 'sys.modules["numba.np.ufunc.omppool"] = None\n'
     assert run(without + TWO_THREADS) == "workqueue workqueue 0"
@@ -591,6 +602,7 @@ def test_setting_the_number_of_threads():
         threads.set_threads(most)
 
 
+@pytest.mark.long
 def test_results_do_not_depend_on_the_number_of_threads_of_a_process():
     program = """
         import hashlib
