@@ -1,5 +1,6 @@
 """Files exchanged with real Keras, in both directions."""
 
+import re
 import warnings
 
 import h5py
@@ -389,3 +390,76 @@ def test_skipped_layers_are_the_same_as_in_keras(tmp_path, library):
     expected = [*before[:2], *model.get_weights()[1:5], *before[6:]]
     for ours, theirs in zip(other.get_weights(), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def operators(library):
+    """A network of operators and of functions of tensors, which are layers here and none in Keras."""
+    kinds, use = library.layers, library.activations
+    image = library.Input((4, 4, 3))
+    x = kinds.Conv2D(3, 1, bias_initializer="random_normal")(image)
+    y = 1 - 0.5 * (image - x) + x * image / 4 - 0.25
+    y = use.relu(y, max_value=2.0, threshold=0.1) + use.gelu(-x) - use.leaky_relu(x)
+    y = use.softmax(kinds.Conv2D(3, 3, padding="same")(2 + y)) + use.softplus(y)
+    source = library.Input((4, 4, 3))
+    inner = library.Model(source, use.tanh(kinds.Conv2D(3, 2, padding="same")(source) - source), name="inner")
+    return library.Model(image, kinds.Dense(2)(kinds.Flatten()(inner(y) + use.elu(x, 0.5))))
+
+
+def test_operators_and_functions_of_tensors_go_to_keras_and_come_back(tmp_path):
+    theirs, ours = operators(keras), operators(tinyconv)
+    ours.set_weights(theirs.get_weights())
+    rng = np.random.default_rng(4)
+    x, y = rng.standard_normal((4, 4, 4, 3)).astype(np.float32), rng.standard_normal((4, 2))
+    expected = theirs.predict(x, verbose=0)
+    ours.save(tmp_path / "ours.keras")
+    theirs.save(tmp_path / "theirs.keras")
+    loaded, back = load_model(tmp_path / "theirs.keras"), keras.saving.load_model(tmp_path / "ours.keras")
+    told = tinyconv.models.model_from_json(theirs.to_json())
+    told.set_weights(theirs.get_weights())
+    for model in (ours, loaded, told, tinyconv.Model.from_config(theirs.get_config())):
+        model.compile(tinyconv.optimizers.SGD(0.1), "mse", backend="reference")
+    for model in (ours, loaded, told, back):
+        np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
+    theirs.compile(keras.optimizers.SGD(0.1), "mse")
+    theirs.train_on_batch(x, y)
+    loaded.train_on_batch(x, y)
+    for found, wanted in zip(loaded.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_operations_of_keras_are_read_as_layers_or_refused_by_name():
+    ops, image = keras.ops, keras.Input((4, 4, 3))
+    read = {
+        "Add": ops.add(image, image),
+        "Subtract": ops.subtract(image, 2.0 * image),
+        "Rescaling": ops.divide(ops.negative(ops.multiply(3, image)), 2),
+        "Maximum": ops.maximum(image, -image),
+        "Minimum": ops.minimum(image, 0.5 * image),
+        "ReLU": ops.maximum(image, 0),
+        "Concatenate": ops.concatenate([image, image], axis=1),
+        "Reshape": ops.reshape(image, (-1, 8, 6)),
+        "GlobalAveragePooling2D": ops.mean(image, axis=(1, 2), keepdims=True),
+        "GlobalMaxPooling2D": ops.max(image, axis=[1, 2]),
+        "ELU": ops.elu(image, 0.5),
+        "Activation": ops.tanh(ops.sigmoid(ops.silu(ops.relu6(ops.selu(ops.exp(image)))))),
+        "Softmax": ops.softmax(ops.softplus(ops.softsign(ops.hard_sigmoid(ops.hard_silu(ops.relu(image)))))),
+    }
+    x = np.random.default_rng(5).standard_normal((2, 4, 4, 3)).astype(np.float32)
+    theirs = keras.Model(image, list(read.values()))
+    ours = tinyconv.models.model_from_json(theirs.to_json())
+    for name, found, expected in zip(read, ours(x), theirs(x), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=name)
+    assert set(read) <= {type(layer).__name__ for layer in ours.layers}
+    refused = {
+        "GetItem()": image[:, 1:],
+        "Square()": ops.square(image),
+        "TrueDivide() with 2": 2 / image,
+        "Maximum() with 1": ops.maximum(image, 1),
+        "Multiply() with {'class_name': '__numpy__'": image * np.ones(3, np.float32),
+        "Gelu(approximate=True)": ops.gelu(image),
+        "Mean(axis=-1, keepdims=False)": ops.mean(image, axis=-1),
+        "Reshape(newshape=[2, -1])": ops.reshape(image, (2, -1)),
+    }
+    for name, tensor in refused.items():
+        with pytest.raises(ValueError, match=re.escape(f"the operation {name}")):
+            tinyconv.models.model_from_json(keras.Model(image, tensor).to_json())

@@ -16,6 +16,7 @@ import numpy as np
 from tinyconv import initializers, layers, losses, metrics, optimizers, regularizers
 from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import received
+from tinyconv.files.keras_operations import as_layer
 from tinyconv.files.registered import get_registered_name, get_registered_object
 from tinyconv.layers.base import default_name, snake_case
 from tinyconv.network import Network
@@ -286,6 +287,7 @@ def to_model(config: Any, where: str, depth: int = 0) -> SavedModel:
     _check_name(name, where)
     if not isinstance(inner.get("trainable", True), bool):  # else it says nothing that the layers do not say
         raise ValueError(f"{where} is damaged: expected trainable to be true or false.")
+    entries = [as_layer(entry, f"{where}, layer {number}") for number, entry in enumerate(entries)]
     found = [_to_entry(entry, f"{where}, layer {number}", depth) for number, entry in enumerate(entries)]
     if kind[1] == "Functional":
         return _to_graph(name, found, entries, inner, where)
