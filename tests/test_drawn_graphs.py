@@ -4,6 +4,8 @@ Keras' layers are called one after another on tensors (to build a model of each 
 rest), and a few graphs are built as models of both, in which the order of the weights must be the same.
 """
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, seed
@@ -33,7 +35,12 @@ FILTERS = {  # layers with filters
     "Dense": {"activation": "sigmoid", **RANDOM},
     "stack": {},
 }
-KINDS = ("filters", "filters", "same", "same", "join", "join", "again", "half", "gate", "operators")
+AUGMENTATION = {  # ranges without a width fix what is drawn, in training; at inference nothing is done
+    "RandomRotation": {"factor": (0.13, 0.13), "fill_mode": "constant"},
+    "RandomTranslation": {"height_factor": (0.31, 0.31), "width_factor": (-0.17, -0.17), "fill_mode": "reflect"},
+    "RandomZoom": {"height_factor": (0.23, 0.23), "fill_mode": "nearest"},
+}
+KINDS = ("filters", "filters", "same", "same", "join", "join", "again", "half", "gate", "operators", "augmentation")
 
 
 @st.composite
@@ -73,6 +80,11 @@ def drawings(draw):
             shape = (side // 2, count)
         elif kind == "gate":
             kind, arguments, shape = "GlobalAveragePooling2D", {"keepdims": True}, (1, count)
+        elif kind == "augmentation":
+            if at >= len(inputs):  # neighbours would be one pass over the pixels, and in Keras two
+                continue
+            kind = draw(st.sampled_from(sorted(AUGMENTATION)))
+            arguments = AUGMENTATION[kind]
         elif kind == "same":
             kind = draw(st.sampled_from(sorted(SAME)))
             arguments = SAME[kind]
@@ -110,10 +122,10 @@ def layer_of(library, number, kind, arguments):
 def plain(layer, x, training=None):
     """Call a layer of Keras; one that is built without the care that Keras takes of its arguments, which takes most of
     the time."""
-    if training is None or not layer.built:
+    if training is None:
         return layer(x)
-    takes_training = isinstance(layer, keras.layers.BatchNormalization | keras.layers.Dropout | keras.Sequential)
-    return layer.call(x, training=training) if takes_training else layer.call(x)
+    options = {"training": training} if "training" in inspect.signature(layer.call).parameters else {}
+    return (layer.call if layer.built else layer)(x, **options)
 
 
 def call(library, made, calls, values, **options):
@@ -240,6 +252,6 @@ def test_drawn_models_have_the_weights_of_keras_in_its_order(drawing, number):
     ours.set_weights(theirs.get_weights())
     rng = np.random.default_rng(number)
     xs = [rng.standard_normal((3, *tensor.shape[1:])).astype(np.float32) for tensor in theirs.inputs]
-    expected = listed(theirs([tf.constant(x) for x in xs] if len(xs) > 1 else tf.constant(xs[0])))
+    expected = listed(theirs([tf.constant(x) for x in xs] if len(xs) > 1 else tf.constant(xs[0]), training=False))
     for found, wanted in zip(listed(ours.predict(xs if len(xs) > 1 else xs[0])), expected, strict=True):
         close(found, wanted.numpy(), 1e-5)
