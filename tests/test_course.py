@@ -77,12 +77,11 @@ def exchange_files(ours, theirs, folder):
     x = x if len(x) > 1 else x[0]
     wanted = ours.predict(x)
     ours.save(folder / "ours.keras")
-    agree(
-        listed(keras.saving.load_model(folder / "ours.keras", compile=False)(x)), listed(wanted), "Keras' predictions"
-    )
+    again = keras.saving.load_model(folder / "ours.keras", compile=False)
+    agree(listed(again(x, training=False)), listed(wanted), "Keras' predictions")
     theirs.save(folder / "theirs.keras")
     again = tinyconv.models.load_model(folder / "theirs.keras", compile=False, backend="reference")
-    agree(listed(again.predict(x)), listed(theirs(x)), "predictions of Keras' file")
+    agree(listed(again.predict(x)), listed(theirs(x, training=False)), "predictions of Keras' file")
 
 
 def listed(x):
