@@ -33,6 +33,12 @@ class Browser:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
+    def offline(self):
+        """From now on no network is there."""
+        self.driver.execute_cdp_cmd("Network.enable", {})
+        off = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", off)
+
     def open(self, address):
         self.driver.get("about:blank")
         self.driver.get(address)
@@ -43,7 +49,8 @@ class Browser:
         code = f"""
 const done = arguments[arguments.length - 1], [a, b] = arguments;
 const $ = s => document.querySelector(s), $$ = s => [...document.querySelectorAll(s)];
-import(new URL("state.js", location.href.split("#")[0]).href).then(({{ S }}) => ({script}))
+const state = $("script[type=importmap]") ? "state" : new URL("state.js", location.href.split("#")[0]).href;
+import(state).then(({{ S }}) => ({script}))
   .then(value => done({{ value }}), error => done({{ error: String(error) }}));
 """
         found = self.driver.execute_async_script(code, *arguments)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import tinyconv
 from tinyconv import layers
+from tinyconv.__main__ import main
 from tinyconv.inspect.explorer import Explorer
 from tinyconv.inspect.explorer.learner import next_moment
 from tinyconv.inspect.explorer.warp import warped
@@ -495,3 +496,14 @@ def test_mistakes_that_cannot_be_made_are_refused():
         assert (status, text) == (400, "This model has nothing that the mistake could be made in.")
     finally:
         running.close()
+
+
+def test_the_command_writes_a_file_and_ends(tmp_path, capsys):
+    model = tinyconv.Sequential([tinyconv.Input((28, 28, 1)), layers.Flatten(), layers.Dense(10, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", backend="reference")
+    model.save(tmp_path / "m.keras")
+    assert main(["explore", str(tmp_path / "m.keras"), "--html", str(tmp_path / "out.html"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"file": str(tmp_path / "out.html"), "bytes": (tmp_path / "out.html").stat().st_size}
+    assert main(["explore", str(tmp_path / "m.keras"), "--html", str(tmp_path / "no" / "out.html")]) == 1
+    assert "no" in capsys.readouterr().err

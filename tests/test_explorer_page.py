@@ -305,6 +305,14 @@ def test_it_fits(browser, explorer, width, height, touch):
         page.click(".handle")
         page.wait("document.body.classList.contains('tall')")
         page.click(".handle")
+        page.wait("!document.body.classList.contains('tall')")
+        for to, tall in ((80, "true"), (700, "false")):  # dragged
+            at = page.run("(r => ({ x: r.left + r.width / 2, y: r.top + 10 }))($('.handle').getBoundingClientRect())")
+            page.pointer("mousePressed", at)
+            for y in ((at["y"] + to) / 2, to):
+                page.pointer("mouseMoved", {"x": at["x"], "y": y, "held": True})
+            page.pointer("mouseReleased", {"x": at["x"], "y": to})
+            page.wait(f"document.body.classList.contains('tall') === {tall}")
         page.run("$('[data-key=pictures]').click()")
         page.wait("getComputedStyle($('#dock')).display !== 'none'")
         page.run("$('#dock .lists > .button').click()")

@@ -16,6 +16,7 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dataset", metavar="NAME", help="whose test images to show (mnist, if it fits)")
     command.add_argument("--port", type=integer(0, 65535), default=0, help="where to serve the page (any free port)")
     command.add_argument("--no-browser", action="store_true", help="open no browser; print the page's address alone")
+    command.add_argument("--html", metavar="FILE", help="write the page as one file, which needs no program, and end")
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -30,6 +31,11 @@ def run(options: argparse.Namespace) -> Result:
             raise ValueError(f"{options.model!r} takes {model.input_shape}, and {options.dataset!r} has {x.shape[1:]}.")
     scaled = any(isinstance(layer, layers.Rescaling) for layer in model.layers)
     x, x_train = (each if scaled else each.astype(np.float32) / 255 for each in (x, x_train))
+    if options.html is not None:
+        shown = {"x": x, "y": y, "class_names": names} if fits else {}
+        written = model.explore(**shown, html=options.html)
+        say(options, f"{written}: {written.stat().st_size / 1e6:.1f} MB")
+        return {"file": str(written), "bytes": written.stat().st_size}
     if fits:
         explorer = Explorer(model, x, y, names, (x_train, y_train), options.port)
     else:

@@ -406,6 +406,7 @@ class Model(Compiled):
         port: int = 0,
         open_browser: bool = True,
         block: bool | None = None,
+        html: str | os.PathLike | None = None,
     ) -> Any:
         """Look inside this model in a browser: every number of a step, forward and backward, and where it comes from.
 
@@ -422,14 +423,17 @@ class Model(Compiled):
             port: 0: any that is free.
             open_browser: whether to open the page.
             block: whether to wait for Ctrl-C; None: unless Python is interactive, or a notebook, which shows the page.
+            html: where to write the page as one file, instead of serving it. It opens from the disk, without this
+                program and without a network: it has the model, traces of the worst mistakes and of the first samples,
+                the history of ``fit``, and an engine of its own for digits that are drawn. Nothing is trained there.
 
         Returns:
-            The running explorer, with its ``address`` and ``close()``.
+            The running explorer, with its ``address`` and ``close()``; of a file its path.
 
         Raises:
             ValueError: the model is not built or has several inputs, or x, y and the names do not fit it.
         """
-        return self._explorer(self, x, y, class_names, train_data, port, open_browser, block)
+        return self._explorer(self, x, y, class_names, train_data, port, open_browser, block, html)
 
     @property
     @locked

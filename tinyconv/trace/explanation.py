@@ -7,7 +7,7 @@ import textwrap
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -161,6 +161,9 @@ class Reference:
     def marked_code(self) -> str:
         return self.code[self.marked - self.line].strip()
 
+    def to_dict(self) -> dict[str, Any]:
+        return {**{field.name: getattr(self, field.name) for field in fields(self)}, "code": list(self.code)}
+
     def __str__(self) -> str:
         return f"{self.name} ({self.file}, line {self.marked}): {self.marked_code}"
 
@@ -258,17 +261,14 @@ class Explanation:
             "then": [{"text": each.text, "value": each.value} for each in self.then],
             "facts": [{"name": each.name, "value": each.value, "text": each.text} for each in self.facts],
             "sentences": list(self.sentences),
-            "formula": as_text(self.formula),
-            "mathml": as_mathml(self.formula),
-            "reference": {
-                "name": self.reference.name,
-                "file": self.reference.file,
-                "line": self.reference.line,
-                "marked": self.reference.marked,
-                "code": list(self.reference.code),
-            },
+            **self.theory(),
             "call": self.call,
         }
+
+    def theory(self) -> dict[str, Any]:
+        """Of it that which is the same for all numbers of an array: the formula, and the lines of the reference."""
+        written = {"formula": as_text(self.formula), "mathml": as_mathml(self.formula)}
+        return {**written, "reference": self.reference.to_dict()}
 
     @property
     def title(self) -> str:

@@ -155,7 +155,7 @@ def _minus_truth(loss: Loss, row: int, place: Place) -> list[Rows]:
     c, columns = place[-1], loss.kind.startswith("sigmoid")
     p, t = loss.probs[row, c], loss.targets[row, c]
     total = loss.targets[row].sum()
-    sums = [] if columns or total == 1 else [("the sum of the targets", None, total)]
+    sums = [] if columns or abs(total - 1) < 1e-6 else [("the sum of the targets", None, total)]
     share = loss.share(row, columns)
     return [single(("p", place, p), *sums, share), single(("−t", place, -t), share)]
 

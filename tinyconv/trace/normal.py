@@ -8,6 +8,9 @@ from tinyconv.trace.explainer import Explainer, counted
 from tinyconv.trace.explanation import Column, Explanation, Fact, Place, Rows, reference_to, single
 from tinyconv.trace.record import Array, Node
 
+FORMULA = r"dx = \frac{1}{\sigma} \cdot (g - mean(g) - \hat{x} \cdot mean(g \hat{x})), \quad g = \gamma \cdot dout"
+FIXED_FORMULA = r"dx = dout \cdot \frac{\gamma}{\sigma}"  # where mean and deviation are constants
+
 
 class Normalization(Explainer):
     """What both share: x̂ = (x - mean) / deviation, and out = gamma x̂ + beta.
@@ -91,15 +94,12 @@ class Normalization(Explainer):
             "The number moves its own x̂, the mean, and the deviation: three ways to the loss.",
             f"The two means are over the same numbers as the statistics: {self.over}.",
         ]  # fmt: skip
-        formula = (
-            r"dx = \frac{1}{\sigma} \cdot (g - mean(g) - \hat{x} \cdot mean(g \hat{x})), \quad g = \gamma \cdot dout"
-        )
-        fixed = r"dx = dout \cdot \frac{\gamma}{\sigma}"
+        formula = FIXED_FORMULA if self.fixed else FORMULA
         gradient = self.node.dinputs[0]
         assert gradient is not None
         code, facts = reference_to(*self.backward), self._facts(place)
         what, value = f"d{self.x_name()}", gradient[place]
-        return self.explain(what, place, value, rows, fixed if self.fixed else formula, said, code, facts=facts)
+        return self.explain(what, place, value, rows, formula, said, code, facts=facts)
 
     def _gammas(self, index: tuple) -> float | Array:
         raise NotImplementedError

@@ -1,22 +1,20 @@
 """Starting the explorer: a copy of the model, its samples, the server."""
 
 import copy
-import math
 import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tinyconv.checking import console, integer
+from tinyconv.inspect.explorer.about import checked, described
 from tinyconv.inspect.explorer.breaker import Breaker
-from tinyconv.inspect.explorer.columns import columns
 from tinyconv.inspect.explorer.learner import Learner
 from tinyconv.inspect.explorer.look import Looking
+from tinyconv.inspect.explorer.onefile import write_page
 from tinyconv.inspect.explorer.requests import Request
-from tinyconv.inspect.explorer.samples import Samples, question
+from tinyconv.inspect.explorer.samples import Samples
 from tinyconv.inspect.explorer.server import Answer, Server
 from tinyconv.network import Network
 
@@ -30,8 +28,11 @@ def explore(
     port: int = 0,
     open_browser: bool = True,
     block: bool | None = None,
-) -> "Explorer":
+    html: Any = None,
+) -> Any:
     """What ``Model.explore`` does."""
+    if html is not None:
+        return write_page(model, html, x, y, class_names)
     explorer = Explorer(model, x, y, class_names, train_data, port)
     interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
     if open_browser and "ipykernel" not in sys.modules:
@@ -54,9 +55,9 @@ class Explorer:
         train_data: tuple[Any, Any] | None = None,
         port: int = 0,
     ) -> None:
-        _check(model, x, y, class_names)
+        checked(model, x, y, class_names)
         if train_data is not None:
-            _check(model, *train_data, class_names)
+            checked(model, *train_data, class_names)
         integer("explore", "port", port, at_least=0)
         self._name = model.name
         self._samples = Samples(copy.deepcopy(model), x, y, class_names)
@@ -119,50 +120,11 @@ class Explorer:
         return self._described(request)
 
     def _described(self, request: Request) -> dict[str, Any]:
-        model, samples = self._looking.model, self._samples
-        optimizer = model.optimizer
-        return {
-            "name": self._name,
-            "parameters": model.count_params(),
-            "step": optimizer.iterations if optimizer is not None else 0,
-            "optimizer": type(optimizer).__name__ if optimizer is not None else None,
-            "learns": self._looking.learns,
-            "columns": columns(model),
-            "samples": len(samples),
-            "labelled": samples.truths is not None,
-            "image": list(samples.shape) if samples.is_image else None,
-            "range": samples.range,
-            "question": samples.kind,
-            "names": samples.names,
-            "batched": self._looking.batched,
-            "trains": self._learner is not None,
-            "breaks": self._breaker is not None,
-        }
+        found = described(self._name, self._looking)
+        return found | {"trains": self._learner is not None, "breaks": self._breaker is not None}
 
     def __repr__(self) -> str:
         return f"<Explorer of {self._name!r} at {self.address}>"
 
     def _repr_html_(self) -> str:
         return f'<iframe src="{self.address}" style="border:0" width="100%" height="900" title="tinyconv"></iframe>'
-
-
-def _check(model: Any, x: Any, y: Any, class_names: Any) -> None:
-    """Refuse what the page could not show."""
-    if not model.built:
-        raise ValueError(f"Model {model.name!r} is not built. Expected weights. Fix: begin it with Input(...).")
-    if isinstance(model.input_shape, list):
-        count = len(model.input_shape)
-        raise ValueError(f"The explorer shows models of one input. Received: model {model.name!r}, with {count}.")
-    shape = tuple(model.input_shape[1:])
-    if x is None:
-        if y is not None:
-            raise ValueError("y without x. Expected the samples that the targets belong to.")
-        return
-    found = np.shape(x)
-    if not found or not found[0] or math.prod(found[1:]) != math.prod(shape):
-        raise ValueError(f"x: expected samples of shape {shape}, at least one. Received: an array of shape {found}.")
-    if y is not None and len(y) != found[0]:
-        raise ValueError(f"x and y differ in length. Expected the same. Received: {found[0]} and {len(y)}.")
-    kind, count = question(model)
-    if class_names is not None and kind != "numbers" and len(class_names) != count:
-        raise ValueError(f"class_names: expected {count} names. Received: {len(class_names)}.")

@@ -3,7 +3,6 @@
 import copy
 import itertools
 import math
-import struct
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -16,7 +15,7 @@ from tinyconv.inspect.explorer.learner import Learner
 from tinyconv.inspect.explorer.mistakes import MISTAKES
 from tinyconv.inspect.explorer.requests import Refused, Request
 from tinyconv.inspect.explorer.samples import Samples
-from tinyconv.inspect.explorer.server import as_json
+from tinyconv.inspect.explorer.server import framed
 from tinyconv.plan import ops
 from tinyconv.trace.check import STEP
 from tinyconv.trace.explanation import Explanation
@@ -55,9 +54,8 @@ class Look:
         return found
 
     def is_weight(self, name: str, what: str) -> bool:
-        return what.removeprefix("step/").removeprefix("new_").removeprefix("d") in self.trace[name].weights or (
-            what in self.trace[name].weights
-        )
+        own = what.removeprefix("step/")
+        return any(own.removeprefix(prefix) in self.trace[name].weights for prefix in ("", "d", "new_"))
 
     def shown(self, name: str, what: str) -> Array:
         """An array as the page has it: of a batch, the first sample."""
@@ -95,15 +93,19 @@ class Look:
                     summary["at"], offset = offset, offset + array.size
                 entry[band] = summary
             found.append(entry)
-        known = {"loss": self._loss(), "step": self.trace.step, "broken": self.trace.first_broken}
-        header = as_json({"columns": found, **known, **more})
-        header += b" " * (-(4 + len(header)) % 4)
-        return struct.pack("<I", len(header)) + header + b"".join(blobs)
+        known = {"loss": self.loss(), "step": self.trace.step, "broken": self.trace.first_broken}
+        return framed({"columns": found, **known, **more}, blobs)
 
-    def _loss(self) -> dict[str, Any] | None:
+    @property
+    def batch(self) -> int:
+        """How many samples were looked at together."""
+        return len(self.x)
+
+    def loss(self) -> dict[str, Any] | None:
+        """The loss, and, of the first sample, where its gradient begins."""
         if self.trace.loss is None:
             return None
-        found: dict[str, Any] = {"value": self.trace.loss, "after": self.trace.loss_after, "batch": len(self.x)}
+        found: dict[str, Any] = {"value": self.trace.loss, "after": self.trace.loss_after, "batch": self.batch}
         if len(self.trace.losses) == 1:
             (loss,) = self.trace.losses.values()
             found |= {"name": loss.name, "kind": loss.kind, "own": float(loss.losses[0])}
@@ -120,15 +122,15 @@ class Look:
         name = request.choice("layer", list(self.trace))
         with self.lock:
             if name in self.trace.losses:
-                return _plain(self.trace[name].explain("losses", (0,)))
+                return plain(self.trace[name].explain("losses", (0,)))
             what = request.choice("what", [*dir(self.trace[name]), *(f"step/{w}" for w in self.trace[name].weights)])
-            place = self._place(request, name, what)
-            layer = self.trace[name]
-            if what.startswith("step/"):
-                found = layer.explain("step", what.removeprefix("step/"), place)
-            else:
-                found = layer.explain(what, place)
-            return _plain(found)
+            return plain(self.explanation(name, what, self._place(request, name, what)))
+
+    def explanation(self, name: str, what: str, place: tuple[int, ...]) -> Explanation:
+        """Where a number comes from: of an array by its name, or of what "step/kernel" adds to a weight."""
+        if what.startswith("step/"):
+            return self.trace[name].explain("step", what.removeprefix("step/"), place)
+        return self.trace[name].explain(what, place)
 
     def _place(self, request: Request, name: str, what: str) -> tuple[int, ...]:
         array = self.array(name, what)
@@ -175,12 +177,12 @@ def _range(array: Array) -> dict[str, Any]:
     return {"min": low, "max": high, "broken": int(array.size - finite.size)}
 
 
-def _plain(found: Explanation) -> dict[str, Any]:
+def plain(found: Explanation) -> dict[str, Any]:
     """An explanation for JSON, and, of a sum of products, all of them in columns."""
-    plain = found.to_dict()
+    sent = found.to_dict()
     rows = max(found.rows, key=lambda each: len(each.values), default=None)
     if rows is not None and 2 <= len(rows.values) <= MOST_TERMS and len(rows.columns) == 2:
-        plain["products"] = {
+        sent["products"] = {
             "columns": [
                 {"name": c.name, "values": c.values.tolist(), "places": None if c.places is None else c.places.tolist()}
                 for c in rows.columns
@@ -189,11 +191,11 @@ def _plain(found: Explanation) -> dict[str, Any]:
             "values": rows.values.tolist(),
         }
         others = [term for each in found.rows if each is not rows for term in map(each.term, range(len(each.values)))]
-        plain["others"] = [
+        sent["others"] = [
             {"value": term.value, "factors": [{"name": f.name, "place": f.place} for f in term.factors]}
             for term in others[:MOST_OTHERS]
         ]
-    return plain
+    return sent
 
 
 def on_reference(model: Any) -> Any:
@@ -217,10 +219,14 @@ class Looking:
         self._looks: OrderedDict[int, Look] = OrderedDict()
         self._lock = threading.Lock()
         self.learns = model.loss is not None
-        self.batched = any(isinstance(node.op, ops.BatchNorm) for _, node in model._graph())
+        self.batched = any(isinstance(node.op, ops.BatchNorm) and not node.op.frozen for _, node in model._graph())
 
     def look(self, request: Request) -> bytes:
         """A trace of the sample that is asked for."""
+        return self._kept(*self.looked(request))
+
+    def looked(self, request: Request) -> tuple[Look, dict[str, Any]]:
+        """The same as an object; and what else there is to say of it."""
         x, y, truth = self.samples.chosen(request)
         assumed = False
         model, then = self._model_of(request)
@@ -233,7 +239,7 @@ class Looking:
             together = self.breaker is not None and request.has("mistake") and y is not None
             batch = self.breaker.batch(x, y) if together else self._with_others(x, y)  # type: ignore[union-attr]
             look = Look(model, *batch)
-        return self._kept(look, {"answer": answer, "truth": truth, "assumed": assumed, "moment": then})
+        return look, {"answer": answer, "truth": truth, "assumed": assumed, "moment": then}
 
     def _model_of(self, request: Request) -> tuple[Any, int | None]:
         """The model; or, while training is looked at, a copy as it is at a moment (without one: now)."""

@@ -87,14 +87,15 @@ class Samples:
 
     def start(self) -> None:
         """Ask the model about every sample; takes a while, so a thread of its own does it."""
-        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread = threading.Thread(target=self.ask, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
         """Until all answers are there."""
         self._thread.join()
 
-    def _ask(self) -> None:
+    def ask(self) -> None:
+        """Ask the model about every sample."""
         if self.x is None or not self.count:
             return
         outputs = []
@@ -140,14 +141,14 @@ class Samples:
             numbers: Any = self.order if kind == "worst" else range(len(self))
             start = request.integer("from", 0, max(len(numbers), 1), 0)
             chosen = list(numbers[start : start + request.integer("count", 1, 60)])
-            items = [
-                {"index": i, "truth": self._at(self.truths, i), "answer": self._at(self.answers, i)} for i in chosen
-            ]
             ready = self.answers is not None or not self.count or not len(self)
-            found = {"total": len(numbers), "from": start, "ready": ready, "items": items, "accuracy": self.accuracy}
-        if self.is_image:
-            found["pictures"] = [self._small(i) for i in chosen]
-        return found
+            about = {"total": len(numbers), "from": start, "ready": ready, "accuracy": self.accuracy}
+            return about | self.listed(chosen)
+
+    def listed(self, chosen: Sequence[int]) -> dict[str, Any]:
+        """Samples by their numbers: truths, answers and, if they are pictures, these."""
+        items = [{"index": i, "truth": self._at(self.truths, i), "answer": self._at(self.answers, i)} for i in chosen]
+        return {"items": items} | ({"pictures": [self._small(i) for i in chosen]} if self.is_image else {})
 
     @staticmethod
     def _at(array: np.ndarray | None, i: int) -> int | None:

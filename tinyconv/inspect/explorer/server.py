@@ -10,9 +10,10 @@ import contextlib
 import json
 import secrets
 import socket
+import struct
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -201,6 +202,13 @@ class Handler(BaseHTTPRequestHandler):
 def as_json(value: Any) -> bytes:
     """JSON that a browser reads: what is no finite number becomes its name."""
     return json.dumps(_finite(value), allow_nan=False, separators=(",", ":")).encode()
+
+
+def framed(header: Mapping[str, Any], arrays: Sequence[bytes]) -> bytes:
+    """A JSON header, its length before it, and behind it arrays of float32."""
+    text = as_json(header)
+    text += b" " * (-(4 + len(text)) % 4)
+    return struct.pack("<I", len(text)) + text + b"".join(arrays)
 
 
 def _finite(value: Any) -> Any:

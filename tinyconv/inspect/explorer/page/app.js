@@ -8,6 +8,7 @@ import { drawInspector, inspectorHandlers, mainGroup, placeWords, valueOf } from
 import { drawDock, dockHandlers, list, keepMine } from "./dock.js";
 import { padHandlers, dropped, stroking } from "./pad.js";
 import { listen, help } from "./keys.js";
+import { sheetHandlers } from "./sheet.js";
 import { MODES, offered } from "./modes.js";
 import { esc, num, whole, percent } from "./numbers.js";
 
@@ -165,8 +166,8 @@ async function start() {
   for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, () => { S.fresh = false; }, { once: true });
   readHash();
   if (!offered().includes(S.mode)) S.mode = "look";
-  S.drawing = !S.model.samples && !!S.model.image;
-  [handlers, inspectorHandlers, dockHandlers, padHandlers].forEach(give => give(act));
+  S.drawing = !S.model.samples && !!S.model.image && !S.model.refuses;
+  [handlers, inspectorHandlers, dockHandlers, padHandlers, sheetHandlers].forEach(give => give(act));
   listen(act);
   MODES[S.mode].enter?.(act);
   addEventListener("resize", () => { render(); if (S.mode === "look") list(); });

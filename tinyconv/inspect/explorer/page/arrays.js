@@ -11,19 +11,19 @@ export function layout(shape, slice = 0) {
     const [H, W, C] = shape;
     return { count: C, H, W, place: (m, i, j) => [i, j, m], index: (m, i, j) => (i * W + j) * C + m, at: p => ({ m: p[2], i: p[0], j: p[1] }) };
   }
-  return vectorLayout(shape, 1);
+  return vectorLayout(shape, HIGH);
 }
-export function matrixLayout(shape) {                                  // a dense layer's weights: a vector for each unit
+export function matrixLayout(shape) {                                  // a dense layer's weights: a square for each unit
   if (shape.length !== 2) return layout(shape);
-  const [K, F] = shape, v = vectorLayout([K], 1);
+  const [K, F] = shape, v = vectorLayout([K], Math.ceil(Math.sqrt(K)));
   return { ...v, count: F, place: (m, i, j) => [...v.place(0, i, j), m], index: (m, i, j) => { const k = v.index(0, i, j); return k < 0 ? -1 : k * F + m; }, at: p => ({ ...v.at([p[0]]), m: p[1] }) };
 }
-function vectorLayout(shape) {
+function vectorLayout(shape, high) {
   if (shape.length === 2) {
     const [H, W] = shape;
     return { count: 1, H, W, place: (m, i, j) => [i, j], index: (m, i, j) => i * W + j, at: p => ({ m: 0, i: p[0], j: p[1] }) };
   }
-  const K = shape[0] ?? 1, H = Math.min(HIGH, K), W = Math.ceil(K / H);
+  const K = shape[0] ?? 1, H = Math.min(high, K), W = Math.ceil(K / H);
   return { count: 1, H, W, vector: K, place: (m, i, j) => shape.length ? [Math.min(K - 1, j * H + i)] : [], index: (m, i, j) => j * H + i < K ? j * H + i : -1, at: p => ({ m: 0, i: (p[0] ?? 0) % H, j: Math.floor((p[0] ?? 0) / H) }) };
 }
 export const flat = (shape, place) => place.reduce((at, i, axis) => at * shape[axis] + i, 0);

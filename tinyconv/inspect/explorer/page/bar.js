@@ -17,7 +17,7 @@ const FORWARD = {
   AveragePooling2D: c => `Of every ${window(c)} square the mean goes on.`,
   GlobalAveragePooling2D: () => "Of every map only its mean goes on.",
   Flatten: c => `The same ${whole(size(c))} numbers in one row: place by place, ${before(c).shape.length === 3 ? counted(before(c).shape[2], "map") : "row"} each.`,
-  Dropout: c => c.rate && S.look?.loss ? `A random ${c.rate === 0.5 ? "half" : `${Math.round(c.rate * 100)} %`} is set to zero and the rest multiplied by ${+(1 / (1 - c.rate)).toFixed(2)}, so that nothing relies on one of them alone.` : "In use nothing is dropped.",
+  Dropout: c => c.rate && S.look?.loss && !S.look.own ? `A random ${c.rate === 0.5 ? "half" : `${Math.round(c.rate * 100)} %`} is set to zero and the rest multiplied by ${+(1 / (1 - c.rate)).toFixed(2)}, so that nothing relies on one of them alone.` : "In use nothing is dropped.",
   Dense: c => `Each of ${counted(c.shape.at(-1), "unit")} weighs all ${whole(before(c).shape.at(-1) ?? 1)} numbers.${after(c)}`,
   BatchNormalization: () => "Each channel is shifted and scaled to mean 0 and deviation 1, then to a mean and a deviation that are learned.",
   LayerNormalization: () => "Each sample is shifted and scaled to mean 0 and deviation 1, then to a mean and a deviation that are learned.",

@@ -4,6 +4,7 @@ import { post, packed, latest } from "./talk.js";
 import { chart, smooth } from "./chart.js";
 import { esc, num, percent, power } from "./numbers.js";
 import { el } from "./net.js";
+import { emptied } from "./sheet.js";
 import { drawInspector as drawNumber } from "./inspector.js";
 
 export const B = { id: "none", mistakes: [], steps: 0, batch: 0, busy: false, show: "with" };
@@ -88,9 +89,8 @@ export function drawInspector() {
   if (S.hover || S.pin?.kept) return drawNumber();
   const m = now(), top = panel.scrollTop, held = document.activeElement?.dataset?.key;
   const rows = B.mistakes.map(x => `<tr class="${x.id === B.id ? "on" : ""}"><td>${x.id === "none" ? "" : `<button class="switch" role="switch" aria-checked="${x.id === B.id}" data-key="break-${x.id}" data-id="${x.id}" aria-label="${esc(x.title)}" ${x.applies ? "" : "disabled"}></button>`}</td><td>${esc(x.title)}</td><td>${x.accuracy === null || x.accuracy === "nan" ? x.state === "running" ? '<span class="muted">…</span>' : "" : percent(x.accuracy)}</td><td class="small">${named(x)}</td></tr>`).join("");
-  panel.innerHTML = `<button class="handle" data-key="handle" aria-label="make the panel ${S.sheet ? "small" : "large"}"></button><section class="top"><h1>Break it</h1><p class="muted">Switch on one mistake. A copy of the network computes with it, and the check compares its gradients with central differences.</p></section>
-    <section class="part"><table class="breaks"><tr><th></th><th scope="col">mistake</th><th scope="col">accuracy</th><th scope="col">the check names</th></tr>${rows}</table></section>${m && B.id !== "none" ? check(m) + line(m) : ""}`;
-  panel.querySelector(".handle").onclick = () => act.sheet();
+  emptied().insertAdjacentHTML("beforeend", `<section class="top"><h1>Break it</h1><p class="muted">Switch on one mistake. A copy of the network computes with it, and the check compares its gradients with central differences.</p></section>
+    <section class="part"><table class="breaks"><tr><th></th><th scope="col">mistake</th><th scope="col">accuracy</th><th scope="col">the check names</th></tr>${rows}</table></section>${m && B.id !== "none" ? check(m) + line(m) : ""}`);
   panel.querySelectorAll(".switch").forEach(b => { b.onclick = () => choose(b.dataset.id); });
   panel.scrollTop = top;
   if (held) panel.querySelector(`[data-key="${held}"]`)?.focus({ preventScroll: true });

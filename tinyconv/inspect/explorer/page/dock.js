@@ -27,7 +27,7 @@ export function drawDock() {
   const dock = $("#dock"), keep = document.activeElement?.dataset?.key;
   dock.replaceChildren();
   if (S.model.samples || S.model.image) dock.append(lists());
-  if (S.model.image) dock.append(sliders());
+  if (S.model.image && !S.model.refuses) dock.append(sliders());
   if (keep) dock.querySelector(`[data-key="${keep}"]`)?.focus();
 }
 function lists() {
@@ -51,7 +51,7 @@ function lists() {
     const label = t === null ? `${item.index}` : a === null || t === a ? t : `${t} → ${a}`, picture = S.listed.pictures?.[k];
     thumbs.append(thumb(picture?.shape, picture?.pixels, label, S.sample.index === item.index, `thumb${k}`, () => act.sample({ index: item.index }), t !== null && a !== null && t !== a));
   });
-  if (!thumbs.children.length) thumbs.append(el("p", "small muted", mine ? "Draw a digit on the picture, or drop a file anywhere." : S.listed && !S.listed.ready ? "The model is reading the test images…" : S.list === "worst" ? "No mistake among the test images." : ""));
+  if (!thumbs.children.length) thumbs.append(el("p", "small muted", mine ? S.model.refuses || "Draw a digit on the picture, or drop a file anywhere." : S.listed && !S.listed.ready ? "The model is reading the test images…" : S.list === "worst" ? "No mistake among the test images." : ""));
   box.append(thumbs);
   const close = box.appendChild(el("button", "button phone-only", "Close"));
   close.onclick = () => { S.pictures = false; act.redraw(); };

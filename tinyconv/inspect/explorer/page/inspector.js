@@ -3,6 +3,7 @@ import { S, $, column, stops, shown, numberOf, phone } from "./state.js";
 import { esc, num, signed, power, cell, counted, whole } from "./numbers.js";
 import { linear, ink, css, over, paint } from "./colours.js";
 import { view, isAnswer, el } from "./net.js";
+import { emptied } from "./sheet.js";
 
 let act = {};
 export const inspectorHandlers = given => { act = given; };
@@ -33,10 +34,7 @@ export function mainGroup(e) {
 }
 export function drawInspector() {
   const panel = $("#inspector"), p = shown(), e = S.explanation, top = panel.scrollTop, keep = document.activeElement?.dataset?.key;
-  panel.replaceChildren(el("button", "handle"));
-  panel.firstChild.setAttribute("aria-label", S.sheet ? "make the panel small" : "make the panel large");
-  panel.firstChild.dataset.key = "handle";
-  panel.firstChild.onclick = () => act.sheet();
+  emptied();
   if (!p || !S.look) panel.append(section("top", `<h1>Where does a number come from?</h1><p class="muted">${S.look ? "Move over any number. A click keeps it, so that you can walk its path; the arrow keys step through the network." : "Reading the picture…"}</p>`));
   else if (!e) panel.append(section("top", `<p class="kick"><span>${esc(column(p.col).name)}, ${bandWord(p)}</span></p><h1>${placeWords(p)}</h1>${figure([["", valueOf(p)]])}`));
   else if (e.loss) lossPanel(panel, e);

@@ -12,7 +12,7 @@ function read() {
   if (look.assumed) return `read as ${says(look.answer)}<br><span class="muted">and taken for it</span>`;
   return `a ${says(look.truth)}, read as ${says(look.answer)}`;
 }
-const whose = () => S.sample.index !== undefined ? S.model.samples ? `test image ${S.sample.index}` : "nothing drawn yet" : "yours";
+const whose = () => S.sample.index !== undefined ? S.model.samples ? `test image ${S.model.numbers?.[S.sample.index] ?? S.sample.index}` : "nothing drawn yet" : "yours";
 
 function underPicture(holder, canvas, v) {
   const say = document.createElement("p");

@@ -7,6 +7,7 @@ export const padHandlers = given => { act = given; };
 
 export function tools(canvas, v) {
   const box = document.createElement("div");
+  if (S.model.refuses) { box.className = "small muted refusal"; box.textContent = S.model.refuses; return box; }
   box.className = "tools";
   box.innerHTML = `<button data-key="draw" aria-pressed="${S.drawing}">${S.drawing ? "Done" : "Draw"}</button><button data-key="clear">Clear</button><button data-key="openfile">Open…</button><button data-key="pictures" class="phone-only">Pictures</button><input type="file" accept="image/*" hidden aria-label="Open a picture">`;
   const [draw, clear, open, pictures, file] = box.children;
@@ -55,6 +56,7 @@ export const stroking = () => last !== null;
 
 // A picture file at the model's size: whole, with its border's brightness around it; light paper becomes dark ground.
 export async function dropped(file) {
+  if (S.model.refuses) return act.notice(S.model.refuses);
   let bitmap;
   try { bitmap = await createImageBitmap(file); } catch { return act.notice(`${file.name} is not a picture that this browser reads. Drop a PNG or a JPEG.`); }
   const [H, W, C = 1] = S.model.image, canvas = document.createElement("canvas"), context = canvas.getContext("2d", { willReadFrequently: true });

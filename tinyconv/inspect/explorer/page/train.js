@@ -6,6 +6,7 @@ import { chart, smooth, thin } from "./chart.js";
 import { esc, num, percent, whole, counted } from "./numbers.js";
 import { linear, paint } from "./colours.js";
 import { el, view, weightOf, sliceOf } from "./net.js";
+import { emptied } from "./sheet.js";
 
 const EVERY = 150, LOOK_EVERY = 300;        // milliseconds: progress, pictures
 export const T = { points: [], unseen: [], moments: [], step: 0, epoch: 1, running: false, at: null, speed: 0, rate: 0.001, batch: 128, optimizer: "adam", optimizers: [], error: "", film: null };
@@ -72,11 +73,10 @@ const logarithm = rate => Math.round(Math.log10(rate) * 20), power = mark => +(1
 export function drawInspector() {
   const panel = $("#inspector"), held = document.activeElement?.dataset?.key;
   if (panel.contains(document.activeElement) && document.activeElement.tagName === "SELECT" && panel.querySelector(".charts")) return fill(panel.querySelector(".charts"));
-  panel.innerHTML = `<button class="handle" data-key="handle" aria-label="make the panel ${S.sheet ? "small" : "large"}"></button><section class="top"><h1>Train</h1><p>Change anything while it runs; it counts from the next step on.</p></section>
+  emptied().insertAdjacentHTML("beforeend", `<section class="top"><h1>Train</h1><p>Change anything while it runs; it counts from the next step on.</p></section>
     <section class="fields"><label>Learning rate <b>${T.rate}</b><input type="range" min="-120" max="0" value="${logarithm(T.rate)}" data-key="rate" aria-label="Learning rate" aria-valuetext="${T.rate}"></label>
     <label>Batch size<select data-key="batch">${[...new Set([8, 16, 32, 64, 128, 256, 512, T.batch])].sort((a, b) => a - b).map(b => `<option ${b === T.batch ? "selected" : ""}>${b}</option>`).join("")}</select></label>
-    <label>Optimiser<select data-key="optimizer">${T.optimizers.map(o => `<option ${o === T.optimizer ? "selected" : ""}>${o}</option>`).join("")}</select></label></section><div class="charts"></div>`;
-  panel.querySelector(".handle").onclick = () => act.sheet();
+    <label>Optimiser<select data-key="optimizer">${T.optimizers.map(o => `<option ${o === T.optimizer ? "selected" : ""}>${o}</option>`).join("")}</select></label></section><div class="charts"></div>`);
   const rate = panel.querySelector("[data-key=rate]");
   rate.oninput = () => { T.rate = power(+rate.value); rate.previousElementSibling.textContent = T.rate; order("set", { rate: T.rate }); };
   panel.querySelector("[data-key=batch]").onchange = e => order("set", { batch: +e.target.value });
