@@ -498,7 +498,8 @@ def test_mistakes_that_cannot_be_made_are_refused():
         running.close()
 
 
-def test_the_command_writes_a_file_and_ends(tmp_path, capsys):
+def test_the_command_writes_a_file_and_ends(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TINYCONV_BACKEND", "reference")
     model = tinyconv.Sequential([tinyconv.Input((28, 28, 1)), layers.Flatten(), layers.Dense(10, activation="softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy", backend="reference")
     model.save(tmp_path / "m.keras")
