@@ -8,6 +8,7 @@ every run, so that a failure seen once is seen again.
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,12 @@ seeds = st.integers(0, 2**32 - 1)
 def scaled(count):
     """How many repetitions this run wants of a test that is repeated ``count`` times with ``--long``."""
     return max(1, count * settings.default.max_examples // 100)
+
+
+def few(values, count=1):
+    """The values of a test's parameter: the first ``count``, and with ``--long`` the others."""
+    values = list(values)
+    return [*values[:count], *(pytest.param(value, marks=pytest.mark.long) for value in values[count:])]
 
 
 def examples(count):

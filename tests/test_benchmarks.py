@@ -70,6 +70,7 @@ def test_accuracy_reports_every_seed(monkeypatch, tmp_path):
     assert found["runs"][1] == {"seed": 5, "accuracy": 0.995, "loss": 0.02, "seconds": 1.5}
 
 
+@pytest.mark.long
 def test_the_cost_of_augmentation_is_reported(tmp_path):
     augmentation.main(["--samples", "4", "--rounds", "1", "--backend", "reference", "--out", str(tmp_path)])
     assert list(json.loads((tmp_path / "augmentation.json").read_text())["epochs"]) == list(augmentation.kinds())
@@ -103,6 +104,7 @@ assert not changed, changed
 
 
 @pytest.mark.skipif(not find_spec("matplotlib"), reason="matplotlib is not installed")
+@pytest.mark.long
 def test_importing_and_drawing_leave_the_settings_of_the_process_alone(tmp_path):
     """Matplotlib's, NumPy's, the warnings', the environment: what a benchmark sets holds for all that runs after it."""
     run("-c", DRAWING, str(tmp_path))
@@ -119,6 +121,7 @@ def test_a_trial_does_not_replace_recorded_results(capsys, tmp_path):
     assert "--record" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_comparison_without_peers_writes_table_json_and_picture(tmp_path):
     sections = ["epoch", "conv", "inference", "import"]
     run(
@@ -188,6 +191,7 @@ def test_scaling_varies_everything(tmp_path):
 
 
 @pytest.mark.skipif(not find_spec("pytest_benchmark"), reason="pytest-benchmark is not installed")
+@pytest.mark.long
 def test_kernel_benchmarks_check_and_report(tmp_path):
     arguments = ("-k", "dense and 1600", "--benchmark-only", "--benchmark-max-time=0.01", "--benchmark-warmup=off")
     path = tmp_path / "kernels.json"

@@ -18,6 +18,7 @@ from strategies import examples
 from test_saving import data, digest, make, train
 
 import tinyconv
+from tests.strategies import few
 from tinyconv import callbacks
 from tinyconv.files import safetensors
 from tinyconv.saving import load_model
@@ -800,7 +801,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, save_freq, interru
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("save_freq", ["epoch", 2])
+@pytest.mark.parametrize("save_freq", few(["epoch", 2]))
 def test_an_interrupted_run_ends_with_the_same_bits_on_the_fast_kernels(tmp_path, save_freq):
     def run(seed, folder, batches):
         model = make(seed=seed)

@@ -5,11 +5,14 @@ chosen when numba is imported, so it cannot run in this process. ``tests/cuda_si
 ``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda_sim/families.py`` runs one of its files by hand.
 """
 
-import concurrent.futures
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tests.strategies import few
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,18 +24,12 @@ def in_the_simulator(*arguments):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_kernels_in_the_simulator():
-    """In several processes at once."""
-
-    def run(files):
-        options = "-q", "--noconftest", "-p", "no:cacheprovider"
-        return in_the_simulator("-m", "pytest", *options, *(f"tests/cuda_sim/{file}.py" for file in files.split()))
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        for done in pool.map(run, ["planted families", "convolutions", "training"]):
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert " passed" in done.stdout
-            assert "skipped" not in done.stdout
+@pytest.mark.parametrize("file", few(["families", "planted", "convolutions", "training"], 2))
+def test_kernels_in_the_simulator(file):
+    done = in_the_simulator("-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", f"tests/cuda_sim/{file}.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 def test_the_simulator_counts_as_usable():

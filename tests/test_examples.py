@@ -127,6 +127,7 @@ def test_a_report_that_cannot_be_drawn_is_said(monkeypatch, capsys, tmp_path, mi
 # --- the chapters after it, on made images: what they would reach on real ones is not tested
 
 
+@pytest.mark.long
 def test_the_second_chapter_runs(monkeypatch, capsys, tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (96, 28, 28, 1), np.uint8), rng.integers(0, 10, 96)
@@ -138,6 +139,7 @@ def test_the_second_chapter_runs(monkeypatch, capsys, tmp_path):
     assert asked == {"data_dir": "here", "manual_dir": None}
 
 
+@pytest.mark.long
 def test_the_third_chapter_runs(monkeypatch, capsys, tmp_path):
     """On a small copy of the official files: for each image a byte, its label, and then its red pixels, its green and
     its blue ones."""

@@ -15,10 +15,11 @@ import urllib.request
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyconv
+from tests.strategies import examples, few
 from tinyconv import layers
 from tinyconv.__main__ import main
 from tinyconv.inspect.explorer import Explorer
@@ -243,7 +244,7 @@ LIKELY = st.sampled_from(
 
 
 @given(st.sampled_from(QUESTIONS), st.dictionaries(st.sampled_from(ENTRIES), LIKELY | ANYTHING, max_size=6))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_questions_of_any_kind_are_answered_or_refused(explorer, name, body):
     status, _ = ask(explorer, name, **body)
     assert status == 200 or 400 <= status < 500
@@ -449,7 +450,7 @@ NAMED = {  # by the check: the first tensor that is wrong, coming back from the 
 }
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if name != "none"])
+@pytest.mark.parametrize("name", few([name for name in NAMED if name != "none"], 3))
 def test_the_check_names_the_tensor(breaker, name):
     breaker._breaker.steps = 3  # the runs are another matter
     assert ask(breaker, "break", mistake=name, index=5)[0] == 200

@@ -7,6 +7,7 @@ import pytest
 from peer import keras
 
 import tinyconv
+from tests.strategies import few
 
 BACKENDS = ["reference", "cpu"]
 
@@ -74,7 +75,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES))
 def test_nine_steps_are_keras_nine_steps(case, record_property):
     """Losses, metrics, every weight and every moving statistic, and what is predicted afterwards."""
     last, loss, metrics, optimizer = CASES[case]

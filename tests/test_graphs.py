@@ -9,6 +9,7 @@ import pytest
 from peer import close, keras, listed
 
 import tinyconv
+from tests.strategies import few
 from tinyconv import Input, Model, Sequential, layers
 from tinyconv.commands.predict import meaning
 from tinyconv.plan.locks import ModelLock, join
@@ -59,7 +60,7 @@ def siamese(library):
 
 
 @pytest.mark.parametrize("network", [residual, inception, siamese, squeeze])
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", few(["cpu", "reference"]))
 def test_well_known_networks_train_as_in_keras(network, backend):
     theirs, ours = network(keras), network(tinyconv)
     ours.set_weights(theirs.get_weights())

@@ -8,6 +8,7 @@ from peer import keras
 from strategies import examples, seeds
 
 import tinyconv
+from tests.strategies import few
 
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none", None]
 smoothing = st.sampled_from([0.0, 0.1, 1.0])
@@ -178,7 +179,7 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", few(TASKS))
 def test_weights_in_training(name):
     """Histories of epochs with a ragged last batch, with weights of samples, of classes and without any, after a
     split and with validation data that have weights; then single batches."""
@@ -295,7 +296,7 @@ SEVERAL = {
 }
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", few(SEVERAL))
 def test_weights_of_several_outputs(name):
     """Weights for all outputs, or for each its own. Batches of equal size: Keras' means of the losses of single outputs
     are means of the batches' means, those of tinyconv are means over samples."""

@@ -10,6 +10,7 @@ from peer import keras
 from strategies import examples
 
 import tinyconv
+from tests.strategies import few
 from tinyconv import callbacks, datasets, initializers
 from tinyconv.optimizers import schedules
 
@@ -84,7 +85,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", few(LOSSES, 4))
 def test_loss(name):
     """Twenty steps with each loss, where the activation before it is absorbed and where it is not."""
     activation, make, targets = LOSSES[name]
@@ -102,22 +103,22 @@ def test_loss(name):
 
 OPTIMIZERS = {
     "adam": lambda optimizers: "adam",
+    "rmsprop, all of it": lambda optimizers: optimizers.RMSprop(
+        0.01, rho=0.8, momentum=0.5, epsilon=1e-4, centered=True, weight_decay=0.1, global_clipnorm=0.5
+    ),
+    "momentum": lambda optimizers: optimizers.SGD(learning_rate=0.05, momentum=0.9),
     "adam 0.01": lambda optimizers: optimizers.Adam(learning_rate=0.01, beta_1=0.8, beta_2=0.99, epsilon=1e-4),
     "adamw": lambda optimizers: optimizers.AdamW(learning_rate=0.01, weight_decay=0.1),
     "adam, clipped": lambda optimizers: optimizers.Adam(0.01, weight_decay=0.1, clipnorm=0.05),
     "rmsprop": lambda optimizers: "rmsprop",
-    "rmsprop, all of it": lambda optimizers: optimizers.RMSprop(
-        0.01, rho=0.8, momentum=0.5, epsilon=1e-4, centered=True, weight_decay=0.1, global_clipnorm=0.5
-    ),
     "sgd": lambda optimizers: "sgd",
     "sgd, clipped": lambda optimizers: optimizers.SGD(0.05, momentum=0.9, weight_decay=0.1, clipvalue=0.01),
-    "momentum": lambda optimizers: optimizers.SGD(learning_rate=0.05, momentum=0.9),
     "nesterov": lambda optimizers: optimizers.SGD(learning_rate=0.05, momentum=0.9, nesterov=True),
     "decay": lambda optimizers: optimizers.SGD(optimizers.schedules.ExponentialDecay(0.1, 5, 0.5)),
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", few(OPTIMIZERS, 3))
 def test_optimizer(name):
     """The losses of twenty steps and the weights after them."""
     _, theirs = pair(head(4, "softmax"))
@@ -141,7 +142,7 @@ REGULARIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", REGULARIZERS)
+@pytest.mark.parametrize("name", few(REGULARIZERS))
 def test_regularizers(name):
     """The penalty is part of the loss, of training and of evaluation, and of the gradient."""
     models = []
@@ -170,7 +171,7 @@ def test_regularizers(name):
         assert error(history[name], other[name]) < 1e-5, name
 
 
-@pytest.mark.parametrize("loss", ["categorical_crossentropy", "sparse_categorical_crossentropy", "mse"])
+@pytest.mark.parametrize("loss", few(["sparse_categorical_crossentropy", "categorical_crossentropy", "mse"]))
 def test_a_prediction_for_every_pixel(loss):
     """Several rows of output for each sample: a sample's loss is their mean, and an epoch counts them all."""
     stack = [("Conv2D", {"filters": 3, "kernel_size": 3, "activation": "softmax"})]
@@ -215,6 +216,7 @@ def test_batch_normalization_in_training():
             assert error(weight, other) < 1e-3
 
 
+@pytest.mark.long
 def test_mnist_loss_curve():
     """Ten steps of the whole network on MNIST, from equal weights, dropout off; then evaluation and prediction."""
     stack = [
@@ -243,7 +245,7 @@ def test_mnist_loss_curve():
     assert error(ours.predict(x_test, batch_size=100), theirs.predict(x_test, batch_size=100, verbose=0)) < 1e-5
 
 
-@pytest.mark.parametrize("classes", ["one-hot", "numbers"])
+@pytest.mark.parametrize("classes", few(["one-hot", "numbers"]))
 def test_fit(classes):
     """Epochs of 54 samples in batches of 16, the last one ragged, after a validation split: the same History."""
     x, y = data(60)
@@ -309,6 +311,7 @@ def test_shuffling_trains_on_every_sample_once():
     ("loss", "columns"),
     [("categorical_crossentropy", 3), ("binary_crossentropy", 1), ("binary_crossentropy", 3), ("mse", 2), ("mse", 1)],
 )
+@pytest.mark.long
 def test_accuracy_means_what_it_means_in_keras(loss, columns):
     """Which accuracy "accuracy" is depends on the columns of the output."""
     rng = np.random.default_rng(0)
@@ -394,6 +397,7 @@ def test_a_layers_initial_weights():
     np.testing.assert_array_equal(norm.get_weights(), [[1] * 3, [0] * 3, [0] * 3, [1] * 3])
 
 
+@pytest.mark.long
 def test_summary():
     """Every layer's name, type, shape and number of parameters, and the totals, as Keras prints them."""
     stack = [
@@ -449,6 +453,7 @@ def simplified(events):
     return [(hook, *(part for part in rest if isinstance(part, int)), rest[-1]) for hook, *rest in events]
 
 
+@pytest.mark.long
 def test_callback_hooks():
     """The same hooks in the same order with the same names in their logs, from fit, evaluate and predict."""
     x, y = data(25)

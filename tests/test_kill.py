@@ -127,6 +127,7 @@ def kill_saves(folder, times):
     print(json.dumps({"torn": torn, "seen": len(seen), "most": strays, "left": os.listdir(folder)}))
 
 
+@pytest.mark.long
 def test_no_file_is_torn_by_hundreds_of_kills(tmp_path, record_property):
     found = in_a_process_of_its_own("kill_saves", tmp_path, scaled(210))
     assert found["torn"] == 0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tinyconv
+from tests.strategies import few
 from tinyconv import kernels, layers
 from tinyconv.kernels import cpu, memory, reference, shapes
 from tinyconv.plan.arena import Arena, Storage
@@ -215,6 +216,7 @@ def weightless(name, loss, backend, fuse=True):
 
 @pytest.mark.parametrize("backend", SETS)
 @pytest.mark.parametrize("name", WEIGHTLESS)
+@pytest.mark.long
 def test_a_model_without_weights_trains_as_in_keras(name, backend):
     """Loss and metrics are computed, nothing moves, and there is no backward pass."""
     for loss in LOSSES:
@@ -397,7 +399,7 @@ def trained(name, backend, fuse):
     return model.get_weights() + results
 
 
-@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("fuse", few([True, False]))
 @pytest.mark.parametrize("backend", SETS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_stay_in_their_memory(name, backend, fuse):

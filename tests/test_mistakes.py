@@ -11,6 +11,7 @@ import pytest
 
 import tinyconv
 from benchmarks import mistakes, report
+from tests.strategies import few
 from tinyconv import layers
 from tinyconv.inspect.mistakes import MISTAKES, NETWORKS, applies, checked, made, network, targets
 from tinyconv.inspect.mistakes.networks import SMALL
@@ -45,7 +46,7 @@ def test_the_networks_have_no_mistake(name):
     assert check.ok, check
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("name", few(MISTAKES, 10))
 def test_the_trace_names_tensor_and_place(name):
     mistake, start = MISTAKES[name], time.process_time()
     check = checked(mistake, n=2)

@@ -13,6 +13,8 @@ from tinyconv.inspect import explain, plots, report
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
+from tests.strategies import few
+
 
 def network(last="softmax", channels=2):
     """A network with everything that behaves differently in training, trained moving statistics included."""
@@ -126,6 +128,7 @@ def test_filters_are_those_of_the_first_convolution(channels):
         plots.filters(model, "flatten")
 
 
+@pytest.mark.long
 def test_feature_maps_show_the_outputs_of_every_layer():
     model, x = network(), images()
     figure = drawn(plots.feature_maps(model, x[0], most=4))
@@ -190,7 +193,7 @@ def test_filters_share_a_scale_whose_numbers_are_beside_it():
     assert drawn(plots.filters(model, most=1)).get_suptitle() == "first: first 1 of 4 filters"
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("channels", few([1, 2, 3]))
 @pytest.mark.parametrize("value", [0, 1e-44, 1e-30, -1, 3e38])
 def test_constant_filters_have_a_scale_too(channels, value):
     model = network(channels=channels)
@@ -204,6 +207,7 @@ def test_constant_filters_have_a_scale_too(channels, value):
         assert high == pytest.approx(abs(value) or 1, rel=1e-6, abs=0)
 
 
+@pytest.mark.long
 def test_every_layer_has_a_scale_of_its_own():
     model, x = network(), images()
     figure = drawn(plots.feature_maps(model, x[0], most=3))
@@ -266,6 +270,7 @@ def test_many_classes_have_a_colour_bar_instead_of_numbers():
     assert not figure.axes[0].texts
 
 
+@pytest.mark.long
 def test_scores_are_not_shown_as_percentages():
     figure = plots.worst_mistakes(np.zeros((1, 4, 4)), [0], np.array([[-3.0, 12.5]]))
     assert figure.axes[0].get_title() == "is 0\nsaid 1 (12.5)"

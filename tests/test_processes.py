@@ -88,6 +88,7 @@ def run(program, tmp_path, layer=None, timeout=120):
 
 @forks
 @pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.long
 def test_forked_children_and_theirs_compute_the_same_bits(layer, tmp_path):
     """However many Python threads are in kernels, whichever forks, and however the child leaves."""
     program = """
@@ -115,6 +116,7 @@ print(*found, child(), digest() == expected, threads.threading_layer())
 
 @forks
 @pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.long
 def test_a_fork_waits_for_the_compiler(layer, tmp_path):
     """A child forked while another thread compiles compiles too: no lock is held by a thread that it has not."""
     program = """
@@ -144,6 +146,7 @@ thread.join()
     assert run(KERNELS + program, tmp_path, layer) == ["7"]
 
 
+@pytest.mark.long
 def test_tbb_keeps_its_threads_in_the_only_thread_s_child(tmp_path):
     if threads.LAYER != "tbb" or not hasattr(os, "fork"):
         pytest.skip("only TBB can")
@@ -164,6 +167,7 @@ stop.set()
 
 
 @pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.long
 def test_several_python_threads_call_and_compile_different_kernels_at_once(layer, tmp_path):
     """Each with its own number of threads, from the first call on."""
     program = """

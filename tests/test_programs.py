@@ -240,6 +240,7 @@ class Programs(RuleBasedStateMachine):
         assert self.ours.count_params() == self.theirs.count_params()
 
 
+@pytest.mark.long
 def test_programs_drawn_at_random():
     settings = examples(200)
     run_state_machine_as_test(Programs, settings=type(settings)(settings, stateful_step_count=10))

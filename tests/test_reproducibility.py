@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tinyconv
+from tests.strategies import few
 from tinyconv import layers
 
 # A network with every kind of reduction, dropout fused and not, a ragged last batch; what comes out is a digest.
@@ -60,7 +61,7 @@ def one_thread():
     return digest(threads=1)
 
 
-@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("threads", few([3, 2]))
 def test_any_number_of_threads(threads, one_thread):
     assert digest(threads) == one_thread
 
@@ -69,6 +70,7 @@ def test_again(one_thread):
     assert digest(threads=1) == one_thread
 
 
+@pytest.mark.long
 def test_another_seed(one_thread):
     assert digest(threads=1, seed=8) != one_thread
 

@@ -10,6 +10,7 @@ import pytest
 from strategies import scaled
 
 import tinyconv
+from tests.strategies import few
 from tinyconv.plan.locks import ModelLock
 
 PROGRAM = """
@@ -95,10 +96,7 @@ sys.exit(bool(wrong))
 """
 
 
-others = [pytest.param(layer, marks=pytest.mark.long) for layer in ("omp", "workqueue")]
-
-
-@pytest.mark.parametrize("layer", ["tbb", *others, "reference"])
+@pytest.mark.parametrize("layer", few(["tbb", "omp", "workqueue", "reference"]))
 def test_eight_threads_on_a_fresh_model(layer):
     backend = "reference" if layer == "reference" else "cpu"
     environment = {**os.environ} if layer == "reference" else {**os.environ, "NUMBA_THREADING_LAYER": layer}
@@ -239,7 +237,7 @@ sys.exit(bad)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("how", ["spawn", "forkserver", "fork", "joblib"])
+@pytest.mark.parametrize("how", few(["spawn", "fork", "joblib", "forkserver"], 2))
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_a_model_travels_to_another_process(how, backend):
     """As an argument, and back as a result: trained there, it is what it would have been here."""

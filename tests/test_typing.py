@@ -85,6 +85,7 @@ def test_right_code_has_no_complaints(checker, tmp_path):
 
 
 @checkers
+@pytest.mark.long
 def test_every_mistake_is_found(checker, tmp_path):
     lines = WRONG.splitlines()
     right = {
