@@ -8,11 +8,14 @@ line does what it does, open tinyconv/models/sequential.py, tinyconv/layers and 
 
     python examples/mnist.py
     python examples/mnist.py --recipe best
+    mpiexec -n 2 python examples/mnist.py --distribute --seed 1
     python examples/mnist.py --help
 """
 
 import argparse
 import math
+import os
+import sys
 import time
 from typing import NamedTuple
 
@@ -25,6 +28,7 @@ from tinyconv import layers
 def main() -> None:
     options = parse_options()
     started = time.perf_counter()
+    leads = not options.distribute or take_part()
     try:
         if options.seed is not None:
             keras.utils.set_random_seed(options.seed)
@@ -82,10 +86,25 @@ def main() -> None:
     print(f"Test loss:     {loss:.4f}")
     print(f"Test accuracy: {accuracy:.4f}")
     print(f"Total time:    {time.perf_counter() - started:.1f} s")
+    if options.seed is not None:
+        print(keras.distribution.receipt(model))
 
-    if options.report:
+    if options.report and leads:
         title = f"{options.dataset.upper()}, test accuracy {accuracy:.2%}"
         write_report(options.report, model.history.history, x_test, y_test, model.predict(x_test), class_names, title)
+
+
+def take_part() -> bool:
+    """Train together with the other processes that mpiexec has started. Whether this is the one that says so."""
+    try:
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    except ImportError as error:  # the message says what to install
+        raise SystemExit(str(error)) from None
+    rank, processes = keras.distribution.distribution().rank, keras.distribution.get_device_count()
+    if rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the program ends
+    print(f"Training in {processes} process{'es' * (processes > 1)}.")
+    return rank == 0
 
 
 class Recipe(NamedTuple):
@@ -151,6 +170,7 @@ def parse_options() -> argparse.Namespace:
     add("--seed", type=int, help="an integer that makes the run repeatable (another one each time)")
     add("--backend", choices=("auto", "cpu", "cuda", "reference"), default="auto", help="what computes (auto)")
     add("--threads", type=positive, help="how many CPU threads (all)")
+    add("--distribute", action="store_true", help="train in all processes that mpiexec has started")
     add("--dataset", default="mnist", help="mnist, or an image set of TensorFlow Datasets, like cifar10 (mnist)")
     add("--report", default="mnist_report.png", metavar="PATH", help="the picture; '' for none (mnist_report.png)")
     return parser.parse_args()

@@ -30,6 +30,7 @@ MODULES = (
     "saving",
     "utils",
     "datasets",
+    "distribution",
 )
 CLASSES = ("Model", "Layer", "Optimizer")
 NEUTRAL = {  # arguments that have to keep their defaults

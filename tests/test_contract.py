@@ -161,6 +161,7 @@ LEVELS = [
     {"network"},
     {"files"},
     {"callbacks"},
+    {"distribution"},
     {"training"},
     {"trace"},
     {"models"},

@@ -9,6 +9,7 @@ from tinyconv import (
     activations,
     callbacks,
     datasets,
+    distribution,
     export,
     initializers,
     kernels,
@@ -47,6 +48,7 @@ __all__ = [
     "callbacks",
     "check_gradients",
     "datasets",
+    "distribution",
     "explain",
     "export",
     "initializers",
@@ -95,7 +97,6 @@ else:
         "KerasTensor": "Input(shape)",
         "mixed_precision": "float32, in which tinyconv computes",
         "constraints": "regularizers",
-        "distribution": "one machine",
         "preprocessing": "tinyconv.utils, and layers",
     }
 

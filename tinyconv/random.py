@@ -10,6 +10,7 @@ from tinyconv.checking import invalid
 from tinyconv.checking.messages import explained
 
 _generator: np.random.Generator | None = None  # None until a seed is set: then seeds come from the operating system
+_last: int | None = None
 
 
 @explained
@@ -21,11 +22,16 @@ def set_random_seed(seed: int) -> None:
     """
     if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise invalid("", "seed", "an integer from 0 to 2**32 - 1", seed)
-    global _generator
-    seed = int(seed)
+    global _generator, _last
+    _last = seed = int(seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - as Keras does: the user's own np.random calls are seeded too
     _generator = np.random.Generator(np.random.Philox(seed))
+
+
+def last_seed() -> int | None:
+    """The seed that was set last; None: none was."""
+    return _last
 
 
 def next_seed() -> int:

@@ -11,6 +11,7 @@ EXTRAS = {
     "tensorflow_datasets": "datasets",
     "tensorflow": "datasets",
     "importlib_resources": "datasets",
+    "mpi4py": "mpi",
 }
 DISTRIBUTIONS = {"PIL": "Pillow"}
 

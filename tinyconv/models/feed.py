@@ -11,6 +11,7 @@ from tinyconv.checking import count_of
 from tinyconv.checking.arguments import Shape, is_stream
 from tinyconv.checking.inputs import Samples, split_validation
 from tinyconv.checking.messages import warn
+from tinyconv.training.agreement import digest
 from tinyconv.training.data import STEPS, Data, Loop, on_kernels
 from tinyconv.training.streamed import StreamPass
 from tinyconv.training.streams import Stream
@@ -95,6 +96,14 @@ class Feed:
         if self.batch_size is None:
             return 32 if self.steps is None else math.ceil(len(self.arrays[0][0]) / self.steps)
         return self.batch_size
+
+    def described(self) -> dict[str, Any]:
+        """What ranks that share a run must have in common."""
+        if self.arrays is None:
+            return {self.argument: f"{type(self.given[0]).__name__}, steps {self.steps}"}
+        shapes = [None if each is None else each.shape for arrays in self.arrays for each in arrays]
+        same = {f"shapes of {self.argument}": shapes, "batch size": self.size, "steps": self.steps}
+        return same | {f"numbers of {self.argument}": digest([each for arrays in self.arrays for each in arrays])}
 
     @property
     def identity(self) -> tuple[int | None, int | None]:

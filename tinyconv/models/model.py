@@ -12,10 +12,11 @@ import numpy as np
 
 from tinyconv import checking
 from tinyconv.callbacks import Callback, CallbackList, History
-from tinyconv.callbacks.base import Position, as_callbacks
+from tinyconv.callbacks.base import BEGINNING, Position, as_callbacks
 from tinyconv.checking import console, count_of
 from tinyconv.checking.arguments import Shape
 from tinyconv.checking.messages import explained, refuse
+from tinyconv.distribution.parallel import together
 from tinyconv.files import store
 from tinyconv.layers import InputLayer
 from tinyconv.layers.augmentation import Augmentation
@@ -28,6 +29,7 @@ from tinyconv.plan.locks import locked
 from tinyconv.plan.lowering import Plan
 from tinyconv.trace.step import recorded
 from tinyconv.trace.trace import Trace
+from tinyconv.training.agreement import here, join, told
 from tinyconv.training.data import Loop
 from tinyconv.training.heads import as_list
 from tinyconv.training.progress import Progress, Verbosity
@@ -207,7 +209,7 @@ class Model(Compiled):
         share = checking.number("fit", "validation_split", validation_split, at_least=0, below=1)
         val_size = count_of("validation_batch_size", validation_batch_size, default=batch_size)
         val_settings = {"batch_size": val_size, "steps": count_of("validation_steps", validation_steps)}
-        given, progress = as_callbacks(callbacks), Progress(verbose, epochs, None)
+        given, progress = here(as_callbacks(callbacks)), Progress(told(verbose), epochs, None)
         with self._lock:
             feed = Feed(
                 TRAINING, x, y, sample_weight, batch_size=batch_size, steps=steps_per_epoch, class_weight=class_weight
@@ -223,6 +225,7 @@ class Model(Compiled):
                 validation = feed.split(share, **val_settings)
             resumed = [callback.resume(self, *feed.identity) for callback in given]
             start = next((position for position in resumed if position is not None), Position(initial_epoch))
+            start = self._join(start, feed, validation, f"epochs={epochs}, {initial_epoch=}, {freq=}, {shuffle=}")
             trainer = self._need_trainer("fit", None, training=True)  # a callback may have changed the model
             self._stop_training = False
             loop = feed.loop(trainer, training=True)
@@ -237,6 +240,13 @@ class Model(Compiled):
             session = Session(trainer, loop, events, progress, val_loop)
             session.train(start, epochs, shuffle, freq)
         return history
+
+    def _join(self, start: Position, feed: Feed, validation: Feed | None = None, arguments: str = "") -> Position:
+        """Where all ranks begin, if several run this together, and nothing is different between them."""
+        if together() is None:
+            return start
+        run = {"arguments": arguments, **feed.described(), **(validation.described() if validation else {})}
+        return join(self, start, run)
 
     @explained
     def evaluate(
@@ -254,13 +264,15 @@ class Model(Compiled):
         ``return_dict``) a dict by name; of several outputs, [loss, the losses, the metrics by their names]. Data and
         weights are as in :meth:`fit`; ``steps``: of how many batches, None: of all."""
         return_dict = checking.boolean("evaluate", "return_dict", return_dict)
-        progress = Progress(verbose, 0, None)
+        progress = Progress(told(verbose), 0, None)
         with self._lock:
             feed = Feed("x of evaluate", x, y, sample_weight, batch_size=batch_size, steps=steps)
-            trainer = self._need_trainer("evaluate", feed.example)
+            self._need_trainer("evaluate", feed.example)
             feed.check(self._checked)
+            self._join(BEGINNING, feed)
+            trainer = self._need_trainer("evaluate", None)
             loop = feed.loop(trainer, training=False)
-            events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
+            events = CallbackList(here(as_callbacks(callbacks)), model=self, **_params(loop, 1, verbose))
             logs = Session(trainer, loop, events, progress).run("test")
         return logs if return_dict else as_list(self._heads, logs)
 
@@ -345,6 +357,10 @@ class Model(Compiled):
         self, what: str, x: Any, y: Any, weights: Any, class_weight: Any, training: bool, return_dict: bool
     ) -> Any:
         return_dict = checking.boolean(what, "return_dict", return_dict)
+        if training and together() is not None:
+            raise ValueError(
+                f"{what}() is not supported under DataParallel. Fix: fit(), with batches from a generator."
+            )
         trainer = self._need_trainer(what, x, training=training)
         checked = self._checked(x, y, weights, class_weight)
         if training:

@@ -5,6 +5,7 @@ flat array, each layer's weights being views into it; all gradients in another, 
 optimiser's moments too. One pass updates them all, one copy saves them, and one sum would add up two machines' work.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from types import ModuleType
@@ -47,6 +48,12 @@ class Arena:
             name: flat[self.offsets[name] : self.offsets[name] + math.prod(shape)].reshape(shape)
             for name, shape in self.shapes.items()
         }
+
+    def over(self, flat: Any) -> "Arena":
+        """An arena laid out as this one, over another flat array."""
+        other = copy.copy(self)
+        other.flat, other.views = flat, self.views_of(flat)
+        return other
 
     def __getitem__(self, name: str) -> Any:
         return self.views[name]

@@ -42,6 +42,27 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Meeting:
+    """Where the shards of a batch must wait for each other, as a step's kernel: what one of them has computed, and what
+    it needs to know of all of them before it can go on. ``size`` stands for both: numbers of each array.
+
+    ``combine`` is called once, with an array (shards, arrays, size) of what was given and the share that each shard has
+    of the batch's samples; it returns (arrays, size), to be taken. ``cleared``: whether what was given is set to 0
+    then, for kernels that move it instead of overwriting it.
+    """
+
+    given: tuple[Any, ...]
+    taken: tuple[Any, ...]
+    combine: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    cleared: bool = False
+
+    __name__ = "meet"
+
+    def __call__(self, *arrays: Any) -> None:
+        raise RuntimeError("The shards of a batch meet here, and one was run on its own.")
+
+
+@dataclass(frozen=True)
 class Value:
     """What flows between ops: a buffer, and the buffer of its gradient (of size zero where nobody needs it)."""
 
@@ -201,6 +222,12 @@ class Builder:
     def call(self, phase: str, op: Operation, function: Callable[..., None], arguments: dict[str, Any]) -> None:
         """A step that is not a kernel of the contract: a user's own layer."""
         self.steps[phase].append(Step(phase, op.name, op.label, function.__name__, function, arguments, 0))
+
+    def meet(self, phase: str, op: Operation, meeting: Meeting) -> None:
+        """A step that waits for the other shards of the batch."""
+        names = [f"{which}_{i}" for which in ("given", "taken") for i in range(len(getattr(meeting, which)))]
+        if self.training or phase == "forward":
+            self.call(phase, op, meeting, dict(zip(names, (*meeting.given, *meeting.taken), strict=True)))
 
     def _kernel(self, phase: str, name: str, what: str, kernel: str, flops: int, arguments: dict[str, Any]) -> None:
         ordered = {argument: arguments.pop(argument) for argument in self.contract[kernel]}

@@ -180,12 +180,7 @@ def lower(
     b = Builder(state, storage or Storage(state.kernels), batch_size, training)
     emitted, outs = _emit(b, graph)
     xs = [emitted[number].out for number in graph.inputs]
-    if losses:
-        for power, strength in state.penalties.items():
-            _penalise(b, state, power, strength)
-    if optimizer is not None:
-        for kernel, arguments in optimizer.steps(state):
-            b._kernel("update", "optimizer", "all parameters", kernel, 0, arguments)
+    _close(b, optimizer, bool(losses))
     steps = {phase: tuple(found) for phase, found in b.steps.items()}
     data, grads = ([getattr(value, part) for value in (*xs, *outs)] for part in ("data", "grad"))
     split = len(xs)
@@ -215,6 +210,20 @@ def _emit(b: Builder, graph: Graph) -> tuple[dict[int, Emitted], list[Value]]:
     backward = [step for each in reversed(emitted.values()) for step in (*each.joins, *each.backward)]
     b.steps["backward"] = backward + b.steps["backward"]
     return emitted, [waiting[number].pop(0) for number in graph.outputs]
+
+
+def closing_steps(state: State, storage: Storage, batch_size: int, optimizer: Updater | None) -> list[Step]:
+    """What is done once for a whole batch, where its shards have plans of their own: penalties and the update."""
+    b = Builder(state, storage, batch_size, optimizer is not None)
+    _close(b, optimizer, scored=True)
+    return [step for phase in PHASES for step in b.steps[phase]]
+
+
+def _close(b: Builder, optimizer: Updater | None, scored: bool) -> None:
+    for power, strength in b.state.penalties.items() if scored else ():
+        _penalise(b, b.state, power, strength)
+    for kernel, arguments in optimizer.steps(b.state) if optimizer is not None else ():
+        b._kernel("update", "optimizer", "all parameters", kernel, 0, arguments)
 
 
 def _penalise(b: Builder, state: State, power: int, strength: Any) -> None:

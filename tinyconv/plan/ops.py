@@ -6,6 +6,7 @@ a plan is built, :meth:`Op.emit` writes the op's steps into it through a :class:
 Shapes of ops have no batch axis; the buffers have it.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ import numpy as np
 
 from tinyconv.checking.arguments import Shape
 from tinyconv.kernels.reference.warp import KINDS
-from tinyconv.plan.builder import Builder, Value
+from tinyconv.plan.builder import Builder, Meeting, Value
 from tinyconv.plan.state import LOSSES
 
 Pair = tuple[int, int]
@@ -511,6 +512,8 @@ class BatchNorm(Op):
                 b.backward(self, "batch_norm_inference_backward", 0, dx=x_rows.grad, dout=out_rows.grad, **factor)
             return out
         statistics = {name: b.buffer(self, name, channels, b.state.dtype) for name in ("mean", "inv_std")}
+        if b.state.whole:
+            return self._emit_shard(b, x, out, statistics)
         b.forward(self, "batch_norm_forward", 0, **arrays, **statistics, momentum=self.momentum)
         if not out.wanted:
             return out
@@ -518,6 +521,66 @@ class BatchNorm(Op):
         tensors = {"dout": out_rows.grad, "x": x_rows.data, "gamma": arrays["gamma"]}
         b.backward(self, "batch_norm_backward", 0, dx=x_rows.grad, **gradients, **tensors, **statistics)
         return out
+
+    def _emit_shard(self, b: Builder, x: Value, out: Value, statistics: dict[str, Any]) -> Value:
+        """The same where the plan's samples are a shard of the batch, whose statistics only all shards know.
+
+        Forward: the shard's mean and variance, a meeting, and the normalisation by those of the batch, which is that of
+        inference. Backward: the shard's dgamma and dbeta, a meeting that adds them, and with their sums
+
+            dx = gamma inv_std (dout - (dbeta + normal dgamma) / M)
+
+        as the gradient of inference, plus a normalisation whose factor is -gamma inv_std dgamma / M and whose shift is
+        -gamma inv_std dbeta / M. M: the rows of the whole batch."""
+        channels, affine, epsilon = self.x_shape[-1:], self.affine(b), self.epsilon
+        rows = (b.batch_size * math.prod(self.x_shape[:-1]), *channels)
+        x_rows, out_rows = x.reshape(rows), out.reshape(rows)
+        own = {name: b.buffer(self, f"shard_{name}", channels, b.state.dtype) for name in ("mean", "variance")}
+        batch = {"moving_mean": statistics["mean"]}
+        batch["moving_variance"] = b.buffer(self, "variance", channels, b.state.dtype)
+        into = {"moving_mean": own["mean"], "moving_variance": own["variance"]}  # with momentum 0: as they are
+        tensors = {"out": out_rows.data, "x": x_rows.data, **affine, "epsilon": epsilon}
+        b.forward(self, "batch_norm_forward", 0, **tensors, **statistics, **into, momentum=0.0)
+        combine = functools.partial(whole_statistics, self.moving(b), self.momentum, epsilon)
+        taken = (*batch.values(), statistics["inv_std"])
+        b.meet("forward", self, Meeting(tuple(own.values()), taken, combine, cleared=True))
+        b.forward(self, "batch_norm_inference", 0, **tensors, **batch)
+        if not out.wanted:
+            return out
+        gradients = {f"d{name}": b.gradient(self, name, channels) for name in ("gamma", "beta")}
+        tensors = {"dout": out_rows.grad, "x": x_rows.data, "gamma": affine["gamma"], **statistics}
+        b.backward(self, "batch_norm_backward", 0, dx=b.nothing(2), **gradients, **tensors)
+        if x.wanted:
+            M = b.state.whole * math.prod(self.x_shape[:-1])
+            pull = {name: b.buffer(self, f"pull_{name}", channels, b.state.dtype) for name in ("gamma", "beta")}
+            pulled = b.buffer(self, "pulled", rows, b.state.dtype)
+            combine = functools.partial(whole_pull, M, affine["gamma"], statistics["inv_std"])
+            b.meet("backward", self, Meeting(tuple(gradients.values()), tuple(pull.values()), combine))
+            factor = {"gamma": affine["gamma"], "moving_variance": batch["moving_variance"], "epsilon": epsilon}
+            b.backward(self, "batch_norm_inference_backward", 0, dx=x_rows.grad, dout=out_rows.grad, **factor)
+            tensors = {"out": pulled, "x": x_rows.data, "epsilon": epsilon}
+            b.backward(self, "batch_norm_inference", 0, **tensors, **pull, **batch)
+            b.backward(self, "add_to", 0, out=x.flat.grad, x=pulled.reshape((pulled.size,)))
+        return out
+
+
+def whole_statistics(
+    moving: Mapping[str, np.ndarray], momentum: float, epsilon: float, given: np.ndarray, shares: np.ndarray
+) -> np.ndarray:
+    """Mean, variance and 1 / sigma of a batch, from the means and variances of its shards (Chan, Golub and LeVeque,
+    1979), in double precision and in their order. The moving statistics are moved."""
+    means, variances = given[:, 0].astype(np.float64), given[:, 1].astype(np.float64)
+    share = shares[:, None]
+    mean = (share * means).sum(axis=0)
+    variance = (share * (variances + (means - mean) ** 2)).sum(axis=0)
+    for name, new in (("moving_mean", mean), ("moving_variance", variance)):
+        moving[name][...] = moving[name] * momentum + new * (1 - momentum)
+    return np.stack([mean, variance, 1 / np.sqrt(variance + epsilon)])
+
+
+def whole_pull(M: int, gamma: np.ndarray, inv_std: np.ndarray, given: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """From the shards' dgamma and dbeta, the factor and the shift of what the batch's statistics contribute to dx."""
+    return given.astype(np.float64).sum(axis=0) * (-gamma.astype(np.float64) * inv_std / M)
 
 
 @dataclass(frozen=True)
@@ -810,6 +873,7 @@ class Loss(Op):
         columns = self.x_shape[-1]
         rows = b.batch_size * math.prod(self.x_shape[:-1])
         x_rows, out, nothing = x.reshape((rows, columns)), x, b.nothing(1)
+        share = b.batch_size / (b.state.whole or b.batch_size)  # of the batch's samples
         losses = b.buffer(self, "losses", (rows,), b.state.dtype)
         targets = b.target(self, (rows, columns))
         weights = b.weights(self, rows) if self.weighted else nothing
@@ -822,10 +886,10 @@ class Loss(Op):
         else:
             arrays[name] = x_rows.data
         b.forward(self, f"{self.kind}_forward", 0, losses=losses, **first, **arrays)
-        self._weigh(b.forward, losses.reshape((rows, 1)), weights, 1.0)
+        self._weigh(b.forward, losses.reshape((rows, 1)), weights, 1.0, rows / share)
         if x.wanted:
             b.backward(self, f"{self.kind}_backward", 0, **{f"d{name}": x_rows.grad}, **arrays)
-            self._weigh(b.backward, x_rows.grad, weights, self.weight)
+            self._weigh(b.backward, x_rows.grad, weights, self.weight * share, rows / share)
         # The totals count samples; a sample of several rows (an image of predictions, say) contributes their mean.
         adding = {"totals": b.state.totals, "weight": b.batch_size / rows}
         b.forward(self, "accumulate", 0, values=losses, weights=nothing, slot=self.slot, **adding)
@@ -849,8 +913,9 @@ class Loss(Op):
         b.forward(self, "smooth_targets", 0, out=out, targets=targets, smoothing=smoothing, level=level)
         return out
 
-    def _weigh(self, phase: Callable[..., None], values: Any, weights: Any, factor: float) -> None:
-        """Multiply losses, or their gradients, by the weights of their rows, if there are any, and by a factor."""
-        factor *= len(values) if self.summed else 1
+    def _weigh(self, phase: Callable[..., None], values: Any, weights: Any, factor: float, whole: float) -> None:
+        """Multiply losses, or their gradients, by the weights of their rows, if there are any, and by a factor.
+        ``whole``: the rows of the batch."""
+        factor *= whole if self.summed else 1
         if weights.size or factor != 1:
             phase(self, "weigh", 0, values=values, weights=weights, factor=factor, normalize=self.normalize)

@@ -1,5 +1,6 @@
 """Everything in a model that training changes, in the memory of one kernel set."""
 
+import copy
 import itertools
 import math
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ class State:
         self.kernels = kernels
         self.dtype = params.flat.dtype
         self.seed = seed
+        self.whole = 0  # the samples of the batch that a plan's are a shard of; 0: they are the batch
         self.on_host = kernels.allocate is memory.allocate
         self.host_params, self.host_moving = params, moving
         self.params = params if self.on_host else Arena(params.shapes, kernels, self.dtype)
@@ -51,6 +53,14 @@ class State:
         # By the power of the penalty, each parameter's strength
         self.penalties = {power: self._spread(strengths) for power, strengths in (penalties or {}).items() if strengths}
         self.push()
+
+    def shard(self, whole: int, grads: Arena, totals: Any) -> "State":
+        """For plans that compute a shard of a batch of ``whole`` samples: these weights and moments, but gradients,
+        totals and counters of its own. The penalties are the whole batch's."""
+        other = copy.copy(self)
+        other.whole, other.grads, other.totals, other.penalties = whole, grads, totals, {}
+        other.counters = self.kernels.allocate((3,), np.int64)
+        return other
 
     def _spread(self, values: Mapping[str, float]) -> Any:
         """A flat array, laid out as the parameters, that holds each parameter's value of ``values``."""

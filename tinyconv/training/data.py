@@ -58,12 +58,41 @@ def is_sparse(y: Any) -> bool:
     return bool(y.dtype.kind == "i")
 
 
+def given(weights: Sequence[Any]) -> list[Any]:
+    """Those that there are."""
+    return [each for each in weights if each is not None]
+
+
+def loader(plan: Plan, data: Data, targets: bool, counters: Any) -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
+    """The kernel calls that fill a plan's batch from a data set, at the cursor."""
+    kernels, calls = plan.kernels, []
+    pairs = [*zip(plan.xs, data.xs, strict=True)]
+    if targets:
+        pairs += zip(plan.all_targets, data.ys, strict=True)
+        pairs += zip(plan.all_weights, given(data.weights), strict=True)
+    for batch, whole in pairs:
+        if is_sparse(whole):
+            calls.append((kernels.gather_one_hot, (batch, whole, data.order, counters)))
+        else:
+            rows = batch.reshape((plan.batch_size, batch.size // plan.batch_size))
+            calls.append((kernels.gather_rows, (rows, whole, data.order, counters)))
+    return calls
+
+
+class Prepared(Protocol):
+    """What is run for a batch: a plan, or the plans of its shards."""
+
+    @property
+    def batch_size(self) -> int: ...
+    def program(self, *phases: str) -> Callable[[], None]: ...
+
+
 class Turn(NamedTuple):
     """One batch of a pass: its number in the epoch, its samples, its plan, and what runs it."""
 
     number: int
     size: int
-    plan: Plan
+    plan: Any  # Prepared
     run: Callable[[], None]
 
 
@@ -112,7 +141,7 @@ class Pass:
 
     data: Data
     batch_size: int
-    plans: dict[int, Plan]
+    plans: dict[int, Any]  # Prepared, for each size of a batch
     programs: dict[int, Callable[[], None]]
     steps: int | None = None  # None: all batches that there are
     argument: str = "x"

@@ -37,7 +37,7 @@ class Session:
     def train(self, start: Position, epochs: int, shuffle: bool, validation_freq: int) -> None:
         """Train from ``start`` until ``epochs`` epochs are done, or until somebody sets ``stop_training``."""
         trainer, events, progress = self.trainer, self.events, self.progress
-        with self._under_way(), events:
+        with self._under_way(), events, trainer.interruptible():
             self._warm_up()
             trainer.call(events, "on_train_begin", {})
             logs: dict[str, float] = {}
@@ -74,10 +74,11 @@ class Session:
 
     def run(self, kind: str) -> dict[str, float]:
         """One pass without training; ``kind`` is "test" or "predict". Returns the logs of a test."""
-        with self._under_way():
+        trainer = self.trainer
+        with self._under_way(), trainer.interruptible() if kind == "test" else contextlib.nullcontext():
             self._warm_up()
             start = time.perf_counter()
-            logs, samples = self.trainer.run(self.loop, self.events, kind)
+            logs, samples = trainer.run(self.loop, self.events, kind)
             self.progress.epoch_end(logs, time.perf_counter() - start, samples)
         return logs
 

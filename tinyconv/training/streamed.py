@@ -1,20 +1,38 @@
 """A pass over a stream: each batch is passed to the kernels as it comes."""
 
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyconv.callbacks.base import BEGINNING, Position
 from tinyconv.checking import inputs
 from tinyconv.checking.inputs import Samples
-from tinyconv.plan.lowering import Plan
 from tinyconv.training.data import Draw, Turn, done_before, is_sparse
 from tinyconv.training.streams import Stream, parts_of
 from tinyconv.training.trainer import Trainer, are_given
 
 Check = Callable[[Any, Any, Any], Samples]
+
+
+class Ready(NamedTuple):
+    """A batch as the kernels take it. ``check``: what tells other ranks which batch it is."""
+
+    xs: Any
+    ys: Any
+    weights: Any
+    check: int
+
+
+def checksum(arrays: Iterable[np.ndarray | None]) -> int:
+    """A number that differs where arrays do."""
+    found = 0
+    for array in arrays:
+        if array is not None:
+            found = zlib.crc32(np.ascontiguousarray(array).data.cast("B"), found)
+    return found
 
 
 class StreamPass:
@@ -38,7 +56,8 @@ class StreamPass:
     ) -> None:
         self.trainer, self.stream, self.check = trainer, stream, check
         self.training, self.results, self.origin = training, results, 0
-        self.example: Samples | None = self._prepared(stream.first())
+        self.shards = trainer.shards if results is None else None
+        self.example: Ready | None = self._prepared(stream.first())
         self.size = len(self.example[0][0])
         if training:
             stream.reset()
@@ -85,27 +104,36 @@ class StreamPass:
     def close(self) -> None:
         self.stream.close()
 
-    def _prepared(self, batch: Any) -> Samples:
+    def _prepared(self, batch: Any) -> "Ready":
         """Everything that can be done before the kernels take the batch; in the reader's thread."""
         xs, ys, weights = self.check(*parts_of(batch, self.stream.argument))
         heads = self.trainer.heads
         rows = [
             inputs.one_hot(y, (len(y), h.shape[-1])) if is_sparse(y) else y for y, h in zip(ys, heads, strict=False)
         ]
-        return xs, tuple(rows), weights
+        return Ready(xs, tuple(rows), weights, checksum((*xs, *rows, *weights)) if self.shards is not None else 0)
 
-    def _turn(self, number: int, batch: Samples) -> Turn:
-        xs, _, weights = batch
-        plan = self.trainer.plan(len(xs[0]), self.training, self.results is None, are_given(weights))
+    def _turn(self, number: int, batch: "Ready") -> Turn:
+        xs, _, weights, _ = batch
+        plan: Any
+        if self.shards is not None:
+            plan = self.shards.batch(len(xs[0]), self.training, are_given(weights))
+        else:
+            plan = self.trainer.plan(len(xs[0]), self.training, self.results is None, are_given(weights))
         return Turn(number, len(xs[0]), plan, partial(self._run, plan, batch))
 
-    def _run(self, plan: Plan, batch: Samples) -> None:
+    def _run(self, plan: Any, batch: "Ready") -> None:
         self._compute(plan, batch)
         if self.results is not None:
             for found, out in zip(self.results, plan.outs, strict=True):
                 found.append(self.trainer.state.read(out))
 
-    def _compute(self, plan: Plan, batch: Samples) -> None:
-        xs, ys, weights = batch
+    def _compute(self, plan: Any, batch: "Ready") -> None:
+        xs, ys, weights, check = batch
+        if self.shards is not None:
+            self.shards.check = check
+            plan.load(xs, ys, weights)
+            plan.step()()
+            return
         self.trainer.load(plan, xs, ys or None, weights)
         self.trainer.step(plan, self.training)()

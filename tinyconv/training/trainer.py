@@ -6,9 +6,9 @@ every batch then gathers its samples by an order and a cursor that are kept besi
 nothing from Python but the call.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from tinyconv.callbacks import CallbackList
 from tinyconv.callbacks.base import BEGINNING, Position
 from tinyconv.checking import inputs
+from tinyconv.distribution.parallel import together
 from tinyconv.kernels.reference.dropout import CURSOR, FIRST_SAMPLE, STEP
 from tinyconv.network import Network
 from tinyconv.optimizers import Optimizer
@@ -24,9 +25,11 @@ from tinyconv.plan.arena import Arena, Storage
 from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import PHASES, Plan, lower
 from tinyconv.plan.state import State
-from tinyconv.training.data import Data, Loop, Pass, is_sparse
+from tinyconv.training.agreement import call_for_all
+from tinyconv.training.data import Data, Loop, Pass, Prepared, given, is_sparse, loader
 from tinyconv.training.heads import Head, report, totals_of
 from tinyconv.training.progress import Progress
+from tinyconv.training.sharded import Batch, Shards
 
 MOST_PLANS = 16  # for a model that is called with ever-changing batch sizes
 REDRAW = 0.1  # seconds between two updates of a progress bar
@@ -67,6 +70,20 @@ class Trainer:
         self.drawn = 0  # samples that calls without targets have drawn for
         self.resets = 0  # how often somebody has set the totals to zero, perhaps while a pass was paused
         self.runs = 0  # passes under way, during which callbacks and other threads get their turn
+        self.touched = False  # a callback has written weights
+        self._shards: Shards | None = None
+
+    @property
+    def shards(self) -> Shards | None:
+        """What batches are cut into, if all ranks of a job are about to work on them together."""
+        team = together()
+        if team is not None and (self._shards is None or self._shards.team is not team):
+            self._shards = Shards(self, team)
+        return self._shards if team is not None else None
+
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """Ctrl-C inside of it ends a pass, of all ranks after the same batch."""
+        return self.shards.ranks.interruptible() if self.shards else contextlib.nullcontext()
 
     # Plans and programs
 
@@ -99,7 +116,7 @@ class Trainer:
             graph.outputs = [graph.outputs[head.output] for head in self.heads]
         return graph
 
-    def program(self, plan: Plan, *phases: str) -> Program:
+    def program(self, plan: Prepared, *phases: str) -> Program:
         """The plan's phases as one callable, recorded once."""
         key = (id(plan), *phases)
         if key not in self.programs:
@@ -118,22 +135,6 @@ class Trainer:
         """The kernel call that ends every batch of a pass."""
         return self.kernels.advance, (self.state.counters, int(training), plan.batch_size)
 
-    def loader(self, plan: Plan, data: Data, targets: bool) -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
-        """The kernel calls that fill a plan's batch from a data set, at the cursor."""
-        kernels, counters = self.kernels, self.state.counters
-        calls = []
-        pairs = [*zip(plan.xs, data.xs, strict=True)]
-        if targets:
-            pairs += zip(plan.all_targets, data.ys, strict=True)
-            pairs += zip(plan.all_weights, given(data.weights), strict=True)
-        for batch, whole in pairs:
-            if is_sparse(whole):
-                calls.append((kernels.gather_one_hot, (batch, whole, data.order, counters)))
-            else:
-                rows = batch.reshape((plan.batch_size, batch.size // plan.batch_size))
-                calls.append((kernels.gather_rows, (rows, whole, data.order, counters)))
-        return calls
-
     def pass_over(
         self,
         data: Data,
@@ -145,8 +146,14 @@ class Trainer:
     ) -> Pass:
         """Lower and record what a pass over ``data`` needs. With ``results`` the outputs go there instead of into
         losses. ``steps``: the batches of an epoch, and ``argument``: what messages call the data."""
-        plans, programs = {}, {}
+        plans: dict[int, Any] = {}
+        programs = {}
+        shards = None if results else self.shards
         for size in {min(batch_size, data.samples), data.samples % batch_size} - {0}:
+            if shards is not None:
+                batch = plans[size] = shards.batch(size, training, are_given(data.weights))
+                programs[size] = batch.over(data)
+                continue
             plan = plans[size] = self.plan(size, training, not results, are_given(data.weights))
             phases = PHASES if training else ("forward",)
             after = []
@@ -154,10 +161,11 @@ class Trainer:
                 rows = out.reshape((size, out.size // size))
                 after.append((self.kernels.scatter_rows, (result, rows, self.state.counters)))
             after.append(self._counted(plan, training))
-            programs[size] = plan.program(*phases, before=self.loader(plan, data, not results), after=after)
+            before = loader(plan, data, not results, self.state.counters)
+            programs[size] = plan.program(*phases, before=before, after=after)
         return Pass(data, batch_size, plans, programs, steps, argument)
 
-    def prepare(self, plan: Plan) -> None:
+    def prepare(self, plan: Prepared) -> None:
         """Run a plan's preparation, if the weights have changed since it was last run."""
         if self.prepared.get(id(plan)) != self.weights_version:
             self.program(plan, "prepare")()
@@ -165,6 +173,7 @@ class Trainer:
 
     def weights_changed(self) -> None:
         """The model's own arrays have been written to."""
+        self.touched = True
         self.state.push()
         self.weights_version += 1
 
@@ -185,15 +194,21 @@ class Trainer:
 
     def is_cold(self, *passes: Loop) -> bool:
         """Whether some plan of these passes has never been run."""
-        return any(id(turn.plan) not in self.warm for loop in passes for turn in loop.kinds())
+        turns = [turn for loop in passes for turn in loop.kinds()]
+        cold = any(id(turn.plan) not in self.warm for turn in turns)
+        if self.shards and any(isinstance(turn.plan, Batch) for turn in turns):
+            return any(self.shards.ranks.everyone(cold))
+        return cold
 
     def warm_up(self, *passes: Loop) -> None:
         """Run every program once, so that all kernels are compiled, and put everything back that it changed."""
         state = self.state
         arrays = [state.params.flat, state.moving.flat, state.counters, state.totals, *state.slots.values()]
         before = [state.read(array) for array in arrays]
-        for loop in passes:
-            for turn in loop.kinds():
+        turns = [turn for loop in passes for turn in loop.kinds()]
+        together = self.shards and any(isinstance(turn.plan, Batch) for turn in turns)
+        with self.shards.taking_turns() if self.shards and together else contextlib.nullcontext():
+            for turn in turns:
                 self.program(turn.plan, "prepare")()
                 state.set(state.counters, [0, 0, 0])
                 turn.run()
@@ -277,9 +292,9 @@ class Trainer:
     def call(self, callbacks: CallbackList, hook: str, *arguments: Any) -> None:
         """Call a hook. It may use the model, as may other threads meanwhile."""
         with self.paused():
-            callbacks.call(hook, *arguments)
+            call_for_all(self, callbacks, hook, *arguments)
 
-    @contextmanager
+    @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Let others use the model in the middle of a pass: what the pass counts with is put back after it."""
         state = self.state
@@ -371,11 +386,6 @@ class Trainer:
             self.prepare(plan)
             self.program(plan, "forward")()
         return plan
-
-
-def given(weights: Sequence[Any]) -> list[Any]:
-    """Those that there are."""
-    return [each for each in weights if each is not None]
 
 
 def are_given(weights: Sequence[Any]) -> list[bool]:

@@ -83,7 +83,7 @@ from tinyconv.kernels.cpu.pool import (
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.runtime.jit import cache_folder, compile_watch  # noqa: F401  (so that compiling can be announced)
 from tinyconv.kernels.cpu.runtime.tasks import record  # noqa: F401
-from tinyconv.kernels.cpu.runtime.threads import get_threads, threading_layer
+from tinyconv.kernels.cpu.runtime.threads import default_threads, get_threads, threading_layer  # noqa: F401
 from tinyconv.kernels.cpu.update import (
     adam_update,
     clip_norms,

@@ -147,6 +147,7 @@ _turn = threading.RLock() if LAYER == "workqueue" else contextlib.nullcontext()
 _starter = 0  # the Python thread that started the kernels' threads; -1: not known
 _survives = True  # whether a child that is forked now may use several threads
 _one_thread = False  # whether this is a child that may not
+_chosen = False  # whether somebody has set the number of threads
 
 
 def guarded(loop: Callable[..., int]) -> Callable[..., int]:
@@ -214,6 +215,14 @@ def get_threads() -> int:
         return 1 if _one_thread else numba.get_num_threads()
 
 
+def default_threads(count: int) -> None:
+    """Use ``count`` threads, at most, unless somebody has said how many: other processes need processors too."""
+    start()
+    with _gate:
+        if not _chosen and "NUMBA_NUM_THREADS" not in os.environ:
+            numba.set_num_threads(min(count, SETTINGS.NUMBA_NUM_THREADS))
+
+
 def set_threads(count: int) -> None:
     """Let the kernels called from this Python thread use ``count`` threads. The results do not depend on it."""
     largest = SETTINGS.NUMBA_NUM_THREADS
@@ -226,6 +235,8 @@ def set_threads(count: int) -> None:
         raise TypeError(wanted)
     if not 1 <= count <= largest:
         raise ValueError(wanted)
+    global _chosen
     start()
     with _gate:
+        _chosen = True
         numba.set_num_threads(int(count))

@@ -1,0 +1,333 @@
+"""More machines: the same bits for any number of processes, and an end for all of them when one goes wrong.
+
+What needs MPI is skipped where it is not installed: pip install -e '.[mpi]'.
+"""
+
+import contextlib
+import importlib.util
+import inspect
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinyconv as keras
+from tinyconv import layers
+from tinyconv.distribution import parallel
+from tinyconv.distribution.shards import Tree, cut, owned
+
+HERE = Path(__file__).parent
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+MISSING = "mpi4py" if importlib.util.find_spec("mpi4py") is None else "mpiexec" if MPIEXEC is None else ""
+needs_mpi = pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}: pip install -e '.[mpi]'")
+
+
+# Shards and sums
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(16, [2] * 8), (18, [3, 3] + [2] * 6), (3, [1, 1, 1] + [0] * 5)])
+def test_a_batch_is_cut_into_equal_shards(samples, expected):
+    assert cut(samples, 8) == expected
+
+
+@pytest.mark.parametrize("shards", [1, 8, 16])
+def test_sums_do_not_depend_on_the_number_of_ranks(shards):
+    rows = np.random.default_rng(0).normal(size=(shards, 100)).astype(np.float32)
+    found = []
+    for ranks in range(1, shards + 1):
+        assert list(itertools.chain(*(owned(rank, ranks, shards) for rank in range(ranks)))) == list(range(shards))
+        shared = np.full_like(rows, np.nan)
+        for rank in range(ranks):
+            tree, own = Tree.of(rank, ranks, shards), np.full_like(rows, np.nan)
+            own[owned(rank, ranks, shards)] = rows[owned(rank, ranks, shards)]
+            for left, right in tree.inside:
+                own[left] += own[right]
+            shared[tree.sent[rank]] = own[tree.sent[rank]]
+        assert sum(map(len, tree.sent)) < 2 * ranks or shards % ranks
+        for left, right in tree.rest:
+            shared[left] += shared[right]
+        found.append(shared[0].tobytes())
+    assert len(set(found)) == 1
+    np.testing.assert_allclose(np.frombuffer(found[0], np.float32), rows.sum(axis=0), rtol=1e-5, atol=1e-5)
+
+
+# The arithmetic, without MPI: one process that computes all shards
+
+
+class Alone:
+    """The ranks of a job of one."""
+
+    rank, size, threads, neighbour, others = 0, 1, 1, 0, ()
+    is_alone = interrupted = False
+
+    def __init__(self):
+        self.thread = threading.get_ident()
+        self.mpi = type("MPI", (), {"Status": object})
+
+    comm = None
+
+    def everyone(self, value):
+        return [value]
+
+    def first(self, value=None):
+        return value
+
+    def alone(self):
+        return contextlib.nullcontext()
+
+    interruptible = alone
+
+
+@pytest.fixture
+def in_shards(monkeypatch):
+    """DataParallel in this process."""
+    monkeypatch.setattr(parallel, "_ranks", Alone())
+    monkeypatch.setattr(parallel, "_distribution", None)
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+
+
+X = np.random.default_rng(0).normal(size=(21, 6, 6, 2)).astype(np.float32)
+Y = np.eye(3, dtype=np.float32)[np.arange(21) % 3]
+
+
+def trained(loss="categorical_crossentropy", optimizer="sgd", **fit):
+    keras.utils.set_random_seed(1)
+    x = image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(3, 3, use_bias=False, kernel_regularizer="l2")(layers.RandomTranslation(0.2, 0.2)(x))
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Dropout(0.3)(layers.Flatten()(layers.BatchNormalization(center=False, scale=False)(x)))
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(x))
+    model.compile(optimizer, loss, metrics=["accuracy"], weighted_metrics=["mse"], backend="reference")
+    history = model.fit(X, Y, verbose=0, **{"batch_size": 10, **fit}).history
+    return model.get_weights(), history, model.evaluate(X, Y, batch_size=8, verbose=0), model.predict(X)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 2, "validation_split": 0.3},
+        {"loss": keras.losses.CategoricalCrossentropy(reduction="sum"), "class_weight": {0: 3.0, 1: 0.5}},
+        {"optimizer": keras.optimizers.SGD(0.1, clipnorm=0.1), "sample_weight": np.linspace(0, 2, 21)},
+        {"batch_size": 4, "steps_per_epoch": 5},
+    ],
+    ids=["validation", "sum and class weights", "clipping and sample weights", "small batches"],
+)
+def test_shards_compute_what_the_whole_batch_does(settings, in_shards):
+    """Fewer samples than shards, too; in float32, whose sums in another order differ a little."""
+    optimizer = settings.pop("optimizer", keras.optimizers.SGD(0.05, momentum=0.9))
+    team, results = keras.distribution.distribution(), []
+    for value in (None, team):
+        keras.distribution.set_distribution(value)
+        results.append(trained(optimizer=type(optimizer).from_config(optimizer.get_config()), **settings))
+    for whole, sharded in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_allclose(sharded, whole, rtol=1e-4, atol=2e-6)
+    for name, values in results[0][1].items():
+        np.testing.assert_allclose(results[1][1][name], values, rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(results[1][2], results[0][2], rtol=1e-4)
+    np.testing.assert_allclose(results[1][3], results[0][3], rtol=1e-4, atol=1e-6)
+
+
+class Moves(keras.Layer):
+    """A layer with statistics of its own."""
+
+    def build(self, input_shape):
+        self.add_weight(name="seen", shape=(1,), initializer="zeros", trainable=False)
+
+    def forward(self, out, x, weights):
+        out[...] = x
+
+    def backward(self, dx, dweights, dout, x, out, weights):
+        dx[...] = dout
+
+
+def test_what_shards_would_get_wrong_is_refused(in_shards):
+    loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    with pytest.raises(ValueError, match=r"divides by the sum of a batch's weights.*sum_over_batch_size"):
+        trained(loss, sample_weight=np.ones(21))
+    model = keras.Sequential([keras.Input((4,)), Moves(), layers.Dense(1)])
+    model.compile("sgd", "mse", backend="reference")
+    with pytest.raises(ValueError, match="Layer 'moves' moves statistics of its own"):
+        model.fit(np.zeros((4, 4)), np.zeros((4, 1)), verbose=0)
+    with pytest.raises(ValueError, match=r"train_on_batch\(\) is not supported under DataParallel"):
+        model.train_on_batch(np.zeros((4, 4)), np.zeros((4, 1)))
+
+
+def test_arguments_are_refused_by_name(in_shards):
+    new = keras.distribution.DataParallel
+    assert new(devices=["cpu:0"], shards=4).shards == 4
+    with pytest.raises(ValueError, match=r"DataParallel\(auto_shard_dataset=False\) is not supported"):
+        new(auto_shard_dataset=False)
+    with pytest.raises(ValueError, match=r"shards.*Expected a power of two. Received: 6"):
+        new(shards=6)
+    with pytest.raises(ValueError, match=r"devices.*Expected None, or \['cpu:0'\]"):
+        new(devices=["gpu:0"])
+    with pytest.raises(ValueError, match=r"initialize\(num_processes=2\) is not supported"):
+        keras.distribution.initialize(num_processes=2)
+    with pytest.raises(ValueError, match="Expected a DataParallel, or None"):
+        keras.distribution.set_distribution("DataParallel")
+    assert keras.distribution.list_devices("gpu") == []
+    assert keras.distribution.get_device_count("cpu") == 1
+
+
+def test_names_and_arguments_are_those_of_keras():
+    theirs = pytest.importorskip("keras").distribution
+    for name in ("DataParallel", "distribution", "get_device_count", "initialize", "list_devices", "set_distribution"):
+        expected, found = (
+            list(inspect.signature(getattr(each, name)).parameters.values()) for each in (theirs, keras.distribution)
+        )
+        own = [parameter for parameter in found if parameter.kind is parameter.KEYWORD_ONLY]
+        assert [(p.name, p.default) for p in found if p not in own] == [(p.name, p.default) for p in expected], name
+        assert [parameter.name for parameter in own] == (["shards"] if name == "DataParallel" else [])
+
+
+def test_without_mpi_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.setattr(parallel, "_ranks", None)
+    with pytest.raises(ImportError, match=r"needs mpi4py.*pip install 'tinyconv\[mpi\]'"):
+        keras.distribution.DataParallel()
+
+
+def test_a_receipt_is_that_of_the_weights():
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    first = keras.distribution.receipt(model)
+    assert first.seed == 5
+    assert set(first.versions) == {"tinyconv", "numpy", "numba", "python"}
+    assert str(first).startswith(f"Receipt: weights sha256 {first.sha256}, seed 5, tinyconv ")
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    assert keras.distribution.receipt(model).sha256 != first.sha256
+
+
+# In several processes
+
+
+def mpiexec(ranks, *arguments, timeout=120, wait=True, **environment):
+    command = [MPIEXEC, "-n", str(ranks), sys.executable, str(HERE / "distributed.py"), *map(str, arguments)]
+    there = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **environment}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=there, start_new_session=True, **pipes)
+    if not wait:
+        return process
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)
+        raise AssertionError(process.communicate()) from None
+    return process.returncode, out, err
+
+
+def result(ranks, *arguments, **environment):
+    status, out, err = mpiexec(ranks, *arguments, **environment)
+    assert status == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def receipts():
+    found = {}
+
+    def of(ranks, threads=1):
+        if (ranks, threads) not in found:
+            found[ranks, threads] = result(ranks, "receipts", timeout=300, NUMBA_NUM_THREADS=str(threads))
+        return found[ranks, threads]
+
+    return of
+
+
+@needs_mpi
+@pytest.mark.parametrize(("ranks", "threads"), [(2, 1), (3, 1), (1, 2)])
+def test_receipts_are_the_same_for_any_number_of_ranks_and_threads(ranks, threads, receipts):
+    """Of weights, history and evaluation: a small network as the example's, one with batch norm, and a graph."""
+    expected = receipts(1)
+    assert receipts(ranks, threads) == expected
+    assert [value for name, value in expected.items() if name.endswith("every rank")] == [1, 1, 1]
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("exception", "Rank 1 of 2 ends the job:.*OSError: the disk is gone"),
+        ("killed", r"Rank 1 of 2 \(process \d+ on .*\) was killed, which ends the job"),
+        ("leaves", "this one leaves.*Rank 1 has ended, and rank 0 waits for it"),
+        ("ends early", "waits for numbers of a batch of rank 1, which waits for another message"),
+        ("other data", "ValueError: The ranks of this job differ in: numbers of x of fit"),
+        ("other arguments", "ValueError: The ranks of this job differ in: arguments.*epochs=1.* on rank 0"),
+        ("other batch", "Rank 1 has other data than rank 0"),
+        ("callback fails", "Rank 0 of 2 ends the job:.*ValueError: a bad callback"),
+    ],
+)
+def test_when_one_rank_goes_wrong_all_end(how, message):
+    began = time.monotonic()
+    status, out, err = mpiexec(2, "faulty", how)
+    assert status
+    assert re.search(message, err, re.DOTALL), err
+    assert "steps" not in out
+    assert time.monotonic() - began < 30  # on a busy machine; the end itself takes seconds
+
+
+@needs_mpi
+def test_what_happens_on_one_rank_is_known_to_all():
+    assert result(2, "faulty", "interrupted") == {"interrupted": True}
+    assert result(3, "faulty", "stopped")["steps"] == 5
+    assert result(2, "faulty", "weights set")["rate"] == 0.5
+    status, out, err = mpiexec(2, "faulty", "slow")
+    assert status == 0
+    assert "Waiting for rank 1 for 1 s." in err
+    assert json.loads(out)["steps"] == 30
+
+
+@needs_mpi
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_and_started_again_it_ends_with_the_same_receipt(kills, tmp_path, record_property):
+    """A rank, drawn at random, is killed at a random moment; 70 batches are backed up after every second one."""
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    whole.mkdir()
+    again.mkdir()
+    began = time.monotonic()
+    expected = result(2, "backed_up", whole)
+    lasts = time.monotonic() - began
+    rng, done, finished = random.Random(0), 0, 0
+    while done < kills:
+        for file in again.glob("pid*"):
+            file.unlink()
+        process = mpiexec(2, "backed_up", again, wait=False)
+        victim = again / f"pid{rng.randrange(2)}"
+        while not (victim.exists() and victim.read_text()):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, lasts / 3))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(victim.read_text()), signal.SIGKILL)
+        began = time.monotonic()
+        out, err = process.communicate(timeout=60)
+        if process.returncode:
+            assert time.monotonic() - began < 10
+            assert re.search(r"Rank \d of 2 \(process \d+ on .*\) was killed", err), err
+            done += 1
+        else:  # it was quicker
+            assert json.loads(out) == expected
+            finished += 1
+    record_property("runs that ended before they were killed", finished)
+    assert result(2, "backed_up", again) == expected
+
+
+@needs_mpi
+@pytest.mark.long
+def test_ranks_that_start_cold_share_the_cache(tmp_path):
+    """All kernels are compiled once, by the first rank, and found by the others."""
+    status, out, err = mpiexec(2, "cold", timeout=300, NUMBA_CACHE_DIR=str(tmp_path))
+    assert status == 0, err
+    first, second = json.loads(out.splitlines()[-1])
+    assert first > 0
+    assert second == 0

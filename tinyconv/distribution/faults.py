@@ -1,0 +1,77 @@
+"""How a job ends when one of its ranks does.
+
+* An exception that nobody catches is printed by its rank, and ends all.
+* A rank that leaves early, by ``sys.exit`` say, tells the others, who would wait for it: see :meth:`Ranks.wait`.
+* When a rank is killed, MPI kills the rest, and says only a process number. So every rank has a small shell beside it,
+  which outlives it and sees by the end of a pipe that it is gone: the first one of a machine to see that says so.
+"""
+
+import atexit
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from pathlib import Path
+from typing import Any
+
+from tinyconv.distribution.ranks import GONE, RankError, Ranks
+
+SHELL = "/bin/sh"
+WATCH = """
+read -r bye
+[ -n "$bye" ] && exit
+mkdir "$1" 2>/dev/null && printf '\\n%s\\n' "$2" >&2
+exec 2>&-
+sleep 2
+rmdir "$1"
+"""
+HEAD_START = 0.3  # seconds that rank 0 has for its message: an error of all of them is said once
+HEARSAY = 3.0  # seconds that the rank that went wrong has
+
+
+class Watch:
+    """What looks after a rank, from the outside and from the inside. ``mark``: a folder that is made by whoever says
+    first, on this machine, why the job ends."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.mark = Path(tempfile.gettempdir(), ranks.first(f"tinyconv-{uuid.uuid4().hex}"))
+        self.pipe = self._start() if ranks.size > 1 and os.path.exists(SHELL) else None
+        self._excepthook = sys.excepthook
+        sys.excepthook = self._failed
+        atexit.register(self._leave)
+
+    def _start(self) -> int:
+        ranks = self.ranks
+        there, here = os.pipe()
+        line = (
+            f"Rank {ranks.rank} of {ranks.size} (process {os.getpid()} on {socket.gethostname()}) was killed, which "
+            "ends the job. Fix: start it again; with BackupAndRestore among the callbacks it goes on where it was."
+        )
+        command = [SHELL, "-c", WATCH, SHELL, str(self.mark), line]
+        subprocess.Popen(command, stdin=there, stdout=subprocess.DEVNULL, start_new_session=True)
+        os.close(there)
+        return here
+
+    def _failed(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        """An exception ends the program."""
+        ranks = self.ranks
+        if ranks.size > 1:
+            time.sleep(HEARSAY if isinstance(error, RankError) else HEAD_START if ranks.rank else 0)
+            text = "".join(traceback.format_exception(kind, error, trace))
+            print(f"Rank {ranks.rank} of {ranks.size} ends the job:\n{text}", file=sys.stderr, end="", flush=True)
+            with contextlib.suppress(OSError):
+                self.mark.mkdir()
+            ranks.comm.Abort(1)
+        self._excepthook(kind, error, trace)
+
+    def _leave(self) -> None:
+        """The program ends, perhaps earlier than elsewhere."""
+        if self.pipe is not None:
+            os.write(self.pipe, b"bye\n")
+        self._notes = [self.ranks.comm.Isend(b"", rank, GONE) for rank in self.ranks.others]
