@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 import threading
 
 import numpy as np
@@ -11,6 +12,7 @@ from peer import keras
 
 import tinyconv
 from tinyconv import Input, Model, Sequential, activations, layers, models, optimizers, saving
+from tinyconv.checking import absent
 
 RNG = np.random.default_rng(1)
 
@@ -493,8 +495,38 @@ def test_a_summary_shows_what_is_asked_for():
         text(positions=[1])
 
 
-def test_what_keras_has_besides_is_refused_by_name():
-    with pytest.raises(AttributeError, match=r"keras.ops is not supported by tinyconv. Fix: layers, activations"):
-        tinyconv.ops.square  # noqa: B018
-    assert not hasattr(tinyconv, "backend")
-    assert issubclass(layers.Dense, tinyconv.Layer)
+OBJECTS = {"Model": tinyconv.Sequential(), "Layer": layers.Flatten(), "Optimizer": tinyconv.optimizers.SGD()}
+
+
+@pytest.mark.parametrize("where", absent.INSTEAD)
+def test_what_keras_has_besides_is_refused_by_name(where):
+    theirs, ours = keras, OBJECTS.get(where, tinyconv)
+    for part in where.split(".") if where else ():
+        theirs, ours = getattr(theirs, part), ours if where in OBJECTS else getattr(ours, part)
+    old = ("add_metric", "minimize", "predict_classes")  # of Keras before 3
+    for name in absent.INSTEAD[where]:
+        assert hasattr(theirs, name) or name in old or name.endswith("_generator"), name
+        assert not hasattr(ours, name)
+        path = f"keras.{where}.{name}" if where else f"keras.{name}"
+        with pytest.raises(AttributeError, match=rf"^{re.escape(path)} is not supported by tinyconv\. Fix: ."):
+            getattr(ours, name)
+    with pytest.raises(AttributeError, match="has no"):
+        ours.nothing_of_that_name  # noqa: B018
+
+
+def test_classes_and_functions_of_ones_own_are_refused_where_they_would_not_be_called():
+    image = Input((3,))
+    for name in ("train_step", "compute_loss", "call"):
+        with pytest.raises(TypeError, match=rf"Mine\.{name}: models by subclassing are not supported .* Fix: ."):
+            type("Mine", (tinyconv.Model,), {name: lambda self, *_: None})
+    for base, fix in (("losses.Loss", "one of"), ("metrics.Metric", "a callback"), ("regularizers.Regularizer", "L1")):
+        module, kind = base.split(".")
+        with pytest.raises(TypeError, match=f"Mine cannot be made. {kind}e?s of one's own .* Fix: {fix}"):
+            type("Mine", (getattr(getattr(tinyconv, module), kind),), {})
+    model = tinyconv.Model(image, layers.Dense(2)(image))
+    with pytest.raises(ValueError, match=r"Unknown loss: <function .* Fix: one of tinyconv\.losses"):
+        model.compile("sgd", lambda y, p: y - p)
+    with pytest.raises(ValueError, match=r"Unknown metric: .* Fix: a callback"):
+        model.compile("sgd", "mse", metrics=[lambda y, p: y - p])
+    with pytest.raises(ValueError, match=r"unknown activation: .* Fix: for a function of your own, a layer"):
+        layers.Dense(2, activation=lambda x: x)

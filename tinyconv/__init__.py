@@ -22,6 +22,7 @@ from tinyconv import (
     saving,
     utils,
 )
+from tinyconv.checking.absent import missing
 from tinyconv.datasets import pictures
 from tinyconv.initializers import Initializer
 from tinyconv.inspect import explain, plots, report
@@ -88,17 +89,6 @@ Model._explorer = staticmethod(_explore)
 if TYPE_CHECKING:
     __version__: str  # and a type-checker sees that there is no other name
 else:
-    # What Keras has besides, and what to use instead
-    _KERAS = {
-        "ops": "layers, activations and + - * / on tensors; or a layer of your own, in NumPy: see tinyconv.Layer",
-        "backend": "NumPy, or tinyconv.kernels for what computes",
-        "applications": "a model of layers, and load_model for a '.keras' file with its weights",
-        "Variable": "Layer.add_weight",
-        "KerasTensor": "Input(shape)",
-        "mixed_precision": "float32, in which tinyconv computes",
-        "constraints": "regularizers",
-        "preprocessing": "tinyconv.utils, and layers",
-    }
 
     def __getattr__(name):
         """``tinyconv.__version__``, as pyproject.toml states it: looked up only when asked for."""
@@ -106,6 +96,4 @@ else:
             from importlib.metadata import version
 
             return version("tinyconv")
-        if name in _KERAS:
-            raise AttributeError(f"keras.{name} is not supported by tinyconv. Fix: {_KERAS[name]}.")
-        raise AttributeError(f"module 'tinyconv' has no attribute {name!r}")
+        raise missing("", name, __all__)

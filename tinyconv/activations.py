@@ -213,7 +213,8 @@ def checked(where: str, identifier: Any) -> Function:
     for function in NAMES.values():
         if identifier is function:
             return function
-    raise unknown(where, "activation", identifier, NAMES)
+    fix = " Fix: for a function of your own, a layer of your own: see tinyconv.Layer." if callable(identifier) else ""
+    raise ValueError(f"{unknown(where, 'activation', identifier, NAMES)}{fix}")
 
 
 __all__ = [

@@ -6,11 +6,12 @@ one number per row (the last axis), without weights and without a reduction.
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tinyconv.checking import boolean, inputs, invalid, number, optional_name
+from tinyconv.checking.absent import getter
 from tinyconv.checking.arguments import Shape
 from tinyconv.checking.configuration import Configured
 from tinyconv.checking.lookup import look_up, saved
@@ -39,6 +40,10 @@ class Loss(Configured):
             own losses (not in ``compile``: training minimises one number).
     """
 
+    _closed = (
+        "Losses of one's own are not supported by tinyconv, which does not differentiate them. Fix: one of "
+        "tinyconv.losses, on the output of a layer of your own if need be, see tinyconv.Layer."
+    )
     keras_module = "keras.losses"
     kind: str
     scores_kind: str | None = None  # the kernels that start from scores, for from_logits=True
@@ -374,3 +379,6 @@ __all__ = [
     "serialize",
     "sparse_categorical_crossentropy",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("losses", __all__)

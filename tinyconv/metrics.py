@@ -6,11 +6,12 @@ or used step by step with ``update_state``, ``result`` and ``reset_state``.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tinyconv.checking import choice, inputs, integer, number, optional_name, several, unknown
+from tinyconv.checking.absent import getter
 from tinyconv.checking.arguments import Shape
 from tinyconv.checking.configuration import Configured
 from tinyconv.checking.lookup import look_up, saved
@@ -36,6 +37,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 class Metric(Configured):
     """Base class: ``kernel`` gives one number per row, whose mean over the samples is the metric."""
 
+    _closed = (
+        "Metrics of one's own are not supported by tinyconv. Fix: a callback whose on_epoch_end measures "
+        "self.model.predict(x) with NumPy."
+    )
     keras_module = "keras.metrics"
     kernel: str
     sparse = False  # whether targets are class numbers, where the metric is called
@@ -422,3 +427,6 @@ __all__ = [
     "get",
     "serialize",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("metrics", __all__)

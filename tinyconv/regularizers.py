@@ -14,6 +14,10 @@ class Regularizer(Configured):
     ``kernels.reference.penalty_forward``.
     """
 
+    _closed = (
+        "Regularizers of one's own are not supported by tinyconv, which does not differentiate them. "
+        "Fix: L1, L2 or L1L2."
+    )
     keras_module = "keras.regularizers"
 
     @property

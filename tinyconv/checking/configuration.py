@@ -8,8 +8,9 @@ one is checked as the constructor would check it, or refused where it is too lat
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from tinyconv.checking.absent import INSTEAD, missing
 from tinyconv.checking.messages import received, suggest, wrong_call
 
 
@@ -17,8 +18,13 @@ class Configured:
     """Base class. In the constructor attributes are free; afterwards only what a property allows, or an argument as
     long as :meth:`_why_frozen` has no objection. A class of your own may keep further attributes as it likes."""
 
+    _family: ClassVar[str] = ""  # under which :mod:`tinyconv.checking.absent` has what Keras' class has besides
+    _closed: ClassVar[str] = ""  # why a user cannot make another such class, and what to use instead
+
     def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
+        if cls._closed and not cls.__module__.startswith("tinyconv."):
+            raise TypeError(f"{cls.__name__} cannot be made. {cls._closed}")
         if "__init__" in cls.__dict__:
             cls.__init__ = _sealing(cls.__dict__["__init__"])  # type: ignore[method-assign]
 
@@ -57,6 +63,16 @@ class Configured:
             raise AttributeError(f"{self._who()} has no attribute {name!r} to set. {suggest(name, self._settable())}")
         else:
             object.__setattr__(self, name, value)
+
+    if not TYPE_CHECKING:  # a type-checker would believe that every attribute exists
+
+        def __getattr__(self, name):
+            known = inspect.getattr_static(type(self), name, None)
+            if isinstance(known, property):  # which has an error to tell
+                return known.fget(self)
+            if name in INSTEAD.get(self._family, ()):
+                raise missing(self._family, name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __delattr__(self, name: str) -> None:
         if name in self._parameters():

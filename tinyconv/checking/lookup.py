@@ -26,7 +26,8 @@ def look_up(what: str, identifier: Any, base: type[Kind], names: Mapping[str, ty
             return kind.from_config(identifier["config"])
     kind = {**names, **classes}.get(identifier) if isinstance(identifier, str) else None
     if kind is None:
-        raise unknown("", what, identifier, names)
+        why = f" {base._closed}" if base._closed and callable(identifier) else ""
+        raise ValueError(f"{unknown('', what, identifier, names)}{why}")
     return kind()
 
 

@@ -5,7 +5,13 @@
 >>> (x_train, y_train), (x_test, y_test) = datasets.load("emnist/letters")
 """
 
+from typing import TYPE_CHECKING
+
+from tinyconv.checking.absent import getter
 from tinyconv.datasets import cifar10, fashion_mnist, mnist
 from tinyconv.datasets.tfds import Dataset, load
 
 __all__ = ["Dataset", "cifar10", "fashion_mnist", "load", "mnist"]
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("datasets", __all__)

@@ -4,6 +4,9 @@ A layer's docstring names the reference kernel in which its mathematics is writt
 are Keras'; an argument of Keras that tinyconv does not have is named in the error, never ignored.
 """
 
+from typing import TYPE_CHECKING
+
+from tinyconv.checking.absent import getter
 from tinyconv.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
 from tinyconv.layers.affine import Conv2D, Dense
 from tinyconv.layers.augmentation import RandomFlip, RandomRotation, RandomShear, RandomTranslation, RandomZoom
@@ -91,3 +94,6 @@ __all__ = [
     "multiply",
     "subtract",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("layers", __all__)

@@ -32,6 +32,8 @@ PLAIN = (bool, int, float, str, type(None))  # what a constructor's arguments ar
 class Own(Configured):
     """The part of a layer that a class of the user's own speaks to."""
 
+    _family = "Layer"
+
     if TYPE_CHECKING:
         name: str
         built: bool
@@ -71,10 +73,7 @@ class Own(Configured):
                     f"{type(self).__name__} is not a whole layer. Expected its __init__ to call "
                     "super().__init__(**kwargs) first."
                 )
-            known = inspect.getattr_static(type(self), name, None)
-            if isinstance(known, property):  # which has an error to tell
-                return known.fget(self)
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return super().__getattr__(name)
 
     # Which weights there are
 

@@ -11,6 +11,7 @@ import numpy as np
 from tinyconv import checking, losses, optimizers
 from tinyconv.callbacks import History
 from tinyconv.checking import inputs
+from tinyconv.checking.absent import INSTEAD
 from tinyconv.checking.inputs import Samples
 from tinyconv.checking.messages import explained, refuse, warn
 from tinyconv.kernels.backends import load_backend, resolve_backend
@@ -38,6 +39,16 @@ COMPILE_ONLY_KERAS: dict[str, tuple[Any, ...]] = {  # accepted where they change
 
 class Compiled(Rebuilt, Structure):
     """Layers, and what training needs besides them; :class:`tinyconv.Model` adds what goes over data."""
+
+    _family = "Model"
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        for name in cls.__dict__.keys() & INSTEAD["Model"]:
+            raise TypeError(
+                f"{cls.__name__}.{name}: models by subclassing are not supported by tinyconv, which would not call it. "
+                f"Fix: {INSTEAD['Model'][name]}."
+            )
 
     def _begin(self, name: str | None, trainable: bool) -> None:
         self._stop_training = False

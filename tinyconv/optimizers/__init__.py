@@ -5,9 +5,10 @@ includes the learning rate.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tinyconv.checking import boolean, number, unknown
+from tinyconv.checking.absent import getter
 from tinyconv.checking.lookup import look_up, saved
 from tinyconv.checking.messages import refuse
 from tinyconv.optimizers import schedules
@@ -237,3 +238,6 @@ def deserialize(config: Mapping[str, Any], custom_objects: None = None) -> Optim
 
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "deserialize", "get", "schedules", "serialize"]
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("optimizers", __all__)

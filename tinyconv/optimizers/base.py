@@ -87,6 +87,7 @@ class Optimizer(Configured):
         name: by default the class's, as in Keras.
     """
 
+    _family = "Optimizer"
     keras_module = "keras.optimizers"
     kind = "optimizer"  # the class's name as a string
     saves_by_slot = False  # whether Keras saves one slot of all weights after the other, or weight after weight

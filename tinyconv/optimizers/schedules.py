@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyconv.checking import boolean, integer, number, optional_name, several
+from tinyconv.checking.absent import getter
 from tinyconv.checking.configuration import Configured
 from tinyconv.checking.lookup import look_up, saved
 from tinyconv.checking.messages import received, refuse
@@ -221,3 +222,6 @@ def deserialize(config: Mapping[str, Any], custom_objects: None = None) -> Learn
 
 
 __all__ = [*NAMES, "LearningRateSchedule", "deserialize", "serialize"]
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("optimizers.schedules", __all__)

@@ -1,11 +1,12 @@
 """Small helpers, with Keras' names."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyconv.checking import affordable, boolean, integer, number, numbers
+from tinyconv.checking.absent import getter
 from tinyconv.checking.messages import explained
 from tinyconv.files.registered import (
     CustomObjectScope,
@@ -107,3 +108,7 @@ def normalize(x: Any, axis: int = -1, order: int = 2) -> np.ndarray:
         exponent = number("normalize", "order", order)
     norm = np.linalg.norm(array, exponent, along, keepdims=True)
     return array / np.where(norm == 0, 1, norm)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("utils", __all__)
