@@ -3,7 +3,8 @@
 * An exception that nobody catches is printed by its rank, and ends all.
 * A rank that leaves early, by ``sys.exit`` say, tells the others, who would wait for it: see :meth:`Ranks.wait`.
 * When a rank is killed, MPI kills the rest, and says only a process number. So every rank has a small shell beside it,
-  which outlives it and sees by the end of a pipe that it is gone: the first one of a machine to see that says so.
+  which outlives it and sees by the end of a pipe that it is gone: the first one of a machine to see that says so, where
+  mpiexec writes its messages, as it no longer hands on those of its ranks.
 """
 
 import atexit
@@ -54,8 +55,10 @@ class Watch:
             "ends the job. Fix: start it again; with BackupAndRestore among the callbacks it goes on where it was."
         )
         command = [SHELL, "-c", WATCH, SHELL, str(self.mark), line]
-        subprocess.Popen(command, stdin=there, stdout=subprocess.DEVNULL, start_new_session=True)
-        os.close(there)
+        out = _error_stream()
+        subprocess.Popen(command, stdin=there, stdout=subprocess.DEVNULL, stderr=out, start_new_session=True)
+        for end in (there, *([] if out is None else [out])):
+            os.close(end)
         return here
 
     def _failed(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -75,3 +78,14 @@ class Watch:
         if self.pipe is not None:
             os.write(self.pipe, b"bye\n")
         self._notes = [self.ranks.comm.Isend(b"", rank, GONE) for rank in self.ranks.others]
+
+
+def _error_stream() -> int | None:
+    """Where mpiexec writes its messages, if it runs on this machine; opened anew, so that it lasts."""
+    process = os.getpid()
+    for _ in range(2):  # it is this process's parent, or its parent's
+        with contextlib.suppress(OSError, ValueError):
+            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+            if Path(f"/proc/{process}/comm").read_text().startswith(("mpiexec", "mpirun", "prterun")):
+                return os.open(f"/proc/{process}/fd/2", os.O_WRONLY | os.O_APPEND)
+    return None

@@ -173,15 +173,15 @@ def _processors() -> set[int]:
 
 
 class Exchange:
-    """Arrays that this rank sends to all others, and arrays that take what each of them sends; again and again."""
+    """Arrays that this rank sends to each other one, and arrays that take what each of them sends; again and again."""
 
-    def __init__(self, ranks: Ranks, sent: Sequence[Any], received: Sequence[Sequence[Any]]) -> None:
+    def __init__(self, ranks: Ranks, sent: Sequence[Sequence[Any]], received: Sequence[Sequence[Any]]) -> None:
         self.ranks, comm = ranks, ranks.comm
         self._sources = [rank for rank in ranks.others for _ in received[rank]]
         arrays = [array for rank in ranks.others for array in received[rank]]
         self._sizes = [array.nbytes for array in arrays]
         receiving = [comm.Recv_init(array, rank, DATA) for array, rank in zip(arrays, self._sources, strict=True)]
-        sending = [comm.Send_init(array, rank, DATA) for rank in ranks.others for array in sent]
+        sending = [comm.Send_init(array, rank, DATA) for rank in ranks.others for array in sent[rank]]
         self._requests = [*receiving, *sending]
         self._pending: list[int] = []  # numbers of requests
         self._status = ranks.mpi.Status()

@@ -1,9 +1,11 @@
 """A receipt: what shows that two runs had the same result, or from where on they could differ."""
 
+import functools
 import hashlib
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -42,3 +44,12 @@ def receipt(model: Network) -> Receipt:
 def versions() -> dict[str, str]:
     """The versions of what computes."""
     return {name: version(name) for name in VERSIONS} | {"python": platform.python_version()}
+
+
+@functools.cache
+def sources() -> str:
+    """What shows whether two installations of a version are the same."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

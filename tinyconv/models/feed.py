@@ -100,10 +100,11 @@ class Feed:
     def described(self) -> dict[str, Any]:
         """What ranks that share a run must have in common."""
         if self.arrays is None:
-            return {self.argument: f"{type(self.given[0]).__name__}, steps {self.steps}"}
-        shapes = [None if each is None else each.shape for arrays in self.arrays for each in arrays]
-        same = {f"shapes of {self.argument}": shapes, "batch size": self.size, "steps": self.steps}
-        return same | {f"numbers of {self.argument}": digest([each for arrays in self.arrays for each in arrays])}
+            return {self.argument: f"{type(self.given[0]).__name__}, steps={self.steps}"}
+        arrays = [each for some in self.arrays for each in some]
+        shapes = ", ".join(str(None if each is None else each.shape) for each in arrays)
+        same = {"arrays": shapes, "batches": f"batch_size={self.size}, steps={self.steps}", "numbers": digest(arrays)}
+        return {f"{what} of {self.argument}": value for what, value in same.items()}
 
     @property
     def identity(self) -> tuple[int | None, int | None]:

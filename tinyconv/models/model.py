@@ -245,7 +245,13 @@ class Model(Compiled):
         """Where all ranks begin, if several run this together, and nothing is different between them."""
         if together() is None:
             return start
-        run = {"arguments": arguments, **feed.described(), **(validation.described() if validation else {})}
+        kernel_set = self._need_trainer("fit", None).kernels
+        run = {
+            "arguments": arguments,
+            "processor": getattr(kernel_set, "target", str)(),
+            **feed.described(),
+            **(validation.described() if validation else {}),
+        }
         return join(self, start, run)
 
     @explained

@@ -14,7 +14,7 @@ from tinyconv.callbacks import Callback, CallbackList
 from tinyconv.callbacks.base import Position
 from tinyconv.distribution.parallel import leads, together
 from tinyconv.distribution.ranks import RankError
-from tinyconv.distribution.receipts import versions
+from tinyconv.distribution.receipts import sources, versions
 from tinyconv.network import Network
 
 
@@ -100,7 +100,13 @@ def join(model: Network, start: Position, run: Mapping[str, Any]) -> Position:
     ranks, optimizer = team.ranks, model.optimizer
     state = model.get_weights(), model.optimizer_state(), int(model.seed), optimizer and int(optimizer.iterations)
     rate = optimizer and optimizer._learning_rate
-    run = {**versions(), "number of shards": team.shards, **_description(model), **run}
+    run = {
+        **versions(),
+        "sources of tinyconv": sources(),
+        "number of shards": team.shards,
+        **_description(model),
+        **run,
+    }
     found = ranks.everyone((run, hashlib.sha256(pickle.dumps(state)).digest(), start))
     for name in run:
         values = [others.get(name) for others, _, _ in found]

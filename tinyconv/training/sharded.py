@@ -8,6 +8,7 @@ the middle of their plans (:class:`tinyconv.plan.builder.Meeting`).
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -22,7 +23,7 @@ from tinyconv.kernels.reference.dropout import CURSOR, FIRST_SAMPLE, STEP
 from tinyconv.network import Network
 from tinyconv.optimizers import Optimizer
 from tinyconv.plan import ops
-from tinyconv.plan.arena import Storage
+from tinyconv.plan.arena import ALIGNED, Storage
 from tinyconv.plan.builder import Meeting
 from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import PHASES, Plan, closing_steps, lower
@@ -83,12 +84,28 @@ class Shards:
         self.muted = False  # programs run to be compiled: nothing is sent
         self.number = 0  # of the last batch, so that ranks that are not where the others are find out
         self.check = 0  # what a batch of a stream says of its data
+        self.columns = self._columns()
         self.exchanges = {training: self._exchange(training) for training in (True, False)}
+        first = [self.rows.grads[0, columns] for columns in self.columns]
+        self.share = Exchange(self.ranks, [[first[self.ranks.rank]]] * self.ranks.size, [[each] for each in first])
+
+    def _columns(self) -> list[slice]:
+        """Of which gradients each rank gets the rows of all: of a share, whose sum it then tells the others. It takes
+        two messages, and not the more bytes the more ranks there are. Two ranks tell each other everything at once."""
+        size, numbers = self.ranks.size, self.rows.grads.shape[1]
+        if size <= 2:
+            return [slice(0, numbers)] * size
+        cuts = [numbers * rank // size // ALIGNED * ALIGNED for rank in range(size)]
+        return [slice(first, last) for first, last in itertools.pairwise([*cuts, numbers])]
 
     def _exchange(self, training: bool) -> Exchange:
-        rows = self.rows.all if training else self.rows.head
-        sums = [[rows[row] for row in each] for each in self.tree.sent]
-        return Exchange(self.ranks, sums[self.ranks.rank], sums)
+        rows, sent, me = self.rows, self.tree.sent, self.ranks.rank
+
+        def pieces(row: int, rank: int) -> list[np.ndarray]:
+            return [rows.head[row], *([rows.grads[row, self.columns[rank]]] if training else [])]
+
+        to = [[piece for row in sent[me] for piece in pieces(row, rank)] for rank in range(self.ranks.size)]
+        return Exchange(self.ranks, to, [[piece for row in each for piece in pieces(row, me)] for each in sent])
 
     def batch(self, size: int, training: bool, weighted: Sequence[bool]) -> "Batch":
         """A batch of ``size`` samples; ``weighted`` says for each loss whether its samples have weights."""
@@ -143,10 +160,10 @@ class Shards:
             self.rows.control[row, : len(words)] = words
         self.exchanges[training]()
 
-    def add(self, pairs: Sequence[tuple[int, int]], training: bool) -> list[Call]:
-        """The calls that add the second row of each pair to the first."""
-        grads, kernel = self.rows.grads, self.owner.kernels.add_to
-        sums = [(kernel, (grads[left], grads[right])) for left, right in pairs] if training else []
+    def add(self, pairs: Sequence[tuple[int, int]], training: bool, columns: slice = slice(None)) -> list[Call]:
+        """The calls that add the second row of each pair to the first: totals, and these columns of the gradients."""
+        grads, kernel = self.rows.grads[:, columns], self.owner.kernels.add_to
+        sums = [(kernel, (grads[left], grads[right])) for left, right in pairs] if training and grads.size else []
         return [*sums, (self._add_totals, (pairs,))]
 
     def _add_totals(self, pairs: Sequence[tuple[int, int]]) -> None:
@@ -158,6 +175,8 @@ class Shards:
         state = self.owner.state
         state.totals += self.rows.totals[0]
         if training:
+            if self.ranks.size > 2 and not self.muted:
+                self.share()
             np.copyto(state.grads.flat, self.rows.grads[0])
 
     def heed(self) -> None:
@@ -248,7 +267,8 @@ class Batch:
         for number, meet in enumerate([*self.meetings, None]):
             calls += [call for piece in pieces for call in piece[number]]
             calls += [(meet, ())] if meet else []
-        calls += [*shards.add(tree.inside, training), (shards.exchange, (training,)), *shards.add(tree.rest, training)]
+        calls += [*shards.add(tree.inside, training), (shards.exchange, (training,))]
+        calls += shards.add(tree.rest, training, shards.columns[shards.ranks.rank])
         calls.append((shards.take, (training,)))
         optimizer = owner.optimizer if training else None
         closing = closing_steps(state, shards.storage("closing"), self.batch_size, optimizer)
@@ -278,7 +298,7 @@ class Batch:
             rows = memory.allocate((len(shares), len(arrays), arrays[0].size), shards.owner.state.dtype)
             each = [owned(rank, ranks.size, len(shares)) for rank in range(ranks.size)]
             pieces = [[rows[own.start : own.stop]] for own in each]
-            exchange = Exchange(ranks, pieces[ranks.rank], pieces)
+            exchange = Exchange(ranks, [pieces[ranks.rank]] * ranks.size, pieces)
             found.append(functools.partial(shards.meet, meetings, rows, exchange, shares))
         return found
 

@@ -1,6 +1,7 @@
 """How wide this machine's vectors are, as Numba will use them."""
 
 import functools
+import hashlib
 import platform
 
 import llvmlite.binding as llvm
@@ -36,3 +37,9 @@ def _widest_used(codegen) -> tuple[int, int]:
 
 
 LANES, REGISTERS = vectors()
+
+
+def target() -> str:
+    """What machine code is made for here: another one may round otherwise."""
+    triple, name, features = cpu_target.target_context.codegen().magic_tuple()
+    return f"{name} ({triple}), features {hashlib.sha256(features.encode()).hexdigest()[:8]}, vectors of {LANES} floats"

@@ -1,0 +1,218 @@
+"""How training scales with the number of processes, and what the exchange of gradients costs.
+
+    python benchmarks/scaling_ranks.py             prints the tables (needs mpi4py and mpiexec: the extra "mpi")
+    python benchmarks/scaling_ranks.py --record    writes them into benchmarks/results
+
+Each rank has one thread. A model of the exchange, with two numbers that are measured here, says what to expect of more
+ranks; those of networks are assumptions, and said to be.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+if not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tinyconv as keras
+from benchmarks import measure, network, report
+from tinyconv.distribution.shards import Tree
+
+BATCH = 128  # images of a rank
+SIZES = [1 << 14, 1 << 17, 1 << 20, 1 << 22, 1 << 24]  # bytes of all gradients
+SEED_NETWORK = 4 * 34_826  # bytes
+
+
+class Link(NamedTuple):
+    """What joins two ranks: seconds until a message is there, and bytes per second."""
+
+    name: str
+    latency: float
+    bandwidth: float
+
+
+ASSUMED = [Link("10 Gb/s Ethernet", 30e-6, 1.1e9), Link("100 Gb/s InfiniBand", 2e-6, 11e9)]
+
+
+class Traffic(NamedTuple):
+    """What a rank receives for a step: messages, one after the other at worst, and bytes."""
+
+    messages: int
+    bytes: float
+
+
+def traffic(ranks: int, size: int) -> Traffic:
+    """Of the rank that receives most. Up to two ranks tell each other their sums at once; more of them get a share of
+    all sums each, and then the results of the others' shares."""
+    shards = max(8, ranks)
+    most = Traffic(0, 0)
+    for rank in range(ranks):
+        sent = Tree.of(rank, ranks, shards).sent
+        rows = sum(len(each) for other, each in enumerate(sent) if other != rank)
+        found = Traffic(2 * rows, rows * size)
+        if ranks > 2:
+            found = Traffic(2 * rows + ranks - 1, (rows + ranks - 1) * size / ranks)
+        most = max(most, found, key=lambda each: each.bytes)
+    return most
+
+
+def expected(link: Link, ranks: int, size: int) -> float:
+    """Seconds of an exchange."""
+    found = traffic(ranks, size)
+    return found.messages * link.latency + found.bytes / link.bandwidth
+
+
+def fitted(times: dict[int, float]) -> Link:
+    """The link between two ranks that explains what exchanges of these sizes took, by least squares of the ratios."""
+    sizes = np.array(list(times))
+    weights = 1 / np.array(list(times.values()))
+    messages = np.array([traffic(2, size).messages for size in sizes])
+    columns = np.stack([messages, sizes], axis=1) * weights[:, None]
+    (latency, inverse), *_ = np.linalg.lstsq(columns, np.ones(len(sizes)), rcond=None)
+    return Link("this machine's memory", max(latency, 1e-7), 1 / inverse)
+
+
+# What runs in each rank
+
+
+def work(what: str, *numbers: int) -> None:
+    keras.set_threads(1)
+    keras.utils.set_random_seed(1)
+    shards = max(8, keras.distribution.get_device_count())
+    keras.distribution.set_distribution(keras.distribution.DataParallel(shards=shards))
+    found = step(*numbers) if what == "step" else [exchange(size) for size in numbers]
+    if keras.distribution.distribution().rank == 0:
+        print(json.dumps(found))
+
+
+def step(batch: int, steps: int) -> float:
+    """Seconds of a training step of the MNIST network: the mean of the fastest of five epochs."""
+    (x, y), _ = keras.datasets.mnist.load_data()
+    x, y = x[: batch * steps, ..., None].astype(np.float32) / 255, y[: batch * steps].astype(np.int64)
+    model = network.keras_model(keras)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        model.fit(x, y, batch_size=batch, verbose=0, shuffle=False)
+        seconds.append((time.perf_counter() - start) / steps)
+    return min(seconds[1:])
+
+
+def exchange(size: int) -> float:
+    """Seconds of an exchange of gradients of so many bytes, sums included: the fastest, as others
+    use this machine too."""
+    model = keras.Sequential([keras.Input((size // 4096,)), keras.layers.Dense(1024, use_bias=False)])
+    model.compile("sgd", "mse")
+    model.fit(np.zeros((8, size // 4096)), np.zeros((8, 1024)), verbose=0)
+    trainer = model._trainer
+    shards = trainer.shards
+    mine = shards.columns[shards.ranks.rank]
+    calls = [(shards.exchange, (True,)), *shards.add(shards.tree.rest, True, mine), (shards.take, (True,))]
+    program, times = trainer.kernels.record(calls), []
+    for _ in range(100 if size < 1 << 22 else 20):
+        start = time.perf_counter()
+        program()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+# What starts them
+
+
+def run(ranks: int, *arguments: object) -> object:
+    """The result of :func:`work` in so many ranks."""
+    mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if mpiexec is None:
+        raise SystemExit("There is no mpiexec here. Fix: pip install 'tinyconv[mpi]'")
+    command = [mpiexec, "-n", ranks, sys.executable, __file__, "--work", *arguments]
+    done = subprocess.run([str(each) for each in command], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--quick", action="store_true", help="few steps, small sizes; the times mean nothing")
+    parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
+    report.add_output(parser)
+    options = parser.parse_args(arguments)
+    if options.work:
+        work(options.work[0], *map(int, options.work[1:]))
+        return
+    watch, steps = report.LoadWatch(), 2 if options.quick else 50
+    sizes = SIZES[:2] if options.quick else SIZES
+    kinds = {"1 rank": (1, BATCH), "2 ranks, weak": (2, 2 * BATCH), "2 ranks, strong": (2, BATCH)}
+    turns = {name: lambda n=n, batch=batch: run(n, "step", batch, steps) for name, (n, batch) in kinds.items()}
+    timings = measure.interleave(turns, options.rounds)
+    exchanges = {ranks: dict(zip(sizes, run(ranks, "exchange", *sizes), strict=True)) for ranks in (2, 3, 4)}
+    link = fitted(exchanges[2])
+    body = "\n\n".join(
+        [
+            about(options.rounds),
+            steps_table(timings),
+            "The exchange, with its sums; three and four ranks share two cores here, and wait for each other:",
+            exchange_table(exchanges, link),
+            f"Fitted to two ranks: {measure.duration(link.latency)} for a message, {link.bandwidth / 1e9:.1f} GB/s. "
+            f"What to expect of more ranks, {BATCH} images each, with the network of the example "
+            f"({SEED_NETWORK // 1024} KB of gradients, {measure.duration(timings['1 rank'].median)} a step). The links "
+            "of networks are assumed:",
+            forecast_table(timings["1 rank"].median, [link, *ASSUMED]),
+        ]
+    )
+    print(body)
+    facts = report.machine() | {"other load": watch.share()}
+    content = {
+        "machine": facts,
+        "steps": {name: each.seconds for name, each in timings.items()},
+        "exchanges": exchanges,
+    }
+    body = f"{body}\n\n{report.facts_list(facts)}"
+    report.write(options.out, "scaling_ranks", "How training scales with the number of processes", body, content)
+
+
+def about(rounds: int) -> str:
+    return (
+        "Made by `python benchmarks/scaling_ranks.py --record`: the MNIST network under `mpiexec`, one thread for each "
+        f"rank, {BATCH} images for each rank (weak scaling) or for all (strong). Medians of {rounds} turns, ± half the "
+        "distance between the slowest and the fastest."
+    )
+
+
+def steps_table(timings: dict[str, measure.Timing]) -> str:
+    one = timings["1 rank"].median
+    weak, strong = one / timings["2 ranks, weak"].median, one / timings["2 ranks, strong"].median / 2
+    shares = ("", f"{100 * weak:.0f} %", f"{100 * strong:.0f} %")
+    rows = [(name, timing, share) for (name, timing), share in zip(timings.items(), shares, strict=True)]
+    return report.table(("", "training step", "efficiency"), rows, right=(1, 2))
+
+
+def exchange_table(exchanges: dict[int, dict[int, float]], link: Link) -> str:
+    rows = [
+        (ranks, f"{size // 1024:,} KB", measure.duration(seconds), measure.duration(expected(link, ranks, size)))
+        for ranks, found in exchanges.items()
+        for size, seconds in found.items()
+    ]
+    return report.table(("ranks", "gradients", "measured", "model"), rows, right=(0, 1, 2, 3))
+
+
+def forecast_table(step: float, links: list[Link]) -> str:
+    rows = []
+    for ranks in (2, 4, 8, 16, 32, 64):
+        costs = [expected(link, ranks, SEED_NETWORK) for link in links]
+        rows.append((ranks, *(f"{measure.duration(cost)}, {100 * step / (step + cost):.0f} %" for cost in costs)))
+    return report.table(("ranks", *(link.name for link in links)), rows, right=(0, 1, 2, 3))
+
+
+if __name__ == "__main__":
+    main()
