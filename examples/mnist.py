@@ -124,8 +124,8 @@ def notebook(options: argparse.Namespace) -> Recipe:
 
 def best(options: argparse.Namespace, samples: int) -> Recipe:
     """Every digit in a new shape at every epoch: turned by up to 12 degrees, 10 % larger or smaller in either
-    direction, slanted, and moved by a pixel or two. The steps become smaller, down to none at the end. Nothing is left
-    to be chosen, so all images are trained on."""
+    direction, slanted, and moved by up to two pixels. The steps become smaller, down to none at the end. Nothing is
+    left to be chosen, so all images are trained on."""
     epochs, batch_size = options.epochs or 40, options.batch_size or 64
     paper = {"fill_mode": "constant"}  # is what lies beyond the edge
     augmentation = [
