@@ -136,9 +136,27 @@ def test_what_is_wrong_is_said(folder, name):
 
 def test_what_a_dataset_of_tensorflow_has_is_refused_by_name(folder):
     data = utils.image_dataset_from_directory(folder, verbose=False)
-    with pytest.raises(AttributeError, match=r"no attribute 'cache': it is no tf\.data\.Dataset.*Rescaling"):
+    with pytest.raises(AttributeError, match=r"no attribute 'cache': it is no tf\.data\.Dataset.*PyDataset"):
         data.cache()
     assert repr(data) == "<ImageDataset: 13 files in 1 batches>"
+
+
+def test_batches_are_mapped_as_in_keras(folder):
+    def batches(library):
+        settings = {"image_size": (4, 5), "batch_size": 4, "shuffle": False, "verbose": False}
+        data = library.utils.image_dataset_from_directory(folder, **settings)
+        mapped = data.map(lambda x, y: (x / 255.0, 2 * y), num_parallel_calls=1).prefetch(1)
+        return [*mapped, *mapped.map(lambda x, y: x)], len(mapped)
+
+    (ours, length), (theirs, expected) = batches(tinyconv), batches(keras)
+    assert length == expected
+    for mine, other in zip(ours, theirs, strict=True):
+        for found, wanted in zip(
+            *(each if isinstance(each, tuple) else (each,) for each in (mine, other)), strict=True
+        ):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+    with pytest.raises(ValueError, match=r"Invalid map_func of map\. Expected a function"):
+        utils.image_dataset_from_directory(folder, verbose=False).map(3)
 
 
 def test_a_damaged_image_is_named(tmp_path):

@@ -626,3 +626,41 @@ def test_a_batch_reports_its_own_loss_and_metrics_whatever_ran_before():
         found.append(reports)
     for ours, theirs in zip(found[1], found[0], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_data_may_lack_the_last_axis_or_stand_in_a_list_or_a_dictionary():
+    """A last axis of length 1 may be missing or be too many, and one input may be [x]."""
+    rng = np.random.default_rng(9)
+    x, y = rng.random((6, 4, 4, 1), np.float32), rng.random((6, 2), np.float32)
+
+    def results(library, **more):
+        kinds, found = library.layers, []
+        for shape in ((4, 4, 1), (4, 4)):
+            model = library.Sequential([library.Input(shape), kinds.Flatten(), kinds.Dense(2)])
+            model.set_weights([np.linspace(-1, 1, w.size).reshape(w.shape) for w in model.get_weights()])
+            model.compile("sgd", "mse", **more)
+            run = {"batch_size": 6, "verbose": 0}
+            for images, targets in ((x, y), (x[..., 0], y), ([x], [y]), ((x[..., 0],), y)):
+                found.append(model.fit(images, targets, validation_data=(images, targets), **run).history["val_loss"])
+            found += [model.predict(x[..., 0], verbose=0), model.evaluate([x], [y], verbose=0), model(x[..., 0])]
+        b, a = library.Input((1,), name="b"), library.Input((1,), name="a")
+        model = library.Model({"b": b, "a": a}, kinds.Subtract()([b, a]))
+        found.append(model.predict({"a": np.arange(3.0), "b": np.ones(3)}, verbose=0))
+        return found, model
+
+    (ours, model), (theirs, keras_model) = results(tinyconv, backend="reference"), results(keras, run_eagerly=True)
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
+    assert model.input_names == ["a", "b"] == tinyconv.models.model_from_json(keras_model.to_json()).input_names
+    image = tinyconv.Input((3,), name="c")
+    with pytest.raises(ValueError, match=r"The input 'd' of Model has another name.*Fix: Input\(\.\.\., name='d'\)"):
+        tinyconv.Model({"d": image}, image)
+    with pytest.raises(ValueError, match="A dictionary of outputs is not supported; their names are output_names"):
+        tinyconv.Model(image, {"c": image})
+
+
+def test_regularizers_are_functions():
+    weights = np.linspace(-1, 2, 12, dtype=np.float32).reshape(3, 4)
+    for name, settings in (("L1", {"l1": 0.2}), ("L2", {"l2": 0.3}), ("L1L2", {"l1": 0.1, "l2": 0.5}), ("L1L2", {})):
+        ours, theirs = (getattr(library.regularizers, name)(**settings)(weights) for library in (tinyconv, keras))
+        assert ours == pytest.approx(float(theirs), rel=1e-5)

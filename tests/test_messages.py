@@ -149,10 +149,10 @@ INPUTS = {
         ValueError,
         ["input of model 'small'", "Expected (batch, 6, 5, 2)", "Received: (6, 5, 2)", "x[None]"],
     ),
-    "no channel axis": (
-        lambda: tinyconv.Sequential([tinyconv.Input((6, 5, 1)), layers.Flatten()]).predict(np.zeros((3, 6, 5))),
+    "neither batch nor channel axis": (
+        lambda: tinyconv.Sequential([tinyconv.Input((6, 5, 1)), layers.Flatten()]).predict(np.zeros((6, 5))),
         ValueError,
-        ["Expected (batch, 6, 5, 1)", "Received: (3, 6, 5)", "np.expand_dims(x, -1)"],
+        ["Expected (batch, 6, 5, 1)", "Received: (6, 5)", "x[None, ..., None]"],
     ),
     "channels first": (
         lambda: network().predict(np.moveaxis(images(), -1, 1)),

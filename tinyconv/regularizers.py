@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from tinyconv.checking import number
+import numpy as np
+
+from tinyconv.checking import number, numbers
 from tinyconv.checking.configuration import Configured
 from tinyconv.checking.lookup import look_up
 
@@ -25,6 +27,11 @@ class Regularizer(Configured):
         """By their power, what the weights' powers are multiplied by; none that is 0."""
         named = {1: getattr(self, "l1", 0.0), 2: getattr(self, "l2", 0.0)}
         return {power: strength for power, strength in named.items() if strength}
+
+    def __call__(self, x: Any) -> float:
+        """The penalty for an array of weights."""
+        sizes = np.abs(numbers("The weights of a regularizer", x).astype(np.float64))
+        return float(sum(strength * (sizes**power).sum() for power, strength in self.strengths.items()))
 
     def get_config(self) -> dict[str, float]:
         """The arguments that make a regulariser like this one."""

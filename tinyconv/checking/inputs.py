@@ -32,9 +32,19 @@ def as_batch(x: Any, where: str) -> np.ndarray:
     return array
 
 
-def as_input(x: Any, sample_shape: Shape, where: str) -> np.ndarray:
-    """``x`` as a clean float32 array of shape (batch, *sample_shape)."""
+def unwrapped(x: Any, sample_shape: Shape | None) -> Any:
+    """The array in a list of one: Keras takes [x] where there is one input. A sample in a list is a batch of one."""
+    if isinstance(x, list | tuple) and len(x) == 1 and tuple(getattr(x[0], "shape", ())) not in ((), sample_shape):
+        return x[0]
+    return x
+
+
+def as_input(x: Any, sample_shape: Shape, where: str, any_rank: bool = False) -> np.ndarray:
+    """``x`` as a clean float32 array of shape (batch, *sample_shape). With ``any_rank`` a last axis of length 1 may be
+    missing, or be too many: models, as Keras', take grey images with or without it."""
     array = as_batch(x, where)
+    if any_rank and ((*array.shape[1:], 1) == sample_shape or array.shape[1:] == (*sample_shape, 1)):
+        array = array.reshape((len(array), *sample_shape))
     if array.shape[1:] != sample_shape:
         raise ValueError(
             f"The input of {where} has the wrong shape. Expected (batch, {', '.join(map(str, sample_shape))}). "

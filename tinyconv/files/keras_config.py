@@ -345,6 +345,8 @@ def _to_graph(name: str, found: list[Any], entries: list[Any], inner: Config, wh
             raise ValueError(f"{where}: layer {number} does not say what it is called on.")
         for node_number, node in enumerate(nodes):
             waiting.append((number, node_number, [tensor(each) for each in _histories(node, where)]))
+    if isinstance(inner.get("output_layers"), dict):
+        raise ValueError(f"{where}: a dictionary of outputs is not supported by tinyconv. Expected a list.")
     sources = [tensor(each)[0] for each in _several(inner.get("input_layers"))]
     graphs = {name for name, number in numbers.items() if _is_graph(found[number])}
     ends = [each for each in _several(inner.get("output_layers")) if tensor(each)]
@@ -372,6 +374,8 @@ def _is_ready(call: tuple[int, int, list[Tensor]], known: set[tuple[int, int]]) 
 
 def _several(ends: Any) -> list[Any]:
     """One end of a model, or the list of them."""
+    if isinstance(ends, dict):  # inputs by their names
+        return [ends[name] for name in sorted(ends)]
     if not isinstance(ends, list):
         return []
     return [ends] if ends and isinstance(ends[0], str) else ends

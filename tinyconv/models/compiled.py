@@ -302,7 +302,7 @@ class Compiled(Rebuilt, Structure):
         if compiled and self._loss is None:
             raise ValueError(f"Model {self.name!r} has no loss. Fix: compile(loss=...), before {what}().")
         if not self.built and not self._inputs and x is not None:
-            self.build((None, *inputs.as_batch(x, f"model {self.name!r}").shape[1:]))
+            self.build((None, *inputs.as_batch(inputs.unwrapped(x, None), f"model {self.name!r}").shape[1:]))
         self._need_built()
         self._claim()
         if training:
@@ -356,7 +356,8 @@ class Compiled(Rebuilt, Structure):
                 there = self._trainer.kernels.as_device_array(each)
                 arrays.append(inputs.as_device_input(there, layer.shape, who))
             else:
-                arrays.append(inputs.as_input(each, layer.shape, who))
+                alone = inputs.unwrapped(each, layer.shape) if len(given) == 1 else each
+                arrays.append(inputs.as_input(alone, layer.shape, who, any_rank=True))
         counts = {layer.name: len(array) for layer, array in zip(self._inputs, arrays, strict=True)}
         if len(set(counts.values())) > 1:
             raise ValueError(
@@ -373,7 +374,9 @@ class Compiled(Rebuilt, Structure):
         targets = []
         for head in self._heads:
             what = f"{head.loss.name} of {head.name}" if several else head.loss.name
-            targets.append(inputs.as_targets(given[head.output], head.shape, head.loss.sparse, samples, what))
+            each = given[head.output]
+            alone = each if several else inputs.unwrapped(each, head.shape if samples == 1 else None)
+            targets.append(inputs.as_targets(alone, head.shape, head.loss.sparse, samples, what))
         return arrays, tuple(targets), self._sample_weights(weights, class_weight, targets, samples)
 
     def _sample_weights(self, weights: Any, class_weight: Any, targets: Sequence[np.ndarray], samples: int) -> Arrays:

@@ -49,7 +49,8 @@ class Model(Compiled):
     what comes of it; models that share layers share their weights.
 
     Args:
-        inputs: the tensor that the model begins with, or a list of them: from ``Input``, or outputs of layers.
+        inputs: the tensor that the model begins with, or a list of them: from ``Input``, or outputs of layers. Or a
+            dictionary of them by their names, which are taken in alphabetical order, as in Keras.
         outputs: the tensor that the model computes, or a list of them.
         trainable: whether training changes its weights.
         name: shown in the summary.
@@ -65,11 +66,13 @@ class Model(Compiled):
         self, inputs: Any = None, outputs: Any = None, trainable: bool = True, name: str | None = None
     ) -> None:
         self._begin(name, trainable)
-        given = {"inputs": tensors_of(inputs), "outputs": tensors_of(outputs)}
+        given = {"inputs": tensors_of(_by_name(inputs)), "outputs": tensors_of(outputs)}
         for argument, tensors in given.items():
             if not tensors:
                 value = inputs if argument == "inputs" else outputs
                 fix = " Models by subclassing are not supported." if value is None else ""
+                if isinstance(outputs, Mapping):
+                    fix = " A dictionary of outputs is not supported; their names are output_names."
                 expected = f"a tensor, or a list of them, as layers called on Input(...) give them.{fix}"
                 raise checking.invalid("Model", argument, expected.rstrip("."), value)
         self._connect(given["inputs"] or [], given["outputs"] or [])
@@ -500,6 +503,19 @@ class Model(Compiled):
             console.write(text)
         else:
             print_fn(text)
+
+
+def _by_name(inputs: Any) -> Any:
+    """The tensors of a dictionary; anything else as it is."""
+    if not isinstance(inputs, Mapping):
+        return inputs
+    for key, tensor in inputs.items():
+        if getattr(tensor, "name", key) != key:
+            raise ValueError(
+                f"The input {key!r} of Model has another name. Expected each by its own. Received: {tensor!r}. "
+                f"Fix: Input(..., name={key!r})."
+            )
+    return [inputs[key] for key in sorted(inputs)]
 
 
 def _params(loop: Loop, epochs: int, verbose: Verbosity) -> dict[str, Any]:

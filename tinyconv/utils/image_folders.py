@@ -1,9 +1,10 @@
 """Images in folders as a data set that gives batches; the files, their order and their labels are Keras'."""
 
+import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class ImageDataset:
     ) -> None:
         self.file_paths, self.labels, self.class_names = list(file_paths), labels, class_names
         self._settings, self._rounds = settings, 0
+        self._functions: list[Callable[..., Any]] = []  # of map
 
     def __len__(self) -> int:
         return -(-len(self.file_paths) // self._settings["batch_size"])
@@ -49,17 +51,34 @@ class ImageDataset:
         for first in range(0, len(order), size):
             chosen = order[first : first + size]
             images = np.stack([self._image(self.file_paths[i]) for i in chosen])
-            yield images if self.labels is None else (images, self.labels[chosen])
+            batch = (images,) if self.labels is None else (images, self.labels[chosen])
+            for function in self._functions:
+                found = function(*batch)
+                batch = found if isinstance(found, tuple) else (found,)
+            yield batch if len(batch) > 1 else batch[0]
 
     def take(self, count: int) -> Iterator[Any]:
         """The first batches, so many."""
         return islice(iter(self), integer("take", "count", count, at_least=0))
 
+    def map(self, map_func: Callable[..., Any], num_parallel_calls: int | None = None) -> Self:
+        """A data set whose batches are ``map_func(images, labels)``, or ``map_func(images)`` where there are no labels.
+        How many calls are made at once says tf.data; here it is one."""
+        if not callable(map_func):
+            raise invalid("map", "map_func", "a function of images and labels", map_func)
+        mapped = copy.copy(self)
+        mapped._functions = [*self._functions, map_func]
+        return mapped
+
+    def prefetch(self, buffer_size: int | None = None) -> Self:
+        """This data set: fit() prepares the next batch in advance anyway."""
+        return self
+
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"An ImageDataset has no attribute {name!r}: it is no tf.data.Dataset. Expected a loop over it, take(), "
-            "class_names or file_paths. Fix: fit() prepares batches in advance anyway, and layers of the model, such "
-            "as Rescaling, do what map() would."
+            "map(), class_names or file_paths. Fix: leave it out, as fit() prepares batches in advance anyway; or a "
+            "utils.PyDataset of your own."
         )
 
     def __repr__(self) -> str:
