@@ -45,6 +45,22 @@ def everything(still=False):
     return model, samples
 
 
+def branches():
+    """Two inputs, two branches that meet, and a batch normalisation that learns."""
+    tinyconv.utils.set_random_seed(2)
+    image, facts = tinyconv.Input((8, 8, 1), name="picture"), tinyconv.Input((5,), name="facts")
+    left = layers.Conv2D(3, 3, padding="same", activation="relu", name="left")(image)
+    right = layers.BatchNormalization(name="norm")(layers.Conv2D(3, 3, padding="same", name="right")(image))
+    x = layers.MaxPooling2D(2, name="pool")(layers.Add(name="join")([left, right]))
+    both = [layers.Flatten(name="flat")(x), layers.Dense(4, activation="tanh", name="beside")(facts)]
+    kind = layers.Dense(3, activation="softmax", name="kind")(layers.Concatenate(name="both")(both))
+    model = tinyconv.Model([image, facts], kind)
+    model.compile("adam", "sparse_categorical_crossentropy", backend="reference")
+    rng = np.random.default_rng(0)
+    x = [rng.random((10, 8, 8, 1), np.float32), rng.random((10, 5), np.float32)]
+    return model, (x, rng.integers(0, 3, 10))
+
+
 @pytest.fixture(scope="module")
 def browser():
     browser = Browser()
@@ -348,3 +364,38 @@ def test_every_loss_and_activation(page):
         out = FORMULAS[kind][0](x, *given)
         theirs = [out, FORMULAS[kind][1](np.ones_like(x), x, out, *given)]
         np.testing.assert_allclose(np.array(found).T, theirs, rtol=1e-9, atol=1e-13, err_msg=kind)
+
+
+def test_several_inputs_and_branches(browser, tmp_path):
+    """Stored as trained, in a batch with others; what is drawn stands for the picture, beside the sample's facts."""
+    model, samples = branches()
+    path = model.explore(*samples, html=tmp_path / "two.html")
+    browser.open(path.as_uri())
+    browser.wait("S.explanation && S.look && !S.fresh")
+    numbers = browser.run("S.model.numbers")
+    looking = looking_at(model, samples)
+    look, _ = looking.looked(Request({"index": numbers[1]}))
+    found = asked(browser, "look", index=1)
+    compared(found, look)
+    explained(browser, look, found["look"], 1)
+    same(asked(browser, "explain", look=found["look"]), plain(look.whole_loss()))
+    drawn = np.random.default_rng(5).integers(0, 256, 64, np.uint8)
+    found = asked(browser, "look", index=1, pixels=base64.b64encode(drawn.tobytes()).decode())
+    low, high = browser.run("S.model.range")
+    picture = (low + drawn.reshape(1, 8, 8, 1) / 255 * (high - low)).astype(np.float32)
+    probabilities = model.predict([picture, samples[0][1][numbers[1] : numbers[1] + 1]], verbose=0)[0]
+    at = found["columns"][-1]["value"]["at"]
+    np.testing.assert_allclose(found["data"][at : at + 3], probabilities, rtol=1e-5)
+    columns = browser.run("$$('.head').map(e => [e.dataset.n, e.closest('.lanes')?.dataset.col ?? e.style.gridColumn])")
+    names = browser.run("S.model.columns.map(c => c.name)")
+    assert columns[names.index("left")][1] == columns[names.index("right")][1]  # two rows of one place
+    assert browser.run("$$('.wire').length") >= 4
+    browser.run("$(`[data-key=col${a}]`).click()", names.index("right"))
+    browser.wait("$('.lane.focus .lens') && S.explanation?.layer === 'right'")
+    box = browser.run("(r => ({ x: r.left + 9, y: r.top + 9 }))($('.lane.focus .lens canvas').getBoundingClientRect())")
+    browser.pointer("mouseMoved", box)
+    browser.wait("S.hover && S.explanation?.place.slice(1).join() === S.hover.place.join()")
+    over, below = browser.run("['.lanes.above', '.lanes.below'].map(s => $(s).getBoundingClientRect().bottom)")
+    assert over <= browser.run("$('.band.below').getBoundingClientRect().top") + 4
+    assert below <= browser.run("$('#net').getBoundingClientRect().bottom") + 4
+    assert browser.complaints() == []

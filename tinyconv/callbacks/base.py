@@ -84,6 +84,11 @@ class Callback:
         names = (hook, OLD_NAMES.get(hook, hook))
         return any(getattr(getattr(self, name), "__func__", None) is not getattr(Callback, name) for name in names)
 
+    def is_due(self) -> bool:
+        """Asked after every batch of a training: whether ``on_train_batch_end`` is to be called. A callback that only
+        looks now and then lets the rest run at full speed."""
+        return True
+
     def resume(self, model: Network, samples: int | None, batch_size: int | None) -> Position | None:
         """Called before a run is prepared: restore the model and say where to go on, or return None. Of a stream of
         batches ``samples`` is the number of batches, or None if unknown, and ``batch_size`` None."""

@@ -266,7 +266,7 @@ class Trainer:
                 turn.run()
                 optimizer.iterations += 1
                 done += turn.size
-                if after:
+                if sum(callback.is_due() for callback in after):  # each is asked
                     self.sync_model()
                     self.call(callbacks, "on_train_batch_end", turn.number, self.logs())
                 if progress.is_live and time.perf_counter() - drawn > REDRAW:

@@ -1,11 +1,9 @@
 """What the page begins with: the model and its samples; and what it could not show."""
 
-import math
 from typing import Any
 
-import numpy as np
-
 from tinyconv.inspect.explorer.columns import columns
+from tinyconv.inspect.explorer.data import Data
 from tinyconv.inspect.explorer.look import Looking
 from tinyconv.inspect.explorer.samples import question
 
@@ -24,6 +22,7 @@ def described(name: str, looking: Looking) -> dict[str, Any]:
         "samples": len(samples),
         "labelled": samples.truths is not None,
         "image": list(samples.shape) if samples.is_image else None,
+        "lead": samples.lead,
         "range": samples.range,
         "question": samples.kind,
         "names": samples.names,
@@ -35,19 +34,10 @@ def checked(model: Any, x: Any, y: Any, class_names: Any) -> None:
     """Refuse what the page could not show."""
     if not model.built:
         raise ValueError(f"Model {model.name!r} is not built. Expected weights. Fix: begin it with Input(...).")
-    if isinstance(model.input_shape, list):
-        count = len(model.input_shape)
-        raise ValueError(f"The explorer shows models of one input. Received: model {model.name!r}, with {count}.")
-    shape = tuple(model.input_shape[1:])
-    if x is None:
-        if y is not None:
-            raise ValueError("y without x. Expected the samples that the targets belong to.")
-        return
-    found = np.shape(x)
-    if not found or not found[0] or math.prod(found[1:]) != math.prod(shape):
-        raise ValueError(f"x: expected samples of shape {shape}, at least one. Received: an array of shape {found}.")
-    if y is not None and len(y) != found[0]:
-        raise ValueError(f"x and y differ in length. Expected the same. Received: {found[0]} and {len(y)}.")
+    if x is None and y is not None:
+        raise ValueError("y without x. Expected the samples that the targets belong to.")
+    if x is not None:
+        Data.of(model, x, y)
     kind, count = question(model)
     if class_names is not None and kind != "numbers" and len(class_names) != count:
         raise ValueError(f"class_names: expected {count} names. Received: {len(class_names)}.")

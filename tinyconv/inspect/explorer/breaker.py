@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.inspect.explorer.data import Data
 from tinyconv.inspect.explorer.mistakes import MISTAKES, Mistake, broken, kernels_of, line_of, put_in
 from tinyconv.inspect.explorer.requests import Refused, Request
-from tinyconv.inspect.explorer.worker import Worker, fresh_weights
+from tinyconv.inspect.explorer.worker import Worker, compiled_again, fresh_weights
 from tinyconv.trace.check import AGREES, WRONG, Nudged
 
 BATCH = 16  # of the short runs
@@ -44,16 +45,16 @@ class Breaker(Worker):
         super().__init__()
         self.steps = 60
         self._model, self._samples = model, samples
-        self.x, self.y = np.asarray(data[0]).reshape(-1, *samples.shape), np.asarray(data[1])
+        self.data = Data.of(samples.model, *data)
         self._results = {name: Result() for name in MISTAKES}
         self._copies: dict[tuple[int, str], Any] = {}
         self._kernels: tuple[Any, set[str]] | None = None
         self._queue: list[tuple[str, Any]] = []
         self._running = False
 
-    def batch(self, x: Any, y: Any) -> tuple[Any, Any]:
+    def batch(self, data: Data) -> Data:
         """A picture and some others."""
-        return np.concatenate([x, self.x[: TOGETHER - 1]]), np.concatenate([y, self.y[: TOGETHER - 1]])
+        return data.before(self.data.rows(slice(TOGETHER - 1)))
 
     def model(self, name: str) -> Any:
         """The model with a mistake, or with none."""
@@ -78,14 +79,14 @@ class Breaker(Worker):
         name = request.choice("mistake", list(MISTAKES))
         if not self._applies(MISTAKES[name]):
             raise Refused("This model has nothing that the mistake could be made in.")
-        x, y, _ = self._samples.chosen(request)
-        if y is None:
+        data, _ = self._samples.chosen(request)
+        if data.ys is None:
             raise Refused("Choose a picture whose truth is known.")
         with self._wake:
             result = self._results[name]
             result.rows = None
             self._queue = [each for each in self._queue if each[0] not in (name, "none")]
-            self._queue = [(name, self.batch(x, y)), ("none", None), *self._queue]
+            self._queue = [(name, self.batch(data)), ("none", None), *self._queue]
             result.state = "waiting" if result.state == "new" else result.state
             self._rouse()
         return {}
@@ -129,10 +130,10 @@ class Breaker(Worker):
             except (ValueError, TypeError, RuntimeError, MemoryError) as error:
                 result.error, result.state = str(error), "done"
 
-    def _checked(self, name: str, batch: Any) -> list[dict[str, Any]]:
+    def _checked(self, name: str, batch: Data) -> list[dict[str, Any]]:
         """Of every tensor, coming back from the loss, then the weights: random places are nudged, and those where the
         mistake has changed the gradient most."""
-        trace, plain = self.model(name).trace(*batch), self.model("none").trace(*batch)
+        trace, plain = self.model(name).trace(batch.x, batch.y), self.model("none").trace(batch.x, batch.y)
         found: dict[str, dict[str, Any]] = {}
         for row in trace.check(PLACES).rows:
             layer, _, what = row.tensor.rpartition(", ")
@@ -167,23 +168,24 @@ class Breaker(Worker):
         model = copy.deepcopy(self._model())
         optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
         optimizer.learning_rate = float(optimizer.learning_rate) * mistake.rate
-        model.compile(optimizer, model.loss, backend="reference", fuse=False)
+        compiled_again(model, optimizer, backend="reference", fuse=False)
         model.set_weights(fresh_weights(model, 0))
         put_in(model, mistake)
-        order = np.random.default_rng(0).permutation(len(self.x))[: self.steps * BATCH]
+        order = np.random.default_rng(0).permutation(len(self.data))[: self.steps * BATCH]
         order = np.resize(order, self.steps * BATCH)
         if mistake.sorted:
-            labels = self.y.reshape(len(self.y), -1)[order]
+            assert self.data.ys is not None
+            labels = self.data.ys[0].reshape(len(self.data), -1)[order]
             order = order[np.argsort(labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1), kind="stable")]
         result.losses = []
         for step in range(self.steps):
             if self._closed:
                 return
-            chosen = order[step * BATCH : (step + 1) * BATCH]
-            result.losses.append(float(np.mean(model.train_on_batch(self.x[chosen], self.y[chosen]))))
+            some = self.data.rows(order[step * BATCH : (step + 1) * BATCH])
+            result.losses.append(float(np.ravel(model.train_on_batch(some.x, some.y))[0]))
         samples = self._samples
         if samples.truths is not None:
-            outputs = np.asarray(model(samples.x[:UNSEEN])).reshape(min(UNSEEN, len(samples)), -1)
+            outputs = np.asarray(model(samples.data.rows(slice(UNSEEN)).x)).reshape(min(UNSEEN, len(samples)), -1)
             answers = outputs[:, 0] >= 0.5 if samples.kind == "two" else outputs.argmax(axis=1)
             result.accuracy = float((answers == samples.truths[:UNSEEN]).mean())
         else:

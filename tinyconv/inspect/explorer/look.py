@@ -11,11 +11,13 @@ import numpy as np
 
 from tinyconv.inspect.explorer.breaker import Breaker
 from tinyconv.inspect.explorer.columns import columns
+from tinyconv.inspect.explorer.data import Data
 from tinyconv.inspect.explorer.learner import Learner
 from tinyconv.inspect.explorer.mistakes import MISTAKES
 from tinyconv.inspect.explorer.requests import Refused, Request
 from tinyconv.inspect.explorer.samples import Samples
 from tinyconv.inspect.explorer.server import framed
+from tinyconv.inspect.explorer.worker import compiled_again
 from tinyconv.plan import ops
 from tinyconv.trace.check import STEP
 from tinyconv.trace.explanation import Explanation
@@ -32,9 +34,9 @@ Array = np.ndarray
 class Look:
     """A trace of a batch whose first sample is the one that is shown."""
 
-    def __init__(self, model: Any, x: Array, y: Any) -> None:
-        self.model, self.x, self.y = model, x, y
-        self.trace = model.trace(x) if y is None else model.trace(x, y)
+    def __init__(self, model: Any, data: Data) -> None:
+        self.model, self.batch = model, len(data)
+        self.trace = model.trace(data.x) if data.ys is None else model.trace(data.x, data.y)
         self.columns = columns(model)
         self.lock = threading.Lock()
 
@@ -96,11 +98,6 @@ class Look:
         known = {"loss": self.loss(), "step": self.trace.step, "broken": self.trace.first_broken}
         return framed({"columns": found, **known, **more}, blobs)
 
-    @property
-    def batch(self) -> int:
-        """How many samples were looked at together."""
-        return len(self.x)
-
     def loss(self) -> dict[str, Any] | None:
         """The loss, and, of the first sample, where its gradient begins."""
         if self.trace.loss is None:
@@ -119,12 +116,21 @@ class Look:
     # Explanations
 
     def explained(self, request: Request) -> dict[str, Any]:
+        if not request.has("layer"):
+            with self.lock:
+                return plain(self.whole_loss())
         name = request.choice("layer", list(self.trace))
         with self.lock:
             if name in self.trace.losses:
                 return plain(self.trace[name].explain("losses", (0,)))
             what = request.choice("what", [*dir(self.trace[name]), *(f"step/{w}" for w in self.trace[name].weights)])
             return plain(self.explanation(name, what, self._place(request, name, what)))
+
+    def whole_loss(self) -> Explanation:
+        """Where the loss of the batch comes from: of several outputs that of each."""
+        if self.trace.loss is None:
+            raise Refused("There is no loss here.")
+        return self.trace.explain_loss()
 
     def explanation(self, name: str, what: str, place: tuple[int, ...]) -> Explanation:
         """Where a number comes from: of an array by its name, or of what "step/kernel" adds to a weight."""
@@ -198,20 +204,11 @@ def plain(found: Explanation) -> dict[str, Any]:
     return sent
 
 
-def on_reference(model: Any) -> Any:
-    """The model, computed by the kernels that people read."""
-    if model.optimizer is not None:
-        model.compile(model.optimizer, model.loss, backend="reference")
-    else:
-        model.compile(backend="reference")
-    return model
-
-
 class Looking:
     """Answers looks with a model of its own, and keeps the last few so that the page can ask about them."""
 
     def __init__(self, model: Any, samples: Samples) -> None:
-        self.model, self.samples = on_reference(model), samples
+        self.model, self.samples = compiled_again(model, backend="reference"), samples
         self.learner: Learner | None = None
         self.breaker: Breaker | None = None
         self._then: Any = None
@@ -227,18 +224,20 @@ class Looking:
 
     def looked(self, request: Request) -> tuple[Look, dict[str, Any]]:
         """The same as an object; and what else there is to say of it."""
-        x, y, truth = self.samples.chosen(request)
+        data, truth = self.samples.chosen(request)
         assumed = False
         model, then = self._model_of(request)
         with self._lock:
-            answer = self._answer(model, x)
-            if y is None and self.learns and self.samples.count and answer is not None:
-                y, truth, assumed = self.samples.target(answer), answer, True
+            answer = self._answer(model, data)
+            if data.ys is None and self.learns and self.samples.count and answer is not None:
+                truth, assumed = answer, True
+                data.ys = [self.samples.target(answer)]
             if not self.learns or not request.boolean("backward", True):
-                y = None
-            together = self.breaker is not None and request.has("mistake") and y is not None
-            batch = self.breaker.batch(x, y) if together else self._with_others(x, y)  # type: ignore[union-attr]
-            look = Look(model, *batch)
+                data.ys = None
+            if self.breaker is not None and request.has("mistake") and data.ys is not None:
+                look = Look(model, self.breaker.batch(data))
+            else:
+                look = Look(model, self._with_others(data))
         return look, {"answer": answer, "truth": truth, "assumed": assumed, "moment": then}
 
     def _model_of(self, request: Request) -> tuple[Any, int | None]:
@@ -259,23 +258,23 @@ class Looking:
         """Look at the model as it is trained by now, its optimiser included."""
         assert self.learner is not None
         self.learner.pause()
-        model = on_reference(copy.deepcopy(self.learner.model))
+        model = compiled_again(copy.deepcopy(self.learner.model), backend="reference")
         with self._lock:
             self.model = model
 
-    def _answer(self, model: Any, x: Array) -> int | None:
+    def _answer(self, model: Any, data: Data) -> int | None:
         """What the model says, as at inference: nothing is dropped."""
         if not self.samples.count or self.samples.kind == "numbers":
             return None
-        row = np.asarray(model(x)).reshape(-1)
+        row = np.asarray(model(data.x)).reshape(-1)
         return int(row[0] >= 0.5) if self.samples.kind == "two" else int(row.argmax())
 
-    def _with_others(self, x: Array, y: Any) -> tuple[Array, Any]:
+    def _with_others(self, data: Data) -> Data:
         """A batch normalisation in training needs a batch: the picture first, then the first of the samples."""
-        samples = self.samples
-        if y is None or not self.batched or samples.x is None or samples.y is None:
-            return x, y
-        return np.concatenate([x, samples.x[:OTHERS]]).astype(np.float32), np.concatenate([y, samples.y[:OTHERS]])
+        others = self.samples.data
+        if data.ys is None or not self.batched or others is None or others.ys is None:
+            return data
+        return data.before(others.rows(slice(OTHERS)))
 
     def _kept(self, look: Look, more: dict[str, Any]) -> bytes:
         number = next(self._numbers)

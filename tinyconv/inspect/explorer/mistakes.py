@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from tinyconv.inspect import mistakes as lab
+from tinyconv.inspect.explorer.worker import compiled_again
 from tinyconv.kernels import reference
 from tinyconv.trace.explanation import reference_to
 
@@ -122,7 +123,7 @@ def kernels_of(model: Any) -> set[str]:
 def broken(model: Any, mistake: Mistake, fuse: bool = True) -> Any:
     """A copy of a model that computes with the mistake."""
     own = copy.deepcopy(model)
-    own.compile(own.optimizer, own.loss, backend="reference", fuse=fuse)
+    compiled_again(own, backend="reference", fuse=fuse)
     put_in(own, mistake)
     return own
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.inspect.explorer.data import Data
 from tinyconv.inspect.explorer.requests import Request
 from tinyconv.inspect.explorer.warp import warped
 from tinyconv.network import Network
@@ -44,13 +45,14 @@ class Samples:
 
     def __init__(self, model: Network, x: Any, y: Any, names: Sequence[str] | None) -> None:
         self.model = model
-        self.shape: tuple[int, ...] = tuple(model.input_shape[1:]) if not isinstance(model.input_shape, list) else ()
+        shapes = model.input_shape if isinstance(model.input_shape, list) else [model.input_shape]
+        self.shapes: list[tuple[int, ...]] = [tuple(shape[1:]) for shape in shapes]
+        self.lead = next((k for k, shape in enumerate(self.shapes) if _is_image(shape)), 0)
         self.kind, self.count = question(model)
-        self.x = None if x is None else np.asarray(x)[:MOST].reshape(-1, *self.shape)
-        self.y = None if y is None or x is None else np.asarray(y)[:MOST]
+        self.data = None if x is None else Data.of(model, x, y, MOST)
         self.names = list(names) if names is not None else [str(k) for k in range(self.count)]
-        self.truths = None if self.y is None else self._truths(self.y)
-        low, high = (0.0, 1.0) if self.x is None else (float(self.x[:CHUNK].min()), float(self.x[:CHUNK].max()))
+        self.truths = None if self.data is None or self.data.ys is None else self._truths(self.data.ys[0])
+        low, high = (0.0, 1.0) if self.data is None else (float(f(self._lead[:CHUNK])) for f in (np.min, np.max))
         self.range = (low, high if high > low else low + 1)
         self.answers: np.ndarray | None = None  # the class of each, or -1 where it is no question of classes
         self.order: list[int] = []  # worst mistakes first
@@ -59,12 +61,22 @@ class Samples:
         self._stop = threading.Event()
 
     def __len__(self) -> int:
-        return 0 if self.x is None else len(self.x)
+        return 0 if self.data is None else len(self.data)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the leading input: the first that is a picture, if one is."""
+        return self.shapes[self.lead]
+
+    @property
+    def _lead(self) -> np.ndarray:
+        assert self.data is not None
+        return self.data.xs[self.lead]
 
     @property
     def is_image(self) -> bool:
-        """Whether a sample is a picture that can be drawn, turned and blurred."""
-        return (len(self.shape) == 3 and self.shape[2] in (1, 3)) or len(self.shape) == 2
+        """Whether a sample has a picture that can be drawn, turned and blurred."""
+        return _is_image(self.shape)
 
     def _truths(self, y: np.ndarray) -> np.ndarray | None:
         """The class of each sample."""
@@ -96,14 +108,15 @@ class Samples:
 
     def ask(self) -> None:
         """Ask the model about every sample."""
-        if self.x is None or not self.count:
+        if self.data is None or not self.count:
             return
         outputs = []
-        for start in range(0, len(self.x), CHUNK):
+        for start in range(0, len(self), CHUNK):
             if self._stop.is_set():
                 return
-            outputs.append(np.asarray(self.model.predict(self.x[start : start + CHUNK], verbose=0)))  # type: ignore[call-arg]
-        rows = np.concatenate(outputs).reshape(len(self.x), -1).astype(np.float64)
+            x = self.data.rows(slice(start, start + CHUNK)).x
+            outputs.append(np.asarray(self.model.predict(x, verbose=0)))  # type: ignore[call-arg]
+        rows = np.concatenate(outputs).reshape(len(self), -1).astype(np.float64)
         answers, wrongness = self._judged(rows)
         with self._lock:
             self.answers = answers
@@ -120,9 +133,9 @@ class Samples:
     def _judged(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The answers, and how wrong each is: 0 if it is right."""
         if self.kind == "numbers":
-            if self.y is None:
+            if self.data is None or self.data.ys is None:
                 return None, None
-            return None, ((rows - self.y.reshape(rows.shape)) ** 2).mean(axis=1)
+            return None, ((rows - self.data.ys[0].reshape(rows.shape)) ** 2).mean(axis=1)
         if self.kind == "two":
             rows = np.concatenate([1 - rows, rows], axis=1)
         answers = rows.argmax(axis=1)
@@ -155,8 +168,7 @@ class Samples:
         return None if array is None else int(array[i])
 
     def _small(self, i: int) -> dict[str, Any]:
-        assert self.x is not None
-        x = self.x[i].reshape(*self.shape[:2], -1).astype(np.float32)
+        x = self._lead[i].reshape(*self.shape[:2], -1).astype(np.float32)
         step = max(1, -(-max(x.shape[:2]) // SIZE))
         x = x[: x.shape[0] // step * step, : x.shape[1] // step * step]
         x = x.reshape(x.shape[0] // step, step, x.shape[1] // step, step, -1).mean(axis=(1, 3))
@@ -164,34 +176,37 @@ class Samples:
         levels = np.clip((x - low) / (high - low) * 255, 0, 255).astype(np.uint8)
         return {"shape": list(levels.shape), "pixels": levels.reshape(-1).tolist()}
 
-    def chosen(self, request: Request) -> tuple[np.ndarray, Any, int | None]:
-        """The sample that is asked for (1, ...), what is to be learned of it, and its class."""
+    def chosen(self, request: Request) -> tuple[Data, int | None]:
+        """The sample that is asked for, one row, and its class. What is drawn stands for the leading input; the others
+        are those of the sample, if there is one."""
+        i = request.integer("index", 0, len(self) - 1, 0) if len(self) else None
+        if self.data is not None and i is not None:
+            found, truth = self.data.rows(slice(i, i + 1)), self._at(self.truths, i)
+            found.xs = [x.astype(np.float32) for x in found.xs]
+        else:
+            found, truth = Data([np.full((1, *shape), self.range[0], np.float32) for shape in self.shapes], None), None
         if request.has("pixels"):
             low, high = self.range
             levels = request.bytes("pixels", int(np.prod(self.shape)))
-            x = (low + levels.astype(np.float32) / 255 * (high - low)).reshape(1, *self.shape)
+            found.xs[self.lead] = (low + levels.astype(np.float32) / 255 * (high - low)).reshape(1, *self.shape)
             truth = request.integer("truth", 0, self.count - 1) if request.has("truth") and self.count else None
-            y = None if truth is None or self.kind == "numbers" else self.target(truth)
-        elif len(self):
-            i = request.integer("index", 0, len(self) - 1)
-            assert self.x is not None
-            x = self.x[i : i + 1].astype(np.float32)
-            truth = self._at(self.truths, i)
-            y = None if self.y is None else self.y[i : i + 1]
-        else:
-            x, y, truth = np.full((1, *self.shape), self.range[0], np.float32), None, None
+            found.ys = None if truth is None or self.kind == "numbers" else [self.target(truth)]
         if self.is_image:
             H, W = self.shape[:2]
             slide = {name: request.number(name, -most, most, 0.0) for name, most in _slides(H, W).items()}
             if any(slide.values()):
-                x = warped(x[0], **slide)[None]
-        return x, y, truth
+                found.xs[self.lead] = warped(found.xs[self.lead][0], **slide)[None]
+        return found, truth
 
-    def target(self, truth: int) -> Any:
+    def target(self, truth: int) -> np.ndarray:
         """What the loss wants to be told of a class."""
         if self.kind == "two" or getattr(self.model.loss, "sparse", False):
             return np.array([truth])
         return np.eye(self.count, dtype=np.float32)[truth : truth + 1]
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return (len(shape) == 3 and shape[2] in (1, 3)) or len(shape) == 2
 
 
 def _slides(H: int, W: int) -> dict[str, float]:

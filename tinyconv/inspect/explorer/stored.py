@@ -178,6 +178,8 @@ class Network:
                     found[f"{column['name']} {what}"] = self.look.explanation(column["name"], what, place).theory()
         for name, loss in self.look.trace.losses.items():
             found[f"{name} losses"] = loss.explain("losses", (0,)).theory()
+        if self.record.loss is not None:
+            found["loss"] = self.look.whole_loss().theory()
         return found | _fixed(self.record, found)
 
 
@@ -221,7 +223,8 @@ def of_look(look: Look, blob: Blob) -> dict[str, Any]:
         "training": record.training,
         "batch": look.batch,
         "loss": look.loss(),
-        "losses": {name: float(each.losses[0]) for name, each in look.trace.losses.items()},
+        "losses": {name: each.losses.tolist() for name, each in look.trace.losses.items()},
+        "penalty": record.penalty,
         "broken": look.trace.first_broken,
     }
 

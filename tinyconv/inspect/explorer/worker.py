@@ -37,3 +37,13 @@ def fresh_weights(model: Any, seed: int) -> list[np.ndarray]:
     """Weights as a new model would have them, in the order of ``set_weights``."""
     rng = np.random.default_rng(seed)
     return [drawn(repr(name), spec.initializer, spec.shape, rng) for name, _, spec in model._specs()]
+
+
+def compiled_again(model: Any, optimizer: Any = None, **changes: Any) -> Any:
+    """A copy, compiled as it was but for these changes; without metrics, unless some are given."""
+    if model._compiled is None:
+        model.compile(**changes)
+    else:
+        kept = {name: model._compiled[name] for name in ("loss_weights", "backend", "fuse")}
+        model.compile(model.optimizer if optimizer is None else optimizer, model.loss, **{**kept, **changes})
+    return model

@@ -3,7 +3,7 @@ import { linear } from "./explain_linear.js";
 import { route, multiplied } from "./explain_routes.js";
 import { activation, softmax, batchNorm, lossTerms, ofProbabilities, then, options } from "./explain_functions.js";
 import { explainStep, clippedGradients } from "./updates.js";
-import { explanation, column, single, because } from "./terms.js";
+import { explanation, column, rows, single, because } from "./terms.js";
 import { zero, lost, lostBy } from "./reasons.js";
 import { CURVES } from "./curves.js";
 import { Step } from "./step.js";
@@ -86,5 +86,14 @@ export class Explained extends Step {
     const weight = this.net.weights[name], k = place.reduce((at, i, axis) => at * weight.shape[axis] + i, 0), found = explainStep(this.net, name, k, place, this.dweights, this.clipped);
     return { value: found.found.reduce((sum, row) => sum + row.values[0], 0), ...found };
   }
-  explainLoss(loss) { return explanation({ layer: loss.name, what: "losses", place: [0], value: this.losses?.[loss.name] ?? 0, ...lossTerms.output(this, loss, 0) }, this.net.theory[`${loss.name} losses`]); }
+  // The loss of the batch: of several outputs the weighted sum.
+  explainWhole() {
+    const found = this.net.losses.map(({ name, weight }) => {
+      const losses = this.losses[name], N = losses.length, constant = (called, value) => column(called, losses.map(() => value));
+      return rows([column("losses", losses, losses.map((_, n) => [n])), constant(`1 / ${N}`, 1 / N), ...weight === 1 ? [] : [constant("loss weight", weight)]]);
+    });
+    if (this.penalty) found.push(single(["the penalties on large weights", null, this.penalty]));
+    return explanation({ layer: "loss", what: "loss", place: [], value: this.loss, found, sentences: [found.length === 1 ? "The mean of the rows' losses." : "The sum of all parts that compile() asked for."] }, this.net.theory.loss);
+  }
+  explainLoss(loss) { return explanation({ layer: loss.name, what: "losses", place: [0], value: this.losses[loss.name][0], ...lossTerms.output(this, loss, 0) }, this.net.theory[`${loss.name} losses`]); }
 }

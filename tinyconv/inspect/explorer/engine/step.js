@@ -49,8 +49,10 @@ export class Step {
   lossNow() {
     let total = 0;
     this.net.losses.forEach((loss, k) => { const rows = lossesOf(loss, this.outs[this.scores(loss)], this.given.targets[k]); total += loss.weight * rows.reduce((a, b) => a + b, 0) / (loss.summed ? 1 : rows.length); });
-    for (const weight of Object.values(this.net.weights)) for (const [power, strength] of Object.entries(weight.penalty ?? {})) total += strength * weight.value.reduce((so, v) => so + Math.abs(v) ** power, 0);
-    return total;
+    return total + this.penaltyNow();
+  }
+  penaltyNow() {
+    return Object.values(this.net.weights).flatMap(({ value, penalty }) => Object.entries(penalty ?? {}).map(([power, strength]) => strength * value.reduce((so, v) => so + Math.abs(v) ** power, 0))).reduce((a, b) => a + b, 0);
   }
   backward() {
     const { given, net } = this, absorbed = new Set(net.losses.filter(l => l.absorbed).map(l => l.read));

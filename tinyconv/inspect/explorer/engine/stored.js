@@ -37,12 +37,12 @@ async function storedLook(index) {
 }
 // Of the names "out 3", "out 5" those that begin so, by what follows.
 const named = (found, kind) => Object.fromEntries(Object.entries(found).filter(([name]) => name.startsWith(`${kind} `)).map(([name, array]) => [name.slice(kind.length + 1), array]));
-function restored({ arrays: found, training, batch, losses }) {
+function restored({ arrays: found, training, batch, loss, losses, penalty }) {
   const net = about.network, outs = named(found, "out"), means = named(found, "mean"), targets = Object.values(named(found, "targets"));
   const statistics = Object.fromEntries(Object.entries(means).map(([n, mean]) => [n, { mean, inverse: found[`inverse ${n}`], gradient: found[`gradient ${n}`], slope: found[`slope ${n}`] }]));
   const xs = net.nodes.filter(node => node.op === "Source").map(node => outs[node.n]);
   const step = new Explained(net, { xs, outs, douts: named(found, "dout"), dweights: named(found, "gradient"), kept: named(found, "kept"), statistics, training, batch, targets: targets.length ? targets.map(t => Float64Array.from(t)) : null });
-  step.losses = losses;
+  step.losses = losses; step.loss = loss?.value; step.penalty = penalty;
   return step;
 }
 
@@ -50,27 +50,30 @@ function restored({ arrays: found, training, batch, losses }) {
 const looks = new Map();
 let last = 0;
 async function look(asked) {
-  const slides = ["across", "down", "turn", "blur"].some(name => asked[name]), index = Math.min(asked.index ?? 0, Math.max(about.samples - 1, 0));
+  const slides = ["across", "down", "turn", "blur"].some(name => asked[name]), index = indexOf(asked);
   let found;
   if (asked.pixels === undefined && !slides && (about.samples || about.refuses)) {
     const kept = await storedLook(index);
     found = { step: restored(kept), more: { loss: kept.loss, broken: kept.broken, answer: kept.answer, truth: kept.truth, assumed: kept.assumed } };
-  } else found = own(asked, asked.pixels === undefined && about.samples ? await storedLook(index) : null);
+  } else found = await own(asked, asked.pixels === undefined && about.samples ? await storedLook(index) : null);
   const number = ++last;
   looks.set(number, found.step);
   for (const old of [...looks.keys()].slice(0, -KEPT)) looks.delete(old);
   return { look: number, step: about.network.step, moment: null, ...found.more, ...columns(found.step) };
 }
+const indexOf = asked => Math.min(asked.index ?? 0, Math.max(about.samples - 1, 0));
 // A picture that is drawn, or moved, looked at as at inference: nothing is dropped.
-function own(asked, kept) {
+async function own(asked, kept) {
   if (about.refuses) throw new Error(about.refuses);
-  const net = about.network, source = net.nodes.find(node => node.op === "Source"), [low, high] = about.range;
-  let x = kept ? Float64Array.from(kept.arrays[`out ${source.n}`]) : asked.pixels ? Float64Array.from(atob(asked.pixels), c => low + c.charCodeAt(0) / 255 * (high - low)) : new Float64Array(source.shape.reduce((a, b) => a * b, 1)).fill(low);
-  if (about.image) x = warped(x, about.image, asked);
-  const bare = new Explained(net, { xs: [x] }), output = bare.outs[net.uses.at(-1).gives], answer = answered(output), truth = kept?.truth ?? answer;
-  const targets = kept && !kept.assumed ? Object.values(named(kept.arrays, "targets")).map(t => Float64Array.from(t)) : truth === null ? null : net.losses.map(loss => targetOf(loss, truth));
-  const step = targets?.length ? new Explained(net, { xs: [x], targets }) : bare;
-  step.losses = step.loss === undefined ? {} : Object.fromEntries(net.losses.map((loss, k) => [loss.name, lossesOf(loss, step.outs[step.scores(loss)], targets[k])[0]]));
+  const net = about.network, [low, high] = about.range, others = kept ?? (about.samples ? await storedLook(indexOf(asked)) : null);
+  const xs = net.nodes.filter(node => node.op === "Source").map(({ n, shape }) => others ? Float64Array.from(others.arrays[`out ${n}`]) : new Float64Array(shape.reduce((a, b) => a * b, 1)).fill(low));
+  if (asked.pixels) xs[about.lead] = Float64Array.from(atob(asked.pixels), c => low + c.charCodeAt(0) / 255 * (high - low));
+  if (about.image) xs[about.lead] = warped(xs[about.lead], about.image, asked);
+  const bare = new Explained(net, { xs }), output = bare.outs[net.uses.at(-1).gives], answer = answered(output), truth = kept?.truth ?? answer;
+  const targets = kept && !kept.assumed ? Object.values(named(kept.arrays, "targets")).map(t => Float64Array.from(t)) : truth === null || about.question === "numbers" ? null : net.losses.map(loss => targetOf(loss, truth));
+  const step = targets?.length ? new Explained(net, { xs, targets }) : bare;
+  step.losses = step.loss === undefined ? {} : Object.fromEntries(net.losses.map((loss, k) => [loss.name, lossesOf(loss, step.outs[step.scores(loss)], targets[k])]));
+  step.penalty = step.loss === undefined ? 0 : step.penaltyNow();
   return { step, more: { loss: lossOf(step), broken: null, answer, truth, assumed: !kept && truth !== null, own: true } };
 }
 function answered(output) {
@@ -86,7 +89,7 @@ function lossOf(step) {
   const [loss] = about.network.losses, found = { value: step.loss, after: null, batch: 1 };
   if (about.network.losses.length > 1) return found;
   const x = step.outs[step.scores(loss)], gradient = step.douts[step.scores(loss)];
-  return { ...found, name: loss.name, kind: loss.kind, own: step.losses[loss.name], ...loss.shape.length === 1 && loss.columns <= 1000 ? { targets: [...step.given.targets[0]], gradient: [...gradient], outputs: LOSSES[loss.kind].probs?.(x) ?? [...x] } : {} };
+  return { ...found, name: loss.name, kind: loss.kind, own: step.losses[loss.name][0], ...loss.shape.length === 1 && loss.columns <= 1000 ? { targets: [...step.given.targets[0]], gradient: [...gradient], outputs: LOSSES[loss.kind].probs?.(x) ?? [...x] } : {} };
 }
 
 // ---------------------------------------------------------------- as the page keeps a look
@@ -123,6 +126,7 @@ function range(array) {
 // ---------------------------------------------------------------- questions, as the program answers them
 function explain({ look, layer, what, place }) {
   const step = looks.get(look), use = about.network.uses.find(u => u.name === layer), loss = about.network.losses.find(l => l.name === layer);
+  if (!layer) return step.explainWhole();
   if (loss && !use) return step.explainLoss(loss);
   return step.explain(use, what, WEIGHT_BANDS.some(b => what.startsWith(`${b}/`)) || what in about.columns.find(c => c.name === layer).weights ? place : [0, ...place]);
 }

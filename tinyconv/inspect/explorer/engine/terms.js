@@ -47,5 +47,5 @@ function products(found) {
 export function explanation({ layer, what, place, value, found, sentences = [], then = [], facts = [], weight = "" }, theory) {
   const all = found.flatMap(each => each.values.map((_, row) => [each, row])), sum = all.reduce((so, [each, row]) => so + each.values[row], 0);
   const of = weight ? `'${weight}', ` : "", at = place.length === 1 ? `(${place[0]},)` : `(${place.join(", ")})`;
-  return { layer, what, place, value, sum, count: all.length, ...shown(all), then, facts, sentences: sentences.filter(Boolean), ...theory, call: `trace['${layer}'].explain('${what}', ${of}${at})`, ...products(found) };
+  return { layer, what, place, value, sum, count: all.length, ...shown(all), then, facts, sentences: sentences.filter(Boolean), ...theory, call: !place.length ? "trace.explain_loss()" : `trace['${layer}'].explain('${what}', ${of}${at})`, ...products(found) };
 }

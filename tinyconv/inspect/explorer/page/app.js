@@ -1,7 +1,8 @@
 // The page: what happens when something is pointed at, pressed or answered.
 import { S, $, column, shown, readHash, writeHash, stops, settle, sameNumber } from "./state.js";
 import { post, postNumbers, packed, latest, watch } from "./talk.js";
-import { drawNet, handlers, measure, lower, view, kindOf, perPage, pageOf, shownBand } from "./net.js";
+import { drawNet, handlers, measure, lower, view, kindOf, pageOf, shownBand } from "./net.js";
+import { perPage } from "./lanes.js";
 import { drawPath, follow } from "./path.js";
 import { drawBar } from "./bar.js";
 import { drawInspector, inspectorHandlers, mainGroup, placeWords, valueOf } from "./inspector.js";
@@ -43,7 +44,7 @@ const inspect = () => { if (pressed) { late = true; return; } (MODES[S.mode].dra
 function redraw() { if (pressed) { late = true; return; } drawNet(); drawPath(); keepFocus(); }
 
 // ---------------------------------------------------------------- looking
-const body = () => ({ ...S.sample, kind: undefined, ...S.slide, ...MODES[S.mode].asks?.() });
+const body = () => ({ ...S.sample, index: S.sample.index ?? S.sample.beside, beside: undefined, kind: undefined, ...S.slide, ...MODES[S.mode].asks?.() });
 const look = latest(async () => {
   const slow = setTimeout(() => document.body.classList.add("stale"), 100);
   try { S.look = await packed("look", body()); }
@@ -87,7 +88,7 @@ async function explainNumber(p) {
   if (p.band === "value" && c.z && c.activation === "softmax") explanation.score = await postNumbers("explain", { ...ask, what: "z" });
   return { explanation };
 }
-const explainLoss = async () => ({ explanation: { ...await postNumbers("explain", { look: S.look.look, layer: S.look.loss.name, what: "losses", place: [] }), loss: true } });
+const explainLoss = async () => ({ explanation: { ...await postNumbers("explain", { look: S.look.look, ...S.look.loss.name && { layer: S.look.loss.name, what: "losses", place: [] } }), loss: true } });
 async function nudge(p, found) {
   try { found.measured = await post("measure", { look: S.look.look, layer: column(p.col).name, what: S.look.columns[p.col].gradient.what, place: p.place }); }
   catch (error) { found.measured = { error: error.message }; }
@@ -146,7 +147,7 @@ const act = {
   sheet() { S.sheet = !S.sheet; render(); },
   sample(sample) { S.sample = sample; S.drawing = false; S.pictures = false; S.slide = { across: 0, down: 0, turn: 0, blur: 0 }; drawDock(); look(); },
   slid() { look(); },
-  mine(pixels) { S.sample = { pixels }; S.slide = { across: 0, down: 0, turn: 0, blur: 0 }; look(); },
+  mine(pixels) { S.sample = { pixels, beside: S.sample.index ?? S.sample.beside }; S.slide = { across: 0, down: 0, turn: 0, blur: 0 }; look(); },
   kept(bytes) { keepMine(bytes); },
   enter(mode) { if (S.mode === mode) return; const leave = MODES[S.mode].leave; S.mode = mode; leave?.(); S.hover = S.explanation = null; S.free = false; S.band = null; S.drawing = false; S.pin = null; if (mode !== "train") settle(); MODES[mode].enter?.(act); look(); render(); },
   look: () => look(), render, again,

@@ -84,7 +84,7 @@ function sliders() {
 }
 const said = (v, unit) => `${String(v).replace("-", "−")}${unit === "°" ? "" : " "}${unit}`;
 export function keepMine(bytes) {
-  const sample = { pixels: encode(bytes), kind: "mine" };
+  const sample = { pixels: encode(bytes), kind: "mine", beside: S.sample.index ?? S.sample.beside };
   S.mine.unshift({ sample, shape: S.model.image.length === 2 ? [...S.model.image, 1] : S.model.image, pixels: [...bytes], name: `${S.mine.length + 1}` });
   S.mine.splice(40);
   S.sample = sample; S.list = "mine"; S.from = 0;

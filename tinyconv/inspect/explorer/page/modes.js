@@ -15,6 +15,7 @@ function read() {
 const whose = () => S.sample.index !== undefined ? S.model.samples ? `test image ${S.model.numbers?.[S.sample.index] ?? S.sample.index}` : "nothing drawn yet" : "yours";
 
 function underPicture(holder, canvas, v) {
+  if (v.n !== S.model.lead) return;
   const say = document.createElement("p");
   say.className = "small under"; say.id = "read";
   say.innerHTML = `${read()}${phone() ? "" : `<br><span class="muted">${whose()}</span>`}`;

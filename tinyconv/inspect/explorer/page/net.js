@@ -5,11 +5,11 @@ import { ink, linear, rooted, css, over, paint } from "./colours.js";
 import { esc, short, num, cell, percent, range, counted, whole } from "./numbers.js";
 import { binary } from "./talk.js";
 import { MODES } from "./modes.js";
+import { SLOT, arrange, width, perPage, put, card, colOf, headOf } from "./lanes.js";
 
-const SLOT = 58, MAP = 56, VECTOR = 50, BARS = 112, ROWS = 10, GAP = 18, PRINT = 36, TILE = 24;
+const MAP = 56, VECTOR = 50, BARS = 112, ROWS = 10, GAP = 18, PRINT = 36, TILE = 24;
 export const spots = new Map();                       // by column, band, map and whether enlarged: where it lies
 let N = 4, act = {};
-export const perPage = () => N;
 export const handlers = given => { act = given; };
 export const el = (tag, cls, html) => { const e = document.createElement(tag); if (cls) e.className = cls; if (html != null) e.innerHTML = html; return e; };
 
@@ -66,6 +66,7 @@ export function measure() {
   if (phone()) N = Math.max(2, Math.min(N, 4));
   const big = innerWidth > 2560 ? 1.5 : 1;
   net.style.setProperty("--band", N * SLOT + "px");
+  arrange(N);
   net.style.setProperty("--big", big);
 }
 function smallSize(lay) {
@@ -74,13 +75,15 @@ function smallSize(lay) {
   return { w: Math.max(2, Math.round(lay.W * 55 / longest)), h: Math.max(2, Math.round(lay.H * 55 / longest)), smooth: longest > 55 };
 }
 function pictureSize(lay) {
-  const most = phone() ? 84 : Math.min(N > 4 && innerWidth >= 1700 ? 200 : 145, N * SLOT - 84), s = Math.floor(most / Math.max(lay.H, lay.W));
+  const most = phone() ? 84 : Math.min(N > 4 && innerWidth >= 1700 ? 200 : 145, perPage(S.model.lead) * SLOT - 84), s = Math.floor(most / Math.max(lay.H, lay.W));
   return s >= 1 ? { w: lay.W * s, h: lay.H * s } : { w: Math.round(lay.W * most / Math.max(lay.H, lay.W)), h: Math.round(lay.H * most / Math.max(lay.H, lay.W)), smooth: true };
 }
 const widthOf = n => ({ picture: () => pictureSize(view(n, "value").lay).w, maps: () => smallSize(view(n, "value").lay).w, vector: () => VECTOR, bars: () => BARS })[kindOf(n)]();
 function lensSize(lay) {
-  const others = columns().reduce((sum, c, n) => sum + widthOf(n) + GAP, 0), room = $("#net").clientWidth - 48 - others - 20;
-  const avail = room >= 200 ? room : Math.min(260, (phone() ? innerWidth : $("#net").clientWidth) - 150), band = N * SLOT - 8;
+  const widths = [];
+  columns().forEach((c, n) => { widths[colOf(n)] = Math.max(widths[colOf(n)] ?? 0, widthOf(n) + GAP); });
+  const others = widths.reduce((a, b) => a + b, 0), room = $("#net").clientWidth - 48 - others - 20;
+  const avail = room >= 200 ? room : Math.min(260, (phone() ? innerWidth : $("#net").clientWidth) - 150), band = perPage() * SLOT - 8;
   const s = Math.min(Math.floor(band / lay.H), Math.floor(avail / lay.W), 60);
   return s >= 1 ? { w: lay.W * s, h: lay.H * s, s } : { w: lay.W, h: lay.H, s: 1, box: { w: Math.min(avail, lay.W), h: Math.min(band, lay.H) } };
 }
@@ -90,13 +93,12 @@ export function drawNet() {
   const net = $("#net"), left = net.scrollLeft, grid = el("div", "grid");
   spots.clear();
   net.replaceChildren(grid);
-  grid.style.gridTemplateColumns = `repeat(${columns().length}, max-content)`;
+  grid.style.gridTemplateColumns = `repeat(${width()}, max-content)`;
   const under = S.model.learns || S.mode === "train";
   titles(grid, under);
   for (const [rows, band] of [["2 / 6", "above"], ["7 / 9", "below"]]) {
     if (band === "below" && !under) continue;
-    const card = grid.appendChild(el("div", `card ${band}`));
-    card.style.gridColumn = S.focus + 1; card.style.gridRow = rows;
+    card(grid, S.focus, rows, band);
   }
   columns().forEach((c, n) => drawColumn(grid, n, under));
   net.append(document.createElementNS("http://www.w3.org/2000/svg", "svg"));
@@ -108,9 +110,9 @@ export function drawNet() {
 }
 export const shownBand = () => S.band ?? (S.mode === "train" ? "above" : S.pin && S.pin.band !== "value" || ["backward", "update"].includes(stops()[S.stop][0]) ? "below" : "above");
 function inSight(net) {
-  const head = net.querySelectorAll(".head")[S.focus], lens = net.querySelector(".lens");
+  const head = headOf(S.focus), lens = net.querySelector(".lens");
   if (!head || net.scrollWidth <= net.clientWidth + 4) return;
-  const wide = head.offsetWidth, want = phone() ? (net.querySelectorAll(".head")[S.focus - 1] ?? head).offsetLeft - 16 : head.offsetLeft - (net.clientWidth - wide) / 2;
+  const wide = head.offsetWidth, want = phone() ? (headOf(S.focus - 1) ?? head).offsetLeft - 16 : head.offsetLeft - (net.clientWidth - wide) / 2;
   if (phone() || head.offsetLeft < net.scrollLeft || head.offsetLeft + wide > net.scrollLeft + net.clientWidth) net.scrollLeft = want;
   if (lens && phone() && lens.getBoundingClientRect().right > innerWidth) net.scrollLeft = head.offsetLeft - 16;
 }
@@ -126,10 +128,10 @@ function title(row, cls, name, text, way) {
   d.style.gridRow = row;
   return d;
 }
-function put(grid, n, row, e) { e.style.gridRow = row; e.style.gridColumn = n + 1; grid.append(e); return e; }
 
 function drawColumn(grid, n, under) {
   const c = column(n), focus = n === S.focus, head = put(grid, n, 2, el("div", `head ${focus ? "focus" : ""}`));
+  head.dataset.n = n;
   const from = c.reads.length !== 1 || c.reads[0] === n - 1 ? "" : ` from ${c.reads.map(r => column(r).name).join(", ")}`;
   const note = MODES[S.mode].note?.(n) ?? esc(noteOf(c));
   const button = head.appendChild(el("button", "", `<b>${esc(c.name).replace(/_(?!\d)/g, "_<wbr>")}</b><span>${note}</span>`));
@@ -153,6 +155,7 @@ function drawBand(grid, n, band, row, footRow, where) {
   if (!v) return;
   const kind = band.includes("/") ? v.lay.vector && v.lay.count === 1 ? "vector" : "maps" : kindOf(n);
   ({ picture: drawPicture, maps: drawMaps, vector: drawVector, bars: drawBars })[kind](box, foot, v);
+  if (kind !== "bars") box.style.minWidth = `${Math.round(rangeText(v).length * 6.2 - GAP)}px`;       // two ranges side by side keep apart
 }
 // One map as a canvas of its own, which can be hovered and clicked.
 function drawMap(v, m, size, lens) {
@@ -176,7 +179,7 @@ function hook(canvas, v, m, lens) {
   };
   canvas.onpointermove = e => { if (!S.drawing && (e.pointerType !== "touch" || lens)) act.hover(where(e), e); };
   canvas.onpointerleave = () => act.hover(null);
-  canvas.onclick = e => { if (!S.drawing || v.n) act.pin(where(e), lens); };
+  canvas.onclick = e => { if (!S.drawing || v.n !== S.model.lead) act.pin(where(e), lens); };
   canvas.onpointerup = e => { if (e.pointerType === "touch" && lens) act.pin(where(e), true); };
 }
 export const name = (v, m) => `${column(v.n).name}, ${v.band === "value" ? "" : v.band === "gradient" ? "gradient of " : "weights of "}map ${m}`;
@@ -192,7 +195,7 @@ function scale(foot, v, w, more) {
   if (more) box.append(el("span", "", more));
   foot.append(box);
 }
-const first = n => Math.max(0, Math.min((S.pages[n] ?? 0), Math.max(0, view(n, "value").lay.count - N)));
+const first = n => Math.max(0, Math.min((S.pages[n] ?? 0), Math.max(0, view(n, "value").lay.count - perPage(n))));
 export const pageOf = first;
 
 const inCell = (value, most) => most >= 0.02 || value === 0 ? cell(value) : short(value);
@@ -216,7 +219,7 @@ function lensOf(v, m) {
 function drawMaps(box, foot, v) {
   const row = box.appendChild(el("div", "row")), strip = row.appendChild(el("div", "strip")), from = first(v.n), size = smallSize(v.lay);
   const focus = v.n === S.focus, map = Math.min(S.map, v.lay.count - 1);
-  for (let m = from; m < Math.min(from + N, v.lay.count); m++) {
+  for (let m = from; m < Math.min(from + perPage(v.n), v.lay.count); m++) {
     const b = strip.appendChild(el("button", `map ${focus && m === map ? "on" : ""}`));
     b.append(drawMap(v, m, size, false));
     b.tabIndex = focus ? 0 : -1; b.dataset.key = `map${v.n}${v.band}${m}`; b.setAttribute("aria-label", `${name(v, m)}, values ${rangeText(v)}`);
@@ -243,7 +246,7 @@ function tiles(v) {
   return box;
 }
 function drawVector(box, foot, v) {
-  const row = box.appendChild(el("div", "row")), high = N * SLOT - 8;
+  const row = box.appendChild(el("div", "row")), high = perPage(v.n) * SLOT - 8;
   const size = { w: v.lay.W > VECTOR ? v.lay.W : VECTOR, h: v.lay.H === 64 ? high : Math.min(high, v.lay.H * 8) };
   if (v.lay.W > 64) return box.append(el("p", "none", `${whole(v.lay.vector)} numbers, too many to draw.`));
   if (v.lay.W < 4) size.w = Math.max(12, v.lay.W * 12);
@@ -269,14 +272,15 @@ function drawBars(box, foot, v) {
   const values = Array.from({ length: K }, (_, k) => v.value(0, ...Object.values(v.lay.at([k])).slice(1)));
   const best = values.indexOf(Math.max(...values)), truth = answer ? S.look?.truth ?? null : null;
   let rows = [...values.keys()];
-  if (K > 12) {
+  const most = Math.min(K > 12 ? ROWS : 12, Math.floor(perPage(v.n) * SLOT / 16));
+  if (K > most) {
     const main = view(v.n, "value"), by = rows.map(k => Math.abs(main.value(0, ...Object.values(main.lay.at([k])).slice(1)) ?? 0));
-    rows = rows.sort((a, b) => by[b] - by[a]).slice(0, ROWS);
-    if (truth !== null && !rows.includes(truth)) rows[ROWS - 1] = truth;
+    rows = rows.sort((a, b) => by[b] - by[a]).slice(0, most);
+    if (truth !== null && !rows.includes(truth)) rows[most - 1] = truth;
   }
   const shares = v.band === "value" && column(v.n).activation === "softmax", low = Math.min(0, v.entry?.min ?? 0), both = v.band !== "value" || low < 0;
   list.style.width = (focus && !phone() ? 232 : BARS) + "px"; list.style.gridTemplateRows = `repeat(${Math.max(rows.length, 1)}, minmax(0, 1fr))`;
-  if (rows.length < ROWS) list.style.height = rows.length * 23 + "px";
+  if (rows.length < Math.min(ROWS, most)) list.style.height = rows.length * 23 + "px";
   for (const k of rows) {
     const value = values[k] ?? 0, b = list.appendChild(el("button", "bar")), full = shares ? 1 : v.most || 1;
     b.classList.toggle("hit", answer && v.band === "value" && k === best); b.classList.toggle("truth", k === truth);
@@ -295,7 +299,7 @@ function drawBars(box, foot, v) {
   else foot.append(el("div", "scale", `<span>${v.band === "gradient" && v.entry?.what === "dz" && answer ? "p − t, per score" : rangeText(v)}</span>`));
 }
 function pager(grid, n) {
-  const lay = view(n, "value").lay, colour = kindOf(n) === "picture" && lay.count === 3;
+  const lay = view(n, "value").lay, colour = kindOf(n) === "picture" && lay.count === 3, N = perPage(n);
   if (kindOf(n) === "bars" || kindOf(n) === "vector" || lay.count <= N && !colour) return;
   const from = colour ? Math.min(S.map, 2) : first(n), step = colour ? 1 : N, last = lay.count - (colour ? 1 : N);
   const p = put(grid, n, 5, el("div", "pager above", `<button aria-label="earlier maps of ${esc(column(n).name)}">‹</button><button class="pages">${colour ? `channel ${from}` : range(from, from + N - 1)}</button><button aria-label="later maps of ${esc(column(n).name)}">›</button>`));
@@ -306,7 +310,7 @@ function pager(grid, n) {
   back.onclick = () => go(from - step); on.onclick = () => go(from + step); middle.onclick = () => act.tiles(n);
 }
 // Where an element lies, in the net's own coordinates: very wide screens are zoomed, and rectangles come zoomed.
-function inNet(e) {
+export function inNet(e) {
   const net = $("#net"), zoom = +getComputedStyle(document.body).zoom || 1, r = e.getBoundingClientRect(), o = net.getBoundingClientRect();
   return { x: (r.left - o.left) / zoom + net.scrollLeft, y: (r.top - o.top) / zoom + net.scrollTop, w: r.width / zoom, h: r.height / zoom };
 }

@@ -1,7 +1,8 @@
 // What the shown number is made of, and what it makes: green outlines over the maps, and lines between them.
-import { S, $, column, columns, shown } from "./state.js";
+import { S, $, column, columns, shown, phone } from "./state.js";
 import { up, down, dot, isDot, through } from "./arrays.js";
-import { boxOf, barOf, view, kindOf, pageOf, perPage } from "./net.js";
+import { boxOf, barOf, view, kindOf, pageOf, inNet } from "./net.js";
+import { perPage, colOf, headOf, alone, branches } from "./lanes.js";
 
 const readers = n => columns().flatMap((c, r) => c.reads.flatMap((from, k) => from === n ? [{ n: r, links: c.links[k] }] : []));
 const join = (a, b) => a ? a.map(([lo, hi], k) => [Math.min(lo, b[k][0]), Math.max(hi, b[k][1])]) : b;
@@ -61,7 +62,7 @@ function rects({ n, band, box }) {
   if (v.lay.vector !== undefined) { if (!isDot(box)) return found; const at = v.lay.at(box.map(([a]) => a)), r = boxOf(n, band, 0, at, at, false); return r ? [{ ...r, m: 0 }] : []; }
   const share = ([a, b], k) => (b - a + 1) / v.shape[k];
   if (whole && v.shape.length === 3 && v.lay.H > 1 || !isDot(box) && share(box[0], 0) > 0.8 && share(box[1], 1) > 0.8) return found;     // all of it says nothing
-  const [m0, m1] = box[2] ?? [0, 0], from = kindOf(n) === "picture" ? Math.max(m0, 0) : pageOf(n), upto = kindOf(n) === "picture" ? m1 : from + perPage() - 1;
+  const [m0, m1] = box[2] ?? [0, 0], from = kindOf(n) === "picture" ? Math.max(m0, 0) : pageOf(n), upto = kindOf(n) === "picture" ? m1 : from + perPage(n) - 1;
   for (let m = Math.max(m0, from); m <= Math.min(m1, upto); m++) {
     const r = boxOf(n, band, m, { i: box[0][0], j: box[1][0] }, { i: box[0][1], j: box[1][1] }, false);
     if (r) found.push({ ...r, m });
@@ -70,7 +71,7 @@ function rects({ n, band, box }) {
 }
 // Pages turn by themselves so that the path is in sight; the reader's own paging wins until the next pin.
 export function follow() {
-  const N = perPage(), to = (n, m) => { if (kindOf(n) === "maps" && !S.turned.has(n) && (m < pageOf(n) || m > pageOf(n) + N - 1)) S.pages[n] = Math.floor(m / N) * N; };
+  const to = (n, m) => { const N = perPage(n); if (kindOf(n) === "maps" && !S.turned.has(n) && (m < pageOf(n) || m > pageOf(n) + N - 1)) S.pages[n] = Math.floor(m / N) * N; };
   to(S.focus, S.map);
   if (!S.pin || !S.look) return;
   for (const { n, box } of pathOf(S.pin)) if (box.length === 3) {
@@ -81,7 +82,7 @@ export function follow() {
 export function drawPath() {
   const svg = $("#over"), p = shown();
   if (!svg) return;
-  if (!p || !S.look || S.mode === "train") { svg.innerHTML = ""; return; }
+  if (!p || !S.look || S.mode === "train") { svg.innerHTML = wires(); return; }
   const mine = me(p), lines = [], outlines = [];
   for (const part of pathOf(p)) {
     const before = part.n < p.col, close = column(p.col).reads.includes(part.n) || column(part.n).reads.includes(p.col);
@@ -91,7 +92,18 @@ export function drawPath() {
       if (close && mine) lines.push(before ? line(r, mine.start, strong) : line(mine.end, r, strong));
     }
   }
-  svg.innerHTML = lines.join("") + outlines.join("") + (mine ? [...mine.all.slice(0, -1).map(r => outline(r, false)), outline(mine.all.at(-1), true)].join("") : "");
+  svg.innerHTML = wires() + lines.join("") + outlines.join("") + (mine ? [...mine.all.slice(0, -1).map(r => outline(r, false)), outline(mine.all.at(-1), true)].join("") : "");
+}
+// In a graph with branches: who reads whom. Over the columns between them a line goes above the names.
+function wires() {
+  if (phone() || !branches()) return "";
+  return columns().flatMap((c, n) => c.reads.map(r => {
+    const far = colOf(n) - colOf(r) > 1;
+    if (!far && alone(n) && alone(r)) return "";
+    const a = inNet(headOf(r).firstChild), b = inNet(headOf(n).firstChild), over = far && alone(r), into = far && alone(n);
+    const [x0, y0] = over ? [a.x + 24, a.y - 2] : [a.x + headOf(r).offsetWidth + 2, a.y + 8], [x1, y1] = into ? [b.x + 12, b.y - 2] : [b.x - 3, b.y + 8], top = Math.min(y0, y1) - 18, d = (x1 - x0) / 2;
+    return `<path class="wire" d="M${x0} ${y0}C${over ? `${x0 + 20} ${top}` : `${x0 + d} ${y0}`} ${into ? `${x1 - 20} ${top}` : `${x1 - d} ${y1}`} ${x1} ${y1}"/>`;
+  })).join("");
 }
 function me(p) {
   if (kindOf(p.col) === "bars" && !p.band.includes("/")) { const r = barOf(p.col, p.band, p.place[0] ?? 0); return r && { all: [r], start: r, end: r }; }
