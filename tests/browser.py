@@ -67,6 +67,7 @@ import(state).then(({{ S }}) => ({script}))
 
     def click(self, selector):
         """With the pointer, where the element lies: what covers it, or a disabled one, would be found out."""
+        self.run("$(a)?.scrollIntoView({ block: 'nearest' })", selector)
         box = self.wait("$(a) && !$(a).disabled && (e => ({ x: e.left + e.width / 2, y: e.top + e.height / 2 }))"
                         "($(a).getBoundingClientRect())", selector)  # fmt: skip
         self.pointer("mouseMoved", box)
@@ -77,6 +78,11 @@ import(state).then(({{ S }}) => ({script}))
         pressed = {} if kind == "mouseMoved" and not at.get("held") else {"button": "left", "clickCount": 1}
         event = {"type": kind, "x": at["x"], "y": at["y"], "buttons": 1 if pressed else 0, **pressed}
         self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+
+    def touch(self, kind, *at):
+        """A finger: touchStart and touchMove at places, touchEnd."""
+        points = [{"x": each["x"], "y": each["y"]} for each in at]
+        self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
     def keys(self, *names):
         """Keys as a keyboard sends them: "ArrowRight", "Shift+ArrowDown", "?"."""

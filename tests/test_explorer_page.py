@@ -117,6 +117,8 @@ def test_pointing_explains_and_a_click_keeps(page):
         "S.hover && S.explanation && S.explanation.place.slice(1).join() === S.hover.place.join() && S.hover.place"
     )
     assert f"Row {place[0]}, column {place[1]}, map {place[2]}" in text(page, "#inspector h1")
+    assert text(page, ".figure-of").startswith("relu: ")  # the curve, with the number on it
+    assert page.run("$('.figure-of svg').getAttribute('aria-label')").startswith("relu, with the point ")
     assert page.run("$$('#over rect').length") > 8  # windows in the maps before, the receptive field in the picture
     page.click(".lens canvas")
     page.wait("S.pin && S.pin.kept && !S.hover")
@@ -302,6 +304,14 @@ def test_it_fits(browser, explorer, width, height, touch):
     assert pin[1] <= lens[1] + 6
     assert page.run("$$('#bar .step').every(e => e.getBoundingClientRect().width >= a)", 44 if touch else 28)
     if touch:
+        x, y, side = page.run("(r => [r.left, r.top, r.width])($('.lens canvas').getBoundingClientRect())")
+        page.touch("touchStart", {"x": x + side * 0.2, "y": y + side * 0.2})
+        page.touch("touchMove", {"x": x + side * 0.5, "y": y + side * 0.5})
+        seen = page.wait("S.hover && $('.loupe .hot') && [$('.loupe .hot').innerText, S.hover.place.join()]")
+        page.touch("touchEnd")  # lifting pins what was seen
+        assert page.wait("!$('.loupe') && S.pin?.kept && !S.hover && S.pin.place.join()") == seen[1]
+        value = page.wait("S.explanation?.place.slice(1).join() === a && [S.explanation.value]", seen[1])
+        assert float(seen[0].replace("−.", "-0.")) == pytest.approx(value[0], abs=6e-3)
         page.click(".handle")
         page.wait("document.body.classList.contains('tall')")
         page.click(".handle")

@@ -395,6 +395,11 @@ def test_several_inputs_and_branches(browser, tmp_path):
     box = browser.run("(r => ({ x: r.left + 9, y: r.top + 9 }))($('.lane.focus .lens canvas').getBoundingClientRect())")
     browser.pointer("mouseMoved", box)
     browser.wait("S.hover && S.explanation?.place.slice(1).join() === S.hover.place.join()")
+    browser.run("$(`[data-key=col${a}]`).click()", names.index("norm"))
+    histogram = "$('.figure-of svg')?.getAttribute('aria-label').startsWith('histogram of channel 0, mean ')"
+    browser.wait(f"S.explanation?.layer === 'norm' && {histogram}")
+    browser.run("$(`[data-key=col${a}]`).click()", names.index("right"))
+    browser.wait("$('.lane.focus .lens') && S.explanation?.layer === 'right'")
     over, below = browser.run("['.lanes.above', '.lanes.below'].map(s => $(s).getBoundingClientRect().bottom)")
     assert over <= browser.run("$('.band.below').getBoundingClientRect().top") + 4
     assert below <= browser.run("$('#net').getBoundingClientRect().bottom") + 4

@@ -456,7 +456,7 @@ class Model(Compiled):
             The running explorer, with its ``address`` and ``close()``; of a file its path.
 
         Raises:
-            ValueError: the model is not built or has several inputs, or x, y and the names do not fit it.
+            ValueError: the model is not built, or x, y and the names do not fit it.
         """
         return self._explorer(self, x, y, class_names, train_data, port, open_browser, block, html)
 

@@ -120,8 +120,8 @@ const act = {
     if (first && !exact && kindOf(p.col) === "maps") { S.pin = null; choose(); } else S.pin = { ...p, kept: true };
     S.tiles = false; S.explanation = null; explain(); render();
   },
-  open(n, m) { S.focus = n; S.map = m; S.pin = null; S.open = null; S.free = false; S.tiles = false; S.turned.clear(); again(); render(); },
-  focus(n) { S.focus = n; S.map = Math.min(S.map, view(n, "value").lay.count - 1); S.pin = null; S.open = null; S.free = false; S.tiles = false; S.turned.clear(); again(); render(); },
+  open(n, m) { S.focus = n; S.map = m; S.pin = S.hover = null; S.open = null; S.free = false; S.tiles = false; S.turned.clear(); again(); render(); },
+  focus(n) { S.focus = n; S.map = Math.min(S.map, view(n, "value").lay.count - 1); S.pin = S.hover = null; S.open = null; S.free = false; S.tiles = false; S.turned.clear(); again(); render(); },
   page(n, to) { S.pages[n] = to; S.turned.add(n); redraw(); },
   tiles(n) { const on = S.tiles && S.focus === n; S.focus = n; S.tiles = !on; again(); render(); },
   channel(id) { S.open = id; S.slice = id; render(); },

@@ -4,6 +4,7 @@ import { esc, num, signed, power, cell, counted, whole } from "./numbers.js";
 import { linear, ink, css, over, paint } from "./colours.js";
 import { view, isAnswer, el } from "./net.js";
 import { emptied } from "./sheet.js";
+import { figureOf } from "./figures.js";
 
 let act = {};
 export const inspectorHandlers = given => { act = given; };
@@ -58,6 +59,8 @@ function numberPanel(panel, p, e) {
   panel.append(section("top", `<p class="kick"><span>${esc(c.name)}, ${bandWord(p)}</span>${keep()}</p><h1>${placeWords(p)}</h1>${figure(figures)}${under}<p>${told(e).map(esc).join(" ")}</p>`));
   if (e.score) sumSection(panel, e.score, "The score");
   sumSection(panel, e, e.score ? "The probability" : "The sum");
+  const drawn = figureOf(p, e);
+  if (drawn) panel.lastChild.append(drawn);
   theory(panel, e.score ?? e, e.score ? e : null);
 }
 // The title has said where; the sentences say the rest.

@@ -5,6 +5,7 @@ import { ink, linear, rooted, css, over, paint } from "./colours.js";
 import { esc, short, num, cell, percent, range, counted, whole } from "./numbers.js";
 import { binary } from "./talk.js";
 import { MODES } from "./modes.js";
+import { look as loupe, away } from "./loupe.js";
 import { SLOT, arrange, width, perPage, put, card, colOf, headOf } from "./lanes.js";
 
 const MAP = 56, VECTOR = 50, BARS = 112, ROWS = 10, GAP = 18, PRINT = 36, TILE = 24;
@@ -177,10 +178,15 @@ function hook(canvas, v, m, lens) {
     const r = canvas.getBoundingClientRect(), { lay } = v, at = (p, a, s, n) => Math.max(0, Math.min(n - 1, Math.floor((p - a) / s * n)));
     return { band: v.band, col: v.n, place: v.lay.place(m, at(e.clientY, r.top, r.height, lay.H), at(e.clientX, r.left, r.width, lay.W)) };
   };
-  canvas.onpointermove = e => { if (!S.drawing && (e.pointerType !== "touch" || lens)) act.hover(where(e), e); };
-  canvas.onpointerleave = () => act.hover(null);
+  canvas.onpointermove = e => {
+    if (S.drawing || e.pointerType === "touch" && !lens) return;
+    const found = where(e), at = v.lay.at(found.place);
+    act.hover(found);
+    if (e.pointerType === "touch") loupe(v, at.m, at.i, at.j, e);
+  };
+  canvas.onpointerleave = canvas.onpointercancel = () => { away(); act.hover(null); };
   canvas.onclick = e => { if (!S.drawing || v.n !== S.model.lead) act.pin(where(e), lens); };
-  canvas.onpointerup = e => { if (e.pointerType === "touch" && lens) act.pin(where(e), true); };
+  canvas.onpointerup = e => { if (e.pointerType === "touch" && lens) { away(); act.pin(where(e), true); } };
 }
 export const name = (v, m) => `${column(v.n).name}, ${v.band === "value" ? "" : v.band === "gradient" ? "gradient of " : "weights of "}map ${m}`;
 const rangeText = v => !v.entry ? "" : v.band === "value" ? v.entry.min < 0 ? `${short(v.entry.min)} – ${short(v.entry.max)}` : `0 – ${short(v.most)}` : `± ${short(v.most)}`;
