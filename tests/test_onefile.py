@@ -27,14 +27,16 @@ def everything(still=False):
     a = layers.BatchNormalization(trainable=not still)(layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")(y))
     b = layers.Conv2D(8, 3, dilation_rate=2, padding="same", activation="gelu", kernel_regularizer="l2")(y)
     c = layers.SeparableConv2D(8, 3, padding="same", activation="leaky_relu")(y)
-    y = layers.Concatenate()([layers.Add()([a, b]), layers.Multiply()([b, c]), layers.Maximum()([a, c])])
+    y = layers.Concatenate()(
+        [layers.Add()([a, b]), layers.Multiply()([b, c]), layers.Maximum()([a, c]), layers.Minimum()([b, c])]
+    )
     pools = layers.AveragePooling2D(3, 2, padding="same"), layers.MaxPooling2D(3, 2, padding="same")
     y = layers.Average()([pool(y) for pool in pools])
     y = layers.Conv2DTranspose(6, 3, strides=2, activation="elu")(y)
     y = layers.UpSampling2D(2)(layers.Subtract()([y, layers.Activation("silu")(y)]))
     y = layers.Concatenate()([layers.GlobalAveragePooling2D()(y), layers.GlobalMaxPooling2D()(y)])
     y = layers.Dropout(0 if still else 0.4)(y)
-    y = layers.Dense(4, activation="softmax")(layers.Dense(9, activation="relu")(y))
+    y = layers.Dense(4, activation="softmax")(layers.LayerNormalization()(layers.Dense(9, activation="relu")(y)))
     model = tinyconv.Model(x, y)
     loss = tinyconv.losses.CategoricalCrossentropy(label_smoothing=0.1)
     model.compile(tinyconv.optimizers.SGD(0.1, 0.9, weight_decay=0.01, clipnorm=0.5), loss, backend="reference")
@@ -265,6 +267,19 @@ def test_what_a_file_cannot_do_it_says(page, digits):
     page.wait("S.mode === 'look' && S.explanation")
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(("width", "height", "touch"), [(360, 760, True), (3840, 2160, False)])
+def test_it_fits(page, width, height, touch):
+    page.size(width, height, touch)
+    page.run("dispatchEvent(new Event('resize'))")
+    for mode in ("train", "break", "look"):
+        page.run("$(`[data-key=tab-${a}]`).click()", mode)
+        page.wait("S.mode === a && $('#inspector h1')", mode)
+        assert page.run("document.documentElement.scrollWidth <= innerWidth")
+        assert page.run("$('#inspector').scrollWidth <= $('#inspector').clientWidth + 1")
+    page.size(1440, 900)
+
+
 def test_it_is_small_and_asks_nobody(page, written):
     text = written.read_text()
     assert len(text) < 1_000_000
@@ -366,6 +381,7 @@ def test_every_loss_and_activation(page):
         np.testing.assert_allclose(np.array(found).T, theirs, rtol=1e-9, atol=1e-13, err_msg=kind)
 
 
+@pytest.mark.long
 def test_several_inputs_and_branches(browser, tmp_path):
     """Stored as trained, in a batch with others; what is drawn stands for the picture, beside the sample's facts."""
     model, samples = branches()

@@ -34,6 +34,7 @@ CALLED = {
     "shift": "shift",
     "corner": "corner",
     "axis": "axis",
+    "axes": "axes",
     "epsilon": "epsilon",
     "center": "centers",
 }
@@ -93,7 +94,7 @@ class Network:
         found: dict[str, Any] = {
             CALLED[field.name]: getattr(op, field.name) for field in fields(op) if field.name in CALLED
         }
-        if isinstance(op, ops.BatchNorm):
+        if isinstance(op, ops.BatchNorm | ops.LayerNorm):
             found["scales"] = found.pop("scale")
         if isinstance(op, ops.Source):
             found["input"] = record.setting.graph.inputs.index(node.number)

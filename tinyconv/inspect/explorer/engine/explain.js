@@ -1,7 +1,7 @@
 // Who explains what: from the name of an array to the op that computed it (tinyconv/trace/explain.py).
 import { linear } from "./explain_linear.js";
 import { route, multiplied } from "./explain_routes.js";
-import { activation, softmax, batchNorm, lossTerms, ofProbabilities, then, options } from "./explain_functions.js";
+import { activation, softmax, normal, lossTerms, ofProbabilities, then, options } from "./explain_functions.js";
 import { explainStep, clippedGradients } from "./updates.js";
 import { explanation, column, rows, single, because } from "./terms.js";
 import { zero, lost, lostBy } from "./reasons.js";
@@ -9,7 +9,7 @@ import { CURVES } from "./curves.js";
 import { Step } from "./step.js";
 
 const source = { output: (step, node, place) => ({ found: [single(["the batch", place, step.number(node.n, place)])], sentences: [`A number of sample ${place[0]}, as it was handed over.`] }) };
-const EXPLAINERS = { Source: source, Conv2D: linear, DepthwiseConv2D: linear, Conv2DTranspose: linear, Dense: linear, Activation: activation, Softmax: softmax, BatchNorm: batchNorm };
+const EXPLAINERS = { Source: source, Conv2D: linear, DepthwiseConv2D: linear, Conv2DTranspose: linear, Dense: linear, Activation: activation, Softmax: softmax, BatchNorm: normal, LayerNorm: normal };
 for (const op of ["MaxPool2D", "AveragePool2D", "Reshape", "Dropout", "Rescale", "Pad2D", "Upsample2D", "Concatenate"]) EXPLAINERS[op] = route;
 const unknown = node => ({ output: () => ({ found: [], sentences: [`This page's engine does not know ${node.layer}, so it cannot take this number apart. The program can: tinyconv explore.`] }) });
 const of = node => node.op === "Merge" ? node.kind === "multiply" ? multiplied : route : EXPLAINERS[node.op] ?? { ...unknown(node), dinput: unknown(node).output };

@@ -1,6 +1,7 @@
-// Functions of few numbers: activations, softmax, batch normalisation, losses (tinyconv/trace/pointwise.py, normal.py, losses.py).
+// Functions of few numbers: activations, softmax, normalisations, losses (tinyconv/trace/pointwise.py, normal.py, losses.py).
 import { CURVES } from "./curves.js";
 import { LOSSES, OF_PROBABILITIES, clip, clipped } from "./losses.js";
+import { rowOf, sharesOf } from "./ops.js";
 import { column, rows, single, because, counted, listed, number, general } from "./terms.js";
 
 const OPTIONS = { leaky_relu: ["α"], bounded_relu: ["α", "m", "t"], elu: ["α"] };
@@ -39,34 +40,43 @@ export const softmax = {
     return { found: [rows([dout, p, rest], i => step.whyDout(node, dout, i))], sentences: [`Score ${c} enters the probabilities of all ${places.length} classes: its own with p (1 − p), others with −p p.`] };
   },
 };
-const over = s => s.fixed ? "the moving statistics" : "the channel in the whole batch";
-const normalFacts = (node, s, c) => [{ name: "mean", value: s.mean[c], text: `of ${over(s)}` }, { name: "deviation", value: 1 / s.inverse[c], text: `the root of the variance + ${general(node.epsilon, 6)}` }];
-const gammaOf = (step, node, c) => node.scales ? [["gamma", [c], step.weight(node, "gamma")[c]]] : [];
-export const batchNorm = {
+// Of a number the statistics that it is normalised by, what they are over, and where gamma and beta stand that belong to it.
+function statistics(step, node, place) {
+  if (node.op === "BatchNorm") {
+    const s = step.statistics(node), c = place.at(-1);
+    return { mean: s.mean[c], inverse: s.inverse[c], fixed: s.fixed, gradient: s.gradient?.[c], slope: s.slope?.[c], own: [c], over: s.fixed ? "the moving statistics" : "the channel in the whole batch" };
+  }
+  const own = place.slice(place.length - node.axes), x = step.xs(node)[0], dout = step.douts[node.n], M = node.shape.slice(node.shape.length - node.axes).reduce((a, b) => a * b, 1), row = Math.floor(step.flat(node.n, place) / M);
+  return { ...dout ? sharesOf(node, x, dout, row, step) : rowOf(node, x, row), own, over: "the sample's last axes" };
+}
+const normalFacts = (node, s) => [{ name: "mean", value: s.mean, text: `of ${s.over}` }, { name: "deviation", value: 1 / s.inverse, text: `the root of the variance + ${general(node.epsilon, 6)}` }];
+const learned = (step, node, name, own) => { const { shape } = step.net.weights[`${node.path}/${name}`]; return [name, own, step.weight(node, name)[own.reduce((so, i, axis) => so * shape[axis] + i, 0)]]; };
+const gammaOf = (step, node, own) => node.scales ? [learned(step, node, "gamma", own)] : [];
+export const normal = {
   output(step, node, place) {
-    const s = step.statistics(node), c = place.at(-1), x = at(step, node.reads[0], place), normal = (x - s.mean[c]) * s.inverse[c], found = [single(...gammaOf(step, node, c), ["x̂", place, normal])];
-    if (node.centers) found.push(single(["beta", [c], step.weight(node, "beta")[c]]));
+    const s = statistics(step, node, place), x = at(step, node.reads[0], place), hat = (x - s.mean) * s.inverse, found = [single(...gammaOf(step, node, s.own), ["x̂", place, hat])];
+    if (node.centers) found.push(single(learned(step, node, "beta", s.own)));
     return {
-      found, facts: normalFacts(node, s, c), theory: s.fixed ? "fixed" : "",
-      sentences: [`${general(x)} is ${general(Math.abs(normal))} deviations ${normal >= 0 ? "above" : "below"} the mean of ${over(s)}.`, "gamma and beta, which are learned, set the deviation and the mean of what comes out."],
+      found, facts: normalFacts(node, s), theory: s.fixed ? "fixed" : "",
+      sentences: [`${general(x)} is ${general(Math.abs(hat))} deviations ${hat >= 0 ? "above" : "below"} the mean of ${s.over}.`, "gamma and beta, which are learned, set the deviation and the mean of what comes out."],
     };
   },
   dinput(step, node, k, place) {
-    const s = step.statistics(node), c = place.at(-1), scale = ["1 / deviation", null, s.inverse[c]], dout = step.doutColumn(node, [place]);
-    const found = [because(single(...gammaOf(step, node, c), scale, [`d${node.called}`, place, dout.values[0]]), step.whyDout(node, dout, 0))];
+    const s = statistics(step, node, place), scale = ["1 / deviation", null, s.inverse], dout = step.doutColumn(node, [place]);
+    const found = [because(single(...gammaOf(step, node, s.own), scale, [`d${node.called}`, place, dout.values[0]]), step.whyDout(node, dout, 0))];
     if (!s.fixed) {
-      const normal = (at(step, node.reads[0], place) - s.mean[c]) * s.inverse[c];
-      found.push(single(scale, ["− the mean of gamma × dout", null, -s.gradient[c]]), single(scale, ["−x̂", place, -normal], ["the mean of gamma × dout × x̂", null, s.slope[c]]));
+      const hat = (at(step, node.reads[0], place) - s.mean) * s.inverse;
+      found.push(single(scale, ["− the mean of gamma × dout", null, -s.gradient]), single(scale, ["−x̂", place, -hat], ["the mean of gamma × dout × x̂", null, s.slope]));
     }
     return {
-      found, facts: normalFacts(node, s, c), theory: s.fixed ? "fixed" : "",
-      sentences: s.fixed ? ["Mean and deviation are constants here, so the gradient passes times a factor."] : ["The number moves its own x̂, the mean, and the deviation: three ways to the loss.", `The two means are over the same numbers as the statistics: ${over(s)}.`],
+      found, facts: normalFacts(node, s), theory: s.fixed ? "fixed" : "",
+      sentences: s.fixed ? ["Mean and deviation are constants here, so the gradient passes times a factor."] : ["The number moves its own x̂, the mean, and the deviation: three ways to the loss.", `The two means are over the same numbers as the statistics: ${s.over}.`],
     };
   },
 };
 
 // ---------------------------------------------------------------- losses
-const rowOf = (values, loss, r) => Array.from(values.subarray(r * loss.columns, (r + 1) * loss.columns));
+const lossRow = (values, loss, r) => Array.from(values.subarray(r * loss.columns, (r + 1) * loss.columns));
 function truth(step, loss, x, t, kind) {
   if (!kind.endsWith("cross_entropy") || kind.includes("binary") || kind.includes("sigmoid")) return `The mean over ${counted(loss.columns, "column")}.`;
   const p = LOSSES[kind].probs?.(x) ?? x, most = Math.max(...p);
@@ -78,14 +88,14 @@ const rowsOf = (step, loss) => step.outs[step.scores(loss)].length / loss.column
 
 export const lossTerms = {
   output(step, loss, r) {
-    const x = rowOf(step.outs[step.scores(loss)], loss, r), t = rowOf(step.given.targets[step.net.losses.indexOf(loss)], loss, r), L = LOSSES[loss.kind], places = placesOf(loss, r), C = loss.columns;
+    const x = lossRow(step.outs[step.scores(loss)], loss, r), t = lossRow(step.given.targets[step.net.losses.indexOf(loss)], loss, r), L = LOSSES[loss.kind], places = placesOf(loss, r), C = loss.columns;
     const costs = column(L.called, L.costs(x, t, loss.options), places), found = L.mean ? rows([column(`1 / ${C}`, t.map(() => 1 / C)), costs]) : rows([column("targets", t, places), costs], i => t[i] ? "" : "not the truth");
     return { found: [found], facts: lossFacts(loss), sentences: [`The loss of row ${r}, one of ${rowsOf(step, loss)}.`, truth(step, loss, x, t, loss.kind)] };
   },
   // kind: of a loss that starts from scores, what it would have been of the probabilities.
   dinput(step, loss, place, kind = loss.kind) {
     const read = kind === loss.kind ? step.scores(loss) : loss.read, r = Math.floor(step.flat(read, place) / loss.columns), C = loss.columns, c = place.at(-1), N = rowsOf(step, loss);
-    const x = rowOf(step.outs[read], loss, r), t = rowOf(step.given.targets[step.net.losses.indexOf(loss)], loss, r), factor = loss.weight * (loss.summed ? N : 1), L = LOSSES[kind], count = L.mean ? N * C : N, name = L.mean ? `(${N} · ${C})` : `${N}`;
+    const x = lossRow(step.outs[read], loss, r), t = lossRow(step.given.targets[step.net.losses.indexOf(loss)], loss, r), factor = loss.weight * (loss.summed ? N : 1), L = LOSSES[kind], count = L.mean ? N * C : N, name = L.mean ? `(${N} · ${C})` : `${N}`;
     const share = [factor === 1 ? `1 / ${name}` : `${general(factor)} / ${name}`, null, factor / count];
     return {
       found: gradients(kind, loss, x, t, c, place, share, placesOf(loss, r)), facts: lossFacts(loss),

@@ -113,7 +113,7 @@ function outward(node, k, place) {
 }
 const into = (node, k, place) => placeOf(node.shapes[k], inward(node.shapes[k], flat(node.shape, place.slice(1)), node.shape));
 const joined = {
-  named: node => chooses(node) ? "largest" : isMean(node) ? "1 / n" : node.kind === "subtract" ? "sign" : "",
+  named: node => chooses(node) ? "chosen" : isMean(node) ? "1 / n" : node.kind === "subtract" ? "sign" : "",
   sources: (step, node, place) => node.reads.map((_, k) => { const f = factorOf(step, node, k, place); return [k, [way(into(node, k, place), f, f ? "" : "not chosen")]]; }),
   targets: (step, node, k, place) => outward(node, k, place).map(o => { const f = factorOf(step, node, k, o); return way(o, f, f ? "" : "another input was chosen"); }),
   say(step, node, place, back, ways) {

@@ -108,8 +108,39 @@ const batchNorm = {
     }
   },
 };
+// Over the last axes of a sample: of each row mean and deviation, and what they make of it.
+export function rowOf(node, x, row) {
+  const M = size(node.shape.slice(node.shape.length - node.axes)), part = x.subarray(row * M, (row + 1) * M), mean = part.reduce((a, b) => a + b, 0) / M;
+  return { M, mean, inverse: 1 / Math.sqrt(part.reduce((so, v) => so + (v - mean) ** 2, 0) / M + node.epsilon) };
+}
+const layerNorm = {
+  forward(node, [x], out, step) {
+    const gamma = node.scales && step.weight(node, "gamma"), beta = node.centers && step.weight(node, "beta");
+    for (let row = 0, at = 0; at < x.length; row++) {
+      const { M, mean, inverse } = rowOf(node, x, row);
+      for (let k = 0; k < M; k++, at++) out[at] = (x[at] - mean) * inverse * (gamma ? gamma[k] : 1) + (beta ? beta[k] : 0);
+    }
+  },
+  backward(node, [dx], [x], out, dout, step) {
+    const dgamma = node.scales && step.dweight(node, "gamma"), dbeta = node.centers && step.dweight(node, "beta");
+    for (let row = 0, at = 0; at < x.length; row++) {
+      const { M, mean, inverse, gradient, slope, g } = sharesOf(node, x, dout, row, step);
+      for (let k = 0; k < M; k++, at++) {
+        const normal = (x[at] - mean) * inverse;
+        dx[at] += inverse * (g[k] - gradient - normal * slope);
+        if (dgamma) dgamma[k] += dout[at] * normal;
+        if (dbeta) dbeta[k] += dout[at];
+      }
+    }
+  },
+};
+// g = gamma · dout of a row, its mean, and its mean with x̂.
+export function sharesOf(node, x, dout, row, step) {
+  const found = rowOf(node, x, row), { M, mean, inverse } = found, gamma = node.scales && step.weight(node, "gamma"), g = Array.from({ length: M }, (_, k) => dout[row * M + k] * (gamma ? gamma[k] : 1));
+  return { ...found, g, gradient: g.reduce((a, b) => a + b, 0) / M, slope: g.reduce((so, v, k) => so + v * (x[row * M + k] - mean) * inverse, 0) / M };
+}
 export const OPS = {
-  Conv2D: linear, DepthwiseConv2D: linear, Conv2DTranspose: linear, Dense: linear, Softmax: softmax, BatchNorm: batchNorm, Merge: merge, Concatenate: place, Pad2D: place,
+  Conv2D: linear, DepthwiseConv2D: linear, Conv2DTranspose: linear, Dense: linear, Softmax: softmax, BatchNorm: batchNorm, LayerNorm: layerNorm, Merge: merge, Concatenate: place, Pad2D: place,
   MaxPool2D: {
     forward: (node, [x], out) => winners(node, x).forEach((from, k) => { out[k] = x[from]; }),
     backward: (node, [dx], [x], out, dout) => winners(node, x).forEach((from, k) => { dx[from] += dout[k]; }),

@@ -1,7 +1,7 @@
 // One step of training on one sample: forward, loss, backward, in double precision. What the page has stored of a step
 // stands in place of what would be computed.
 import { OPS, winners } from "./ops.js";
-import { LOSSES, OF_PROBABILITIES, lossesOf, slopesOf } from "./losses.js";
+import { OF_PROBABILITIES, lossesOf, slopesOf } from "./losses.js";
 import { size } from "./windows.js";
 
 const NUDGE = 1e-6, NOISE = 1e-8, SINGLE = 1e-6, KINK = 0.01, TOLERANCE = 1e-4;

@@ -1,7 +1,8 @@
 // The page: what happens when something is pointed at, pressed or answered.
 import { S, $, column, shown, readHash, writeHash, stops, settle, sameNumber } from "./state.js";
 import { post, postNumbers, packed, latest, watch } from "./talk.js";
-import { drawNet, handlers, measure, lower, view, kindOf, pageOf, shownBand } from "./net.js";
+import { drawNet, handlers, measure, pageOf, shownBand } from "./net.js";
+import { lower, view, kindOf, viewHandlers } from "./views.js";
 import { perPage } from "./lanes.js";
 import { drawPath, follow } from "./path.js";
 import { drawBar } from "./bar.js";
@@ -168,7 +169,7 @@ async function start() {
   readHash();
   if (!offered().includes(S.mode)) S.mode = "look";
   S.drawing = !S.model.samples && !!S.model.image && !S.model.refuses;
-  [handlers, inspectorHandlers, dockHandlers, padHandlers, sheetHandlers].forEach(give => give(act));
+  [handlers, viewHandlers, inspectorHandlers, dockHandlers, padHandlers, sheetHandlers].forEach(give => give(act));
   listen(act);
   MODES[S.mode].enter?.(act);
   addEventListener("resize", () => { render(); if (S.mode === "look") list(); });

@@ -1,5 +1,6 @@
 // Pictures beside a sum: the curve of an activation with the number on it; the numbers that a normalisation looks at.
-import { view, el } from "./net.js";
+import { el } from "./net.js";
+import { view } from "./views.js";
 import { column } from "./state.js";
 import { CURVES } from "./curves.js";
 import { num, esc, short } from "./numbers.js";

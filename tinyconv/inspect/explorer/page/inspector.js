@@ -1,8 +1,9 @@
 // One panel, one explanation: which number, where it comes from, the sum that ends in it, formula, source, Python.
-import { S, $, column, stops, shown, numberOf, phone } from "./state.js";
-import { esc, num, signed, power, cell, counted, whole } from "./numbers.js";
+import { S, $, column, shown, numberOf, phone } from "./state.js";
+import { esc, num, signed, power, counted, whole } from "./numbers.js";
 import { linear, ink, css, over, paint } from "./colours.js";
-import { view, isAnswer, el } from "./net.js";
+import { el } from "./net.js";
+import { view, isAnswer } from "./views.js";
 import { emptied } from "./sheet.js";
 import { figureOf } from "./figures.js";
 

@@ -1,7 +1,8 @@
 // What the shown number is made of, and what it makes: green outlines over the maps, and lines between them.
 import { S, $, column, columns, shown, phone } from "./state.js";
 import { up, down, dot, isDot, through } from "./arrays.js";
-import { boxOf, barOf, view, kindOf, pageOf, inNet } from "./net.js";
+import { boxOf, barOf, pageOf, inNet } from "./net.js";
+import { view, kindOf } from "./views.js";
 import { perPage, colOf, headOf, alone, branches } from "./lanes.js";
 
 const readers = n => columns().flatMap((c, r) => c.reads.flatMap((from, k) => from === n ? [{ n: r, links: c.links[k] }] : []));

@@ -5,7 +5,8 @@ import { layout } from "./arrays.js";
 import { chart, smooth, thin } from "./chart.js";
 import { esc, num, percent, whole, counted } from "./numbers.js";
 import { linear, paint } from "./colours.js";
-import { el, view, weightOf, sliceOf } from "./net.js";
+import { el } from "./net.js";
+import { view, weightOf, sliceOf } from "./views.js";
 import { emptied } from "./sheet.js";
 
 const EVERY = 150, LOOK_EVERY = 300;        // milliseconds: progress, pictures
