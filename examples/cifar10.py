@@ -44,6 +44,7 @@ def main() -> None:
     loss, accuracy = model.evaluate(x_test, y_test, verbose=0)
     print(f"Test loss:     {loss:.4f}")
     print(f"Test accuracy: {accuracy:.4f}")
+    print(keras.distribution.receipt(model))
 
     if options.save:
         model.save(options.save)

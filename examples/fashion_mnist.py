@@ -52,6 +52,8 @@ def main() -> None:
     loss, accuracy = model.evaluate(x_test, y_test, verbose=0)
     print(f"Test loss:     {loss:.4f}")
     print(f"Test accuracy: {accuracy:.4f}")
+    if options.seed is not None:
+        print(keras.distribution.receipt(model))
 
     if options.report:
         from tinyconv.inspect.report import training_report

@@ -101,7 +101,7 @@ def test_train_with_json_prints_json_and_nothing_else(capsys):
     status, out, _ = run(capsys, *SMALL, "--json")
     assert status == 0
     found = json.loads(out)
-    assert set(found) == {"loss", "accuracy", "seconds", "history"}
+    assert set(found) == {"loss", "accuracy", "seconds", "history", "receipt"}
     assert run(capsys, *SMALL, "--json")[1].splitlines()[1] == out.splitlines()[1]  # the same seed, the same loss
 
 

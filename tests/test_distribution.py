@@ -191,6 +191,8 @@ def test_arguments_are_refused_by_name(in_shards):
         keras.distribution.initialize(num_processes=2)
     with pytest.raises(ValueError, match="Expected a DataParallel, or None"):
         keras.distribution.set_distribution("DataParallel")
+    with pytest.raises(AttributeError, match=r"keras\.distribution\.ModelParallel is not supported.*Fix: DataParallel"):
+        keras.distribution.ModelParallel  # noqa: B018
     assert keras.distribution.list_devices("gpu") == []
     assert keras.distribution.get_device_count("cpu") == 1
 

@@ -26,6 +26,10 @@ INSTEAD: dict[str, dict[str, str]] = {
         "constraints": "regularizers",
         "preprocessing": "tinyconv.utils, and layers",
     },
+    "distribution": dict.fromkeys(
+        ("DeviceMesh", "LayoutMap", "ModelParallel", "TensorLayout", "distribute_tensor"),
+        "DataParallel, where every process has the whole model",
+    ),
     "layers": {
         **dict.fromkeys(("Lambda", "Dot", "dot", "Permute", "Cropping2D", "PReLU", "MultiHeadAttention"), OWN_LAYER),
         **dict.fromkeys(("Embedding", "LSTM", "GRU", "SimpleRNN", "Bidirectional", "TimeDistributed"), OWN_LAYER),

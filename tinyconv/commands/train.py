@@ -72,6 +72,10 @@ def run(options: argparse.Namespace) -> Result:
     _write(options, model, history, x_test, y_test, names)
     result = {"loss": loss, "accuracy": accuracy, "seconds": seconds}
     result["history"] = json.loads(history.to_json())["history"]
+    if options.seed is not None:
+        receipt = tinyconv.distribution.receipt(model)
+        say(options, str(receipt))
+        result["receipt"] = receipt.sha256
     return {**result, "stopped": True} if stopped else result
 
 

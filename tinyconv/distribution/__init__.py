@@ -13,6 +13,9 @@ number of ranks decides how long a run takes, and nothing else.
 The work itself is in :mod:`tinyconv.training.sharded`.
 """
 
+from typing import TYPE_CHECKING
+
+from tinyconv.checking.absent import getter
 from tinyconv.distribution.parallel import (
     DataParallel,
     distribution,
@@ -33,3 +36,6 @@ __all__ = [
     "receipt",
     "set_distribution",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("distribution", __all__)
