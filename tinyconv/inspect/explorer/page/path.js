@@ -95,15 +95,17 @@ export function drawPath() {
   }
   svg.innerHTML = wires() + lines.join("") + outlines.join("") + (mine ? [...mine.all.slice(0, -1).map(r => outline(r, false)), outline(mine.all.at(-1), true)].join("") : "");
 }
-// In a graph with branches: who reads whom. Over the columns between them a line goes above the names.
+// In a graph with branches: who reads whom. Over the columns between them a line goes above all names.
 function wires() {
   if (phone() || !branches()) return "";
+  const names = columns().map((c, n) => inNet(headOf(n).firstChild)), ceiling = Math.min(...names.map(r => r.y)) - 3;
   return columns().flatMap((c, n) => c.reads.map(r => {
-    const far = colOf(n) - colOf(r) > 1;
+    const far = colOf(n) - colOf(r) > 1, a = names[r], b = names[n];
     if (!far && alone(n) && alone(r)) return "";
-    const a = inNet(headOf(r).firstChild), b = inNet(headOf(n).firstChild), over = far && alone(r), into = far && alone(n);
-    const [x0, y0] = over ? [a.x + 24, a.y - 2] : [a.x + headOf(r).offsetWidth + 2, a.y + 8], [x1, y1] = into ? [b.x + 12, b.y - 2] : [b.x - 3, b.y + 8], top = Math.min(y0, y1) - 18, d = (x1 - x0) / 2;
-    return `<path class="wire" d="M${x0} ${y0}C${over ? `${x0 + 20} ${top}` : `${x0 + d} ${y0}`} ${into ? `${x1 - 20} ${top}` : `${x1 - d} ${y1}`} ${x1} ${y1}"/>`;
+    const over = far && alone(r), into = far && alone(n), [x0, y0] = over ? [a.x + 24, a.y - 1] : [a.x + headOf(r).offsetWidth + 2, a.y + 8], [x1, y1] = into ? [b.x + 12, b.y - 1] : [b.x - 3, b.y + 8], d = (x1 - x0) / 2;
+    if (!far) return `<path class="wire" d="M${x0} ${y0}C${x0 + d} ${y0} ${x1 - d} ${y1} ${x1} ${y1}"/>`;
+    const rise = over ? `Q${x0} ${ceiling} ${x0 + 12} ${ceiling}` : `C${x0 + 12} ${y0} ${x0} ${ceiling} ${x0 + 16} ${ceiling}`, fall = into ? `Q${x1} ${ceiling} ${x1} ${y1}` : `C${x1} ${ceiling} ${x1 - 12} ${y1} ${x1} ${y1}`;
+    return `<path class="wire" d="M${x0} ${y0}${rise}H${x1 - 14}${fall}"/>`;
   })).join("");
 }
 function me(p) {
