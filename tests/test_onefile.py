@@ -318,6 +318,18 @@ def test_a_layer_that_the_engine_does_not_know_is_named(browser, tmp_path):
     assert browser.complaints() == []
 
 
+def test_without_samples_the_pad_opens(browser, tmp_path):
+    model = tinyconv.Sequential([tinyconv.Input((6, 6)), layers.Flatten(), layers.Dense(3, activation="softmax")])
+    browser.open(model.explore(html=tmp_path / "new.html").as_uri())  # never compiled: forward only
+    browser.wait("S.drawing && S.explanation && S.look.loss === null && $$('.dots button').length === 2")
+    model.compile("adam", "sparse_categorical_crossentropy", backend="reference")
+    browser.open(model.explore(html=tmp_path / "new.html").as_uri())
+    assert browser.wait("S.drawing && S.look?.assumed && S.look.loss.value") == pytest.approx(np.log(3))
+    browser.keys(*["ArrowRight"] * 5)
+    browser.wait("S.explanation?.what === 'step'")
+    assert browser.complaints() == []
+
+
 STEPS = [
     ("Adam", {"weight_decay": 0.1, "global_clipnorm": 0.01}),
     ("SGD", {"momentum": 0.9, "nesterov": True}),
