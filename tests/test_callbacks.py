@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import examples
 from test_saving import data, digest, make, train
 
 import tinyconv
-from tests.strategies import few
+from tests.strategies import examples, few
 from tinyconv import callbacks
 from tinyconv.files import safetensors
 from tinyconv.saving import load_model
@@ -66,7 +65,7 @@ def drive(callback, model, epochs):
 
 @pytest.fixture(scope="module")
 def keras():
-    from peer import keras
+    from tests.peer import keras
 
     return keras
 

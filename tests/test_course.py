@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from peer import keras, tf
 
 import tinyconv
+from tests.peer import keras, tf
 
 PROGRAMS = sorted(Path(__file__).with_name("programs").glob("*.py"))
 EVERY_DAY = {

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Window, examples, normal, seeds, windows
 
+from tests.strategies import Window, examples, normal, seeds, windows
 from tinyconv.kernels import reference
 from tinyconv.kernels.cpu import conv
 from tinyconv.kernels.cpu.convolution import choice, direct, filter_gradient, geometry
@@ -229,8 +229,8 @@ def test_narrower_vectors():
     nearly all of their time goes into compiling."""
     program = """
 import sys
-import test_cpu_conv, test_cpu_dense
-from strategies import Window
+from tests import test_cpu_conv, test_cpu_dense
+from tests.strategies import Window
 from tinyconv.kernels.cpu.registers.host import LANES
 assert str(LANES) == sys.argv[1], LANES
 test_cpu_conv.check(Window(2, (9, 8), 5, 11, (3, 2), (2, 1), (1, 1), "same"), 0)
@@ -243,7 +243,7 @@ test_cpu_dense.check(9, 21, 17, 0, True)
     def run(processor, lanes):
         environment = {**os.environ, "NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}
         command = [sys.executable, "-c", program, lanes]
-        return subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
+        return subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for done in pool.map(run, ("haswell", "nehalem"), "84"):

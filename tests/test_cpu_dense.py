@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import examples, normal, seeds
 
+from tests.strategies import examples, normal, seeds
 from tinyconv.kernels import reference
 from tinyconv.kernels.cpu import dense
 from tinyconv.kernels.memory import allocate

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numba.core.errors import NumbaError
-from strategies import Window, activations, examples, normal, one_hot, pools, seeds, windows
 
+from tests.strategies import Window, activations, examples, normal, one_hot, pools, seeds, windows
 from tinyconv.kernels import contract, cpu, reference
 from tinyconv.kernels.cpu.runtime import cutting
 from tinyconv.kernels.cpu.runtime.jit import jit

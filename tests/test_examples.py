@@ -91,6 +91,7 @@ def test_mnist_refuses(arguments, message):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+@pytest.mark.long
 def test_ctrl_c_keeps_what_there_is(tmp_path):
     arguments = [*MNIST, "--epochs", "1000", "--report", str(tmp_path / "report.png")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import examples, pools, seeds, windows
 
 import tinyconv
+from tests.strategies import examples, pools, seeds, windows
 from tinyconv import export, layers
 
 onnx = pytest.importorskip("onnx")

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from peer import keras
 
 import tinyconv
+from tests.peer import keras
 from tests.strategies import few
 
 BACKENDS = ["reference", "cpu"]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import run
 
 import tinyconv
+from tests.networks import run
 from tinyconv import datasets, layers, optimizers
 
 GOLDEN = Path(__file__).parent / "golden"

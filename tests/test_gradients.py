@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import Window, activations, distinct, examples, fused_pools, normal, one_hot, pools, seeds, windows
 
+from tests.strategies import (
+    Window,
+    activations,
+    distinct,
+    examples,
+    fused_pools,
+    normal,
+    one_hot,
+    pools,
+    seeds,
+    windows,
+)
 from tinyconv.kernels import reference as k
 from tinyconv.kernels.reference.warp import FILL_MODES, INTERPOLATIONS
 

@@ -6,9 +6,9 @@ import threading
 
 import numpy as np
 import pytest
-from peer import close, keras, listed
 
 import tinyconv
+from tests.peer import close, keras, listed
 from tests.strategies import few
 from tinyconv import Input, Model, Sequential, layers
 from tinyconv.commands.predict import meaning

@@ -8,9 +8,9 @@ import threading
 
 import numpy as np
 import pytest
-from peer import keras
 
 import tinyconv
+from tests.peer import keras
 from tinyconv import Input, Model, Sequential, activations, layers, models, optimizers, saving
 from tinyconv.checking import absent
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import run
-from peer import keras
-from strategies import examples, seeds
 
 import tinyconv
+from tests.networks import run
+from tests.peer import keras
+from tests.strategies import examples, seeds
 from tinyconv import layers
 from tinyconv.kernels import reference
 from tinyconv.kernels.reference.warp import KINDS

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer import gradients, keras, tf
-from strategies import examples, normal, one_hot, pools, seeds, windows
 
+from tests.peer import gradients, keras, tf
+from tests.strategies import examples, normal, one_hot, pools, seeds, windows
 from tinyconv import activations
 from tinyconv.activations import Formula, relu_formula
 from tinyconv.kernels import reference as k

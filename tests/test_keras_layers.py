@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import run
-from peer import keras, tf
-from strategies import examples, fused_pools, pairs, pools, seeds, windows
 
 import tinyconv
+from tests.networks import run
+from tests.peer import keras, tf
+from tests.strategies import examples, fused_pools, pairs, pools, seeds, windows
 
 FORWARD, BACKWARD = 1e-5, 1e-4  # the largest relative error
 BACKENDS = ("reference", "cpu")

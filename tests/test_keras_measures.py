@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer import keras
-from strategies import examples, seeds
 
 import tinyconv
-from tests.strategies import few
+from tests.peer import keras
+from tests.strategies import examples, few, seeds
 
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none", None]
 smoothing = st.sampled_from([0.0, 0.1, 1.0])

@@ -5,9 +5,9 @@ import warnings
 
 import numpy as np
 import pytest
-from peer import keras
 
 import tinyconv
+from tests.peer import keras
 
 tf = pytest.importorskip("tensorflow")
 RNG = np.random.default_rng(0)

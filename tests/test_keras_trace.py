@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from peer import keras
 
 import tinyconv
+from tests.peer import keras
 from tinyconv import optimizers
 
 

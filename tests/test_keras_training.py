@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer import keras
-from strategies import examples
 
 import tinyconv
-from tests.strategies import few
+from tests.peer import keras
+from tests.strategies import examples, few
 from tinyconv import callbacks, datasets, initializers
 from tinyconv.optimizers import schedules
 

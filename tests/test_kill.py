@@ -13,21 +13,23 @@ import random
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from strategies import scaled
 
 import tinyconv
+from tests.strategies import scaled
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
+ROOT = Path(__file__).parents[1]
 PACKAGE = os.path.dirname(tinyconv.__file__) + os.sep
 
 
 def in_a_process_of_its_own(function, folder, times):
     """Run a function of this file in a fresh Python without threads, which can fork safely; its result."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    code = f"import sys; sys.path.insert(0, {here!r}); import test_kill; test_kill.{function}({str(folder)!r}, {times})"
+    call = f"{function}({str(folder)!r}, {times})"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.test_kill import {function}; {call}"
     environment = {**os.environ, "TINYCONV_BACKEND": "reference", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, timeout=600

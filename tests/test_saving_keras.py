@@ -6,9 +6,9 @@ import warnings
 import h5py
 import numpy as np
 import pytest
-from peer import keras
 
 import tinyconv
+from tests.peer import keras
 from tests.strategies import few
 from tinyconv.saving import load_model
 

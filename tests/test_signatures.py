@@ -8,9 +8,9 @@ import inspect
 
 import keras
 import pytest
-from public import MODULES, is_fixed, parameters, public, required
 
 import tinyconv
+from tests.public import MODULES, is_fixed, parameters, public, required
 from tinyconv import callbacks, initializers, layers, losses, metrics, optimizers
 
 KERAS = {

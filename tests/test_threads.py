@@ -7,10 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-from strategies import scaled
 
 import tinyconv
-from tests.strategies import few
+from tests.strategies import few, scaled
 from tinyconv.plan.locks import ModelLock
 
 PROGRAM = """
@@ -237,7 +236,7 @@ sys.exit(bad)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("how", few(["spawn", "fork", "joblib", "forkserver"], 2))
+@pytest.mark.parametrize("how", few(["spawn", "fork", "joblib", "forkserver"]))
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_a_model_travels_to_another_process(how, backend):
     """As an argument, and back as a result: trained there, it is what it would have been here."""

@@ -12,9 +12,9 @@ from numbers import Integral, Real
 
 import numpy as np
 import pytest
-from public import everything, parameters, required
 
 import tinyconv
+from tests.public import everything, parameters, required
 from tinyconv import activations, initializers, layers, losses, metrics, optimizers
 
 LARGEST = 2**31 - 1
