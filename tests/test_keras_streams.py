@@ -105,7 +105,7 @@ def test_steps_are_those_of_keras(pair, kind, steps):
 
     def fit(model, package):
         data = (X, Y, 6) if kind == "arrays" else (DATA[kind](package, X, Y),)
-        if kind == "PyDataset":  # how far ahead of an epoch's end batches are read is a matter of time in both libraries
+        if kind == "PyDataset":  # how far ahead batches are read is a matter of time, in both libraries
             data[0].on_epoch_end = lambda: None
         return model.fit(*data, epochs=3, steps_per_epoch=steps, shuffle=False, verbose=0).history
 
