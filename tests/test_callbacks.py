@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_saving import data, digest, make, train
 
 import tinyconv
 from tests.strategies import examples, few
+from tests.test_saving import data, digest, make, train
 from tinyconv import callbacks
 from tinyconv.files import safetensors
 from tinyconv.saving import load_model

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cpu_conv import check, check_threads, convolve, expect, inputs
 
 from tests.strategies import examples, seeds
+from tests.test_cpu_conv import check, check_threads, convolve, expect, inputs
 from tinyconv.kernels.cpu import conv
 from tinyconv.kernels.cpu.convolution import winograd
 from tinyconv.kernels.cpu.convolution.choice import choose, winograd_pays

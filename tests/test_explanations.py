@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from test_trace import batch, digits, pairs, siamese
 
 import tinyconv
+from tests.test_trace import batch, digits, pairs, siamese
 from tinyconv import activations, layers, losses, optimizers
 from tinyconv.kernels.reference.activation import FORMULAS
 from tinyconv.layers.merge import Merge

@@ -20,9 +20,9 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-from test_saving import make, train
 
 from tests.strategies import scaled
+from tests.test_saving import make, train
 from tinyconv import saving
 from tinyconv.files import checked_json, hdf5, keras_archive, keras_config, keras_weights, safetensors
 from tinyconv.files.store import fitting, named_weights

@@ -82,7 +82,7 @@ def killed(work, last=None):
 
 def versions(folder):
     """Two models that differ in every weight, and what each one's file holds, by suffix."""
-    from test_saving import make, train
+    from tests.test_saving import make, train
 
     models = [make(seed=1), make(seed=2)]
     for model in models:
@@ -143,9 +143,8 @@ def test_no_file_is_torn_by_hundreds_of_kills(tmp_path, record_property):
 
 def run(folder, name, save_freq):
     """Train to the end, from a backup if there is one, and write down the SHA-256 of everything."""
-    from test_callbacks import everything
-    from test_saving import digest, make, train
-
+    from tests.test_callbacks import everything
+    from tests.test_saving import digest, make, train
     from tinyconv.files import atomic
 
     model = make(seed=int.from_bytes(os.urandom(4), "little") if name != "whole" else 3)

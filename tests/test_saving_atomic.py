@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 import pytest
-from test_saving import make
 
 import tinyconv
+from tests.test_saving import make
 from tinyconv import export, saving
 from tinyconv.checking.extras import EXTRAS, need
 from tinyconv.files import atomic

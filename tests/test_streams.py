@@ -11,9 +11,9 @@ import weakref
 
 import numpy as np
 import pytest
-from test_progress import OutStream, screen
 
 import tinyconv
+from tests.test_progress import OutStream, screen
 from tinyconv import callbacks, layers
 from tinyconv.training import reader
 from tinyconv.training.progress import Progress
