@@ -9,7 +9,7 @@ from PIL import Image
 
 import tinyconv
 from tests.browser import Browser
-from tinyconv.__main__ import compiled
+from tinyconv.commands.common import compiled
 from tinyconv.inspect.explorer import Explorer
 
 TARGET = Path(__file__).parent.parent / "examples" / "explorer.png"
