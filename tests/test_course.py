@@ -16,14 +16,10 @@ from tests.peer import keras, tf
 
 PROGRAMS = sorted(Path(__file__).with_name("programs").glob("*.py"))
 EVERY_DAY = {
-    "class_weights",
     "fine_tuning",
     "lenet",
     "own_layer",
     "residual",
-    "saving",
-    "siamese",
-    "two_outputs",
     "unet",
 }
 
