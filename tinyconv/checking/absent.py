@@ -1,9 +1,10 @@
 """What Keras has and tinyconv has not: to ask for it is an error that says what to use instead."""
 
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
+
+from tinyconv.checking.messages import closest
 
 OWN_LAYER = "a layer of your own, in NumPy: see tinyconv.Layer"
 OWN_LOOP = "train_on_batch in a loop of your own"
@@ -107,8 +108,8 @@ def missing(where: str, name: str, options: Iterable[str] = ()) -> AttributeErro
     path = f"{where}.{name}" if where else name
     if instead is not None:
         return AttributeError(f"keras.{path} is not supported by tinyconv. Fix: {instead}.")
-    close = get_close_matches(name, options, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    close = closest(name, options)
+    hint = "" if close is None else f" Did you mean {close!r}?"
     return AttributeError(f"tinyconv has no {path!r}.{hint}")
 
 

@@ -24,13 +24,23 @@ def suggest(name: object, options: Iterable[str]) -> str:
     Case, and whether words are joined by "_", "-" or capitals, do not count: "MaxPool2D" is close to "max_pool2d".
     Without a likely option only the list is returned.
     """
-    from difflib import get_close_matches
-
     options = list(options)
     expected = f"Expected one of {', '.join(map(repr, options))}."
-    plain = {_plain(option): option for option in options}
-    close = get_close_matches(_plain(name), plain, n=1) if isinstance(name, str) else []
-    return f"Did you mean {plain[close[0]]!r}? {expected}" if close else expected
+    close = closest(name, options)
+    return expected if close is None else f"Did you mean {close!r}? {expected}"
+
+
+def closest(name: object, options: Iterable[str]) -> str | None:
+    """The option that was probably meant, see :func:`suggest`; None: none is like it."""
+    from difflib import get_close_matches
+
+    if not isinstance(name, str):
+        return None
+    plain: dict[str, list[str]] = {}
+    for option in options:
+        plain.setdefault(_plain(option), []).append(option)
+    close = get_close_matches(_plain(name), plain, n=1)
+    return get_close_matches(name, plain[close[0]], n=1, cutoff=0)[0] if close else None
 
 
 def received(value: Any) -> str:
