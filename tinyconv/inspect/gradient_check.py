@@ -132,7 +132,9 @@ def nudged(value: Callable[[], float], array: np.ndarray) -> np.ndarray:
     return slope
 
 
-def _compare(name, array, derivative, value, tolerance) -> float:  # type: ignore[no-untyped-def]
+def _compare(
+    name: str, array: np.ndarray, derivative: np.ndarray, value: Callable[[], float], tolerance: float
+) -> float:
     """The largest difference between ``derivative`` and the slope of ``value()`` as numbers of ``array`` change."""
     slope = nudged(value, array)
     scale = max(1.0, float(np.abs(slope).max(initial=0)))

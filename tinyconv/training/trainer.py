@@ -26,7 +26,7 @@ from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import PHASES, Plan, lower
 from tinyconv.plan.state import State
 from tinyconv.training.agreement import call_for_all
-from tinyconv.training.data import Data, Loop, Pass, Prepared, given, is_sparse, loader
+from tinyconv.training.data import Data, Loop, Pass, Prepared, Turn, given, is_sparse, loader
 from tinyconv.training.heads import Head, report, totals_of
 from tinyconv.training.progress import Progress
 from tinyconv.training.sharded import Batch, Shards
@@ -196,9 +196,8 @@ class Trainer:
         """Whether some plan of these passes has never been run."""
         turns = [turn for loop in passes for turn in loop.kinds()]
         cold = any(id(turn.plan) not in self.warm for turn in turns)
-        if self.shards and any(isinstance(turn.plan, Batch) for turn in turns):
-            return any(self.shards.ranks.everyone(cold))
-        return cold
+        shards = self._shards_of(turns)
+        return cold if shards is None else any(shards.ranks.everyone(cold))
 
     def warm_up(self, *passes: Loop) -> None:
         """Run every program once, so that all kernels are compiled, and put everything back that it changed."""
@@ -206,8 +205,8 @@ class Trainer:
         arrays = [state.params.flat, state.moving.flat, state.counters, state.totals, *state.slots.values()]
         before = [state.read(array) for array in arrays]
         turns = [turn for loop in passes for turn in loop.kinds()]
-        together = self.shards and any(isinstance(turn.plan, Batch) for turn in turns)
-        with self.shards.taking_turns() if self.shards and together else contextlib.nullcontext():
+        shards = self._shards_of(turns)
+        with contextlib.nullcontext() if shards is None else shards.taking_turns():
             for turn in turns:
                 self.program(turn.plan, "prepare")()
                 state.set(state.counters, [0, 0, 0])
@@ -217,6 +216,10 @@ class Trainer:
         for array, values in zip(arrays, before, strict=True):
             self.kernels.upload(array, values)
         self.weights_version += 1
+
+    def _shards_of(self, turns: Sequence[Turn]) -> Shards | None:
+        """What the batches of these are cut into, if all ranks run them together."""
+        return self.shards if any(isinstance(turn.plan, Batch) for turn in turns) else None
 
     def begin(self, step: int, cursor: int = 0, totals: Sequence[float] = (), first_sample: int = 0) -> None:
         """Counters for a pass over the data: the step, the cursor, and this machine's first sample; and the totals,
