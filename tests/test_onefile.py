@@ -185,13 +185,17 @@ def measured(page, look, number):
     return verdicts
 
 
+def opened(browser, model, samples, folder, until="S.explanation"):
+    """Write a model's page and open it; what ``until`` was when it was true."""
+    browser.open(model.explore(*samples, html=folder / "page.html").as_uri())
+    return browser.wait(until)
+
+
 @pytest.mark.long
 def test_every_op_forward_and_backward(browser, tmp_path):
     """Of a stored trace, and, by the page's own engine, of samples that it has not stored: moved, and drawn."""
     model, samples = everything()
-    path = model.explore(*samples, html=tmp_path / "all.html")
-    browser.open(path.as_uri())
-    browser.wait("S.explanation")
+    opened(browser, model, samples, tmp_path)
     index = browser.run("S.model.numbers[0]")
     stored, _ = looking_at(model, samples).looked(Request({"index": index}))
     found = asked(browser, "look", index=0)
@@ -302,9 +306,7 @@ def test_a_layer_that_the_engine_does_not_know_is_named(browser, tmp_path):
     model = tinyconv.Sequential(stack)
     model.compile("rmsprop", "sparse_categorical_crossentropy", backend="reference")
     samples = np.random.default_rng(0).random((3, 6, 6), np.float32), np.array([0, 1, 2])
-    path = model.explore(*samples, html=tmp_path / "own.html")
-    browser.open(path.as_uri())
-    browser.wait("S.explanation")
+    opened(browser, model, samples, tmp_path)
     assert browser.run("$('.refusal').innerText").startswith("Nothing can be drawn or moved here")
     assert "Halved (“half”)" in browser.run("$('.refusal').innerText")
     assert browser.run("!$('[data-key=draw]') && !$('.slider')")
@@ -320,11 +322,11 @@ def test_a_layer_that_the_engine_does_not_know_is_named(browser, tmp_path):
 
 def test_without_samples_the_pad_opens(browser, tmp_path):
     model = tinyconv.Sequential([tinyconv.Input((6, 6)), layers.Flatten(), layers.Dense(3, activation="softmax")])
-    browser.open(model.explore(html=tmp_path / "new.html").as_uri())  # never compiled: forward only
-    browser.wait("S.drawing && S.explanation && S.look.loss === null && $$('.dots button').length === 2")
+    forward_only = "S.drawing && S.explanation && S.look.loss === null && $$('.dots button').length === 2"
+    opened(browser, model, (), tmp_path, forward_only)  # never compiled
     model.compile("adam", "sparse_categorical_crossentropy", backend="reference")
-    browser.open(model.explore(html=tmp_path / "new.html").as_uri())
-    assert browser.wait("S.drawing && S.look?.assumed && S.look.loss.value") == pytest.approx(np.log(3))
+    loss = opened(browser, model, (), tmp_path, "S.drawing && S.look?.assumed && S.look.loss.value")
+    assert loss == pytest.approx(np.log(3))
     browser.keys(*["ArrowRight"] * 5)
     browser.wait("S.explanation?.what === 'step'")
     assert browser.complaints() == []
@@ -347,9 +349,7 @@ def test_every_optimizers_step(browser, tmp_path, kind, options):
     model.compile(optimizer, "sparse_categorical_crossentropy", backend="reference")
     samples = np.random.default_rng(0).random((3, 5), np.float32), np.array([0, 1, 2])
     model.train_on_batch(*samples)
-    path = model.explore(*samples, html=tmp_path / "step.html")
-    browser.open(path.as_uri())
-    browser.wait("S.explanation")
+    opened(browser, model, samples, tmp_path)
     look, _ = looking_at(model, samples).looked(Request({"index": browser.run("S.model.numbers[0]")}))
     found = asked(browser, "look", index=0)
     compared(found, look)
@@ -397,9 +397,7 @@ def test_every_loss_and_activation(page):
 def test_several_inputs_and_branches(browser, tmp_path):
     """Stored as trained, in a batch with others; what is drawn stands for the picture, beside the sample's facts."""
     model, samples = branches()
-    path = model.explore(*samples, html=tmp_path / "two.html")
-    browser.open(path.as_uri())
-    browser.wait("S.explanation && S.look && !S.fresh")
+    opened(browser, model, samples, tmp_path, "S.explanation && S.look && !S.fresh")
     numbers = browser.run("S.model.numbers")
     looking = looking_at(model, samples)
     look, _ = looking.looked(Request({"index": numbers[1]}))

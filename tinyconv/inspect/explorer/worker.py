@@ -1,4 +1,4 @@
-"""What works in the background of the page has in common."""
+"""What training and breaking have in common: both work in the background of the page, on copies of the model."""
 
 import threading
 from typing import Any
