@@ -26,6 +26,7 @@ import tinyconv as keras
 from benchmarks import scaling_ranks
 from tinyconv import layers
 from tinyconv.distribution import parallel
+from tinyconv.distribution.ranks import GONE, RankError, Ranks
 from tinyconv.distribution.shards import Tree, cut, owned
 
 HERE = Path(__file__).parent
@@ -224,6 +225,17 @@ def test_a_receipt_is_that_of_the_weights():
     assert str(first).startswith(f"Receipt: weights sha256 {first.sha256}, seed 5, tinyconv ")
     model.set_weights([weight + 1 for weight in model.get_weights()])
     assert keras.distribution.receipt(model).sha256 != first.sha256
+
+
+def test_a_rank_that_has_said_everything_before_it_ended_is_no_loss():
+    """Its last message comes between two looks, and with it the word that it has ended."""
+    ranks, come = object.__new__(Ranks), []
+    ranks.rank, ranks.waits, ranks.interrupted = 0, 0, False
+    ranks.comm = type("Comm", (), {"Iprobe": lambda self, rank, tag: tag == GONE and not come.append(rank)})()
+    with pytest.raises(RankError, match="Rank 1 has ended, and rank 0 waits for it"):
+        ranks.wait("another message", lambda: False, lambda: [1])
+    come.clear()
+    ranks.wait("another message", lambda: bool(come), lambda: [1])
 
 
 # In several processes

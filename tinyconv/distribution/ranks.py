@@ -137,7 +137,7 @@ class Ranks:
             if waited > DOUBT and not said:
                 self._notes = [self.comm.isend(place, rank, PLACE) for rank in late]
                 said = True
-            self._look(late, place)
+            self._look(late, place, lambda: [] if done() else missing())
             if self.interrupted and waited > LAST:
                 raise KeyboardInterrupt
             if waited > patience:
@@ -145,10 +145,11 @@ class Ranks:
                 patience *= 2
             time.sleep(NAP)
 
-    def _look(self, late: list[int], place: tuple[int, str]) -> None:
-        """Whether it is in vain to wait for these."""
+    def _look(self, late: list[int], place: tuple[int, str], still: Callable[[], list[int]]) -> None:
+        """Whether it is in vain to wait for these. One that has ended may have sent what is missing just before: it is
+        only when its last word is here that nothing else can come (``still`` missing)."""
         for rank in late:
-            if self.comm.Iprobe(rank, GONE):
+            if self.comm.Iprobe(rank, GONE) and rank in still():
                 raise RankError(
                     f"Rank {rank} has ended, and rank {self.rank} waits for it. {SAME_PROGRAM} Fix: see what it says."
                 )
