@@ -173,7 +173,8 @@ def register_tile(dx, dw, db, dout, x, w, padded, dws):
 
 def winograd(dx, dw, db, dout, x, w, work):
     """What tinyconv trains with where nothing is pooled. dx is a convolution, so Winograd's transform saves more than
-    half of its multiplications too; dw is the tile of the rung before, in blocks that fit the cache."""
+    half of its multiplications too; for dw the same transform goes backwards, and saves as many
+    (tinyconv/kernels/cpu/convolution/winograd_gradient.py)."""
     cpu = kernels.load("cpu")
     geometry = (1, 1), (0, 0), (1, 1)
     cpu.conv2d_prepare(work, w, dout.shape, x.shape, *geometry)
@@ -218,7 +219,7 @@ def rungs(images: int, dpooled, argmax) -> list[Rung]:
         Rung("Numba, loops turned", "innermost over neighbours: vector instructions", images, numba_vectors),
         Rung("Numba, parallel", "all cores: a dw for each part of the batch", images, numba_parallel),
         Rung("register tile", "sums stay in registers", images, lambda *a: register_tile(*a, padded, dws)),
-        Rung("Winograd's dx", "dx with fewer multiplications, dw in blocks", images, lambda *a: winograd(*a, work)),
+        Rung("Winograd's method", "16 multiplications for 36", images, lambda *a: winograd(*a, work)),
         Rung(
             "sparse step",
             "only winners, behind the pooling",

@@ -1,4 +1,4 @@
-"""Convolutions that go by Winograd's method, forward and dx, held to the reference. (Pooled: test_cpu_conv_pool.)
+"""Convolutions that go by Winograd's method, forward, dx and dw, held to the reference. (Pooled: test_cpu_conv_pool.)
 
 As in test_cpu_conv, whose helpers serve here too, all is written between canaries, and ``work`` begins as NaN.
 """
@@ -6,6 +6,7 @@ As in test_cpu_conv, whose helpers serve here too, all is written between canari
 import functools
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from tests.strategies import examples, seeds
 from tests.test_cpu_conv import check, check_threads, convolve, expect, inputs
+from tinyconv.kernels import reference
 from tinyconv.kernels.cpu import conv
-from tinyconv.kernels.cpu.convolution import winograd
+from tinyconv.kernels.cpu.convolution import winograd, winograd_gradient
 from tinyconv.kernels.cpu.convolution.choice import choose, winograd_pays
 from tinyconv.kernels.cpu.convolution.geometry import convolution_of
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING
 
 CHANNELS = [16, 32, 48, 64, 80]  # panels of one, two and three vectors
 
@@ -73,12 +76,12 @@ def test_any_border_is_the_references(frame, relu, seed):
 def test_the_numpy_twins_are_the_convolution_and_its_gradient(frame, seed):
     """To the last digits of float64; and the kernels are their twins, to those of float32."""
     x, w, b, dout = inputs(frame, seed)
-    out, dx, _, _ = convolve(frame, x, w, 0 * b, dout)
+    results = convolve(frame, x, w, 0 * b, dout)
     exact = [array.astype(np.float64) for array in (x, w, dout)]
     twin = winograd.convolve(*exact[:2], frame.before, frame.out_shape[1:3])
     twin_dx = winograd.convolve_backward(*exact[:0:-1], frame.before, frame.size)
-    expected, expected_dx, _, _ = expect(frame, x, w, 0 * b, dout)
-    for result, ours, truth in ((out, twin, expected), (dx, twin_dx, expected_dx)):
+    twins = (twin, twin_dx, *winograd_gradient.filter_gradient(*exact[2::-2], frame.before))
+    for result, ours, truth in zip(results, twins, expect(frame, x, w, 0 * b, dout), strict=True):
         np.testing.assert_allclose(ours, truth, rtol=1e-10, atol=1e-10 * np.abs(truth).max())
         np.testing.assert_allclose(result, ours, rtol=0, atol=2e-5 * np.abs(truth).max())
 
@@ -102,19 +105,29 @@ def test_named_shapes(frame):
 
 @pytest.mark.parametrize("frame", NAMED)
 def test_small_blocks_give_the_same_bits(frame, monkeypatch):
-    """A cache that holds next to nothing: more tasks, some with a part of the filters only, and the same sums."""
+    """A cache that holds next to nothing: more tasks, some with a part of the filters only, and the same sums. (Those
+    of dw depend on the number of its parts: one here.)"""
     arrays, geometry = inputs(frame, 1), (frame.strides, frame.before, frame.dilation)
-    whole, tasks = convolve(frame, *arrays)[:2], conv.jobs(frame.out_shape, frame.x_shape, frame.w_shape, *geometry)
-    monkeypatch.setattr(winograd, "CACHED", 600)
-    monkeypatch.setattr(winograd, "TASKS", 300)
+    monkeypatch.setattr(winograd_gradient, "LEAST", 10**6)
+    conv.jobs.cache_clear()
+    whole, tasks = convolve(frame, *arrays), conv.jobs(frame.out_shape, frame.x_shape, frame.w_shape, *geometry)
+    for module, name, value in (
+        (winograd, "CACHED", 600),
+        (winograd, "TASKS", 300),
+        (winograd_gradient, "CACHED", 1),
+        (winograd_gradient, "GROUP", 16),
+    ):
+        monkeypatch.setattr(module, name, value)
     conv.jobs.cache_clear()
     try:
-        cut, more = convolve(frame, *arrays)[:2], conv.jobs(frame.out_shape, frame.x_shape, frame.w_shape, *geometry)
+        cut, more = convolve(frame, *arrays), conv.jobs(frame.out_shape, frame.x_shape, frame.w_shape, *geometry)
     finally:
         conv.jobs.cache_clear()
     if frame.out_shape[0] * frame.out_shape[1] * frame.out_shape[2] > 100:
         assert more.forward.tasks > tasks.forward.tasks
         assert more.dx.tasks > tasks.dx.tasks
+        assert more.dw.numbers.block == 1 < tasks.dw.numbers.block
+        assert more.dw.tasks > tasks.dw.tasks == -(-frame.channels // 64) * -(-frame.filters // 64)
     assert [a.tobytes() for a in cut] == [a.tobytes() for a in whole]
 
 
@@ -161,29 +174,45 @@ def test_a_dx_that_nobody_needs_is_not_computed():
 
 def bound(pixels, before, out_size, w):
     """(C + 20) u times 4 times the sum of |pixel| |weight| over an output's whole 4 x 4 tile; see ``winograd.py``."""
+    sums = sums_of_tiles(pixels, before, out_size) @ np.abs(w).sum(axis=(0, 1), dtype=np.float64)
+    tiles, (OH, OW) = (w.shape[2] + 20) * 2.0**-24 * 4 * sums, out_size
+    return tiles.repeat(2, axis=1).repeat(2, axis=2)[:, :OH, :OW]
+
+
+def sums_of_tiles(pixels, before, out_size):
+    """The sum of |pixel| over each 4 x 4 tile: (N, down, across, C)."""
     N, H, W, C = pixels.shape
     (top, left), (OH, OW) = before, out_size
     down, across = -(-OH // 2), -(-OW // 2)
     framed = np.zeros((N, 2 * down + 2 + 2 * H, 2 * across + 2 + 2 * W, C))
     framed[:, top : top + H, left : left + W] = np.abs(pixels)
     parts = [framed[:, i : i + 2 * down : 2, j : j + 2 * across : 2] for i in range(4) for j in range(4)]
-    sums = functools.reduce(np.add, parts) @ np.abs(w).sum(axis=(0, 1), dtype=np.float64)
-    tiles = (C + 20) * 2.0**-24 * 4 * sums
-    return tiles.repeat(2, axis=1).repeat(2, axis=2)[:, :OH, :OW]
+    return functools.reduce(np.add, parts)
+
+
+def gradient_bound(frame, x, dout):
+    """(T + P + 8) u times 4 times the sum, over the tiles, of the sum of |pixel| over the 4 x 4 and of |gradient| over
+    the 2 x 2, with T tiles in each of P parts; see ``winograd_gradient.py``."""
+    g = winograd_gradient.dw(convolution_of(frame.out_shape, frame.x_shape, frame.w_shape))[0].numbers
+    (N, OH, OW, F), odd = dout.shape, [(0, 0), (0, dout.shape[1] % 2), (0, dout.shape[2] % 2), (0, 0)]
+    gradients = np.pad(np.abs(dout), odd).reshape(N, g.down, 2, g.across, 2, F).sum(axis=(2, 4), dtype=np.float64)
+    sums = np.einsum("nyxc,nyxf->cf", sums_of_tiles(x, frame.before, (OH, OW)), gradients)
+    return (-(-g.count // g.parts) + g.parts + 8) * 2.0**-24 * 4 * sums
 
 
 @examples(20)
 @given(frames(), st.floats(-3, 3), seeds)
-def test_out_and_dx_keep_the_error_bound(frame, exponent, seed):
+def test_the_error_bounds_are_kept(frame, exponent, seed):
     x, w, b, dout = inputs(frame, seed)
     rng = np.random.default_rng(seed)
     for array in (x, dout):
         array *= np.float32(10.0**exponent) * (rng.random(array.shape) < 0.5)
-    out, dx, _, _ = convolve(frame, x, w, 0 * b, dout)
-    expected, expected_dx, _, _ = expect(frame, x, w, 0 * b, dout)
+    out, dx, dw, _ = convolve(frame, x, w, 0 * b, dout)
+    expected, expected_dx, expected_dw, _ = expect(frame, x, w, 0 * b, dout)
     assert (np.abs(out - expected) <= bound(x, frame.before, out.shape[1:3], w)).all()
     turned, missing = w[::-1, ::-1].transpose(0, 1, 3, 2), tuple(2 - p for p in frame.before)
     assert (np.abs(dx - expected_dx) <= bound(dout, missing, dx.shape[1:3], turned)).all()
+    assert (np.abs(dw - expected_dw) <= gradient_bound(frame, x, dout)).all()
 
 
 @pytest.mark.parametrize("channels", [32, 64, 128, 256, 512])
@@ -207,11 +236,56 @@ def test_the_error_bound_is_nearly_reached(channels):
     assert channels < 256 or (share > 0.85).all()
 
 
+@pytest.mark.parametrize("images", [16, 64, 256])
+def test_the_error_bound_of_dw_is_nearly_reached(images, monkeypatch):
+    """The same case with the roles exchanged: each image has one gradient, and one tile, the only one that it meets.
+    The first has the pixel just above 1, and what the others add to the tap where it cancels is lost."""
+    monkeypatch.setattr(winograd_gradient, "LEAST", 10**6)
+    frame = Framed(images, (4, 4), 32, 32, (0, 0), (0, 0))
+    x, _, _, dout = (np.zeros_like(array) for array in inputs(frame, 0))
+    row = np.array([2, 0, 1, 0], np.float32)
+    x[1:] = (np.float32(0.99 * 2.0**-24) * np.outer(row, row))[:, :, None]
+    x[0, 2, 2] = 1 + 2.0**-10
+    dout[:, 0, 0] = 1
+    dw, expected = gradient(frame, dout, x)[0], x.sum(axis=0, dtype=np.float64)[0, 0, :, None]
+    share = np.abs(dw[0, 0] - expected) / gradient_bound(frame, x, dout)
+    assert (share <= 1).all()
+    assert (share > 0.95 * images / (images + 8) - 0.05).all()
+
+
+def gradient(frame, dout, x):
+    """dw and db of the kernels of ``winograd_gradient.py``, wherever they would be used."""
+    layer = convolution_of(frame.out_shape, frame.x_shape, frame.w_shape, padding=frame.before)
+    sums, add_parts = winograd_gradient.dw(layer)
+    places = {"scratch_size": sums.scratch, "sums": numba.config.NUMBA_NUM_THREADS * sums.scratch}
+    work = np.full(places["sums"] + sums.sums, np.nan, np.float32)
+    dw, db = (np.full(shape, np.nan, np.float32) for shape in (frame.w_shape, frame.filters))
+    sums.place(**places).run(dout, x, NOTHING, work)
+    add_parts.place(**places).run(dw, db, NOTHING, work)
+    return dw, db
+
+
+def test_a_transposed_convolution():
+    """Its dw is that of the convolution whose dx it is, and its db the sum of other pixels."""
+    frame = Framed(3, (9, 7), 32, 48, (1, 1), (1, 1))
+    dout, w, b, x = inputs(frame, 6)
+    geometry = frame.strides, frame.before, frame.dilation
+    work = np.empty(conv.conv2d_workspace(x.shape, dout.shape, w.shape, *geometry), np.float32)
+    conv.conv2d_prepare(work, w, x.shape, dout.shape, *geometry)
+    results = [np.empty_like(x), np.empty_like(w), np.empty(frame.channels, np.float32)]
+    conv.conv2d_transpose_backward(*results, dout, x, w, work, *geometry)
+    truths = [array.astype(np.float64) for array in results]
+    reference.conv2d_transpose_backward(*truths, *(a.astype(np.float64) for a in (dout, x, w)), None, *geometry)
+    for result, truth in zip(results, truths, strict=True):
+        np.testing.assert_allclose(result, truth, rtol=0, atol=1e-5 * np.abs(truth).max())
+
+
 def test_when_the_method_is_used():
 
     def used(out, w, strides, dilation):
         layer = convolution_of(out, (out[0], 9, 9, w[2]), w, strides, (0, 0), dilation)
         assert (choose(layer).forward is winograd) == (choose(layer).dx is winograd)
+        assert (choose(layer).forward is winograd) == (choose(layer).dw is winograd_gradient)
         return choose(layer).forward is winograd
 
     assert used((8, 3, 9, 64), (3, 3, 64, 64), (1, 1), (1, 1))

@@ -15,6 +15,7 @@ from tinyconv.kernels.cpu.convolution import (
     pooled_positions,
     pooled_winners,
     winograd,
+    winograd_gradient,
     winograd_pooled,
 )
 from tinyconv.kernels.cpu.convolution.geometry import Convolution
@@ -37,21 +38,22 @@ def choose(layer: Convolution, pooled: bool = False) -> Choice:
     fits, pays, always = fits_winograd(layer), winograd_pays(layer), True
     # fmt: off
     plain_table = (
-        # part      algorithm         where                        because
-        ("forward", winograd,         pays,                        "4 multiplications for each output, not 9"),
-        ("forward", direct,           always,                      "any filter, stride, padding and dilation"),
-        ("dx",      winograd,         pays,                        "dx is a convolution too, of dout"),
-        ("dx",      col2im,           has_few_channels(layer),     "channels alone would leave most lanes empty"),
-        ("dx",      direct,           always,                      "a convolution of dout, tap by tap"),
-        ("dw",      filter_gradient,  always,                      "x times dout, summed over pixels"),
+        # part      algorithm           where                      because
+        ("forward", winograd,           pays,                      "4 multiplications for each output, not 9"),
+        ("forward", direct,             always,                    "any filter, stride, padding and dilation"),
+        ("dx",      winograd,           pays,                      "dx is a convolution too, of dout"),
+        ("dx",      col2im,             has_few_channels(layer),   "channels alone would leave most lanes empty"),
+        ("dx",      direct,             always,                    "a convolution of dout, tap by tap"),
+        ("dw",      winograd_gradient,  pays,                      "16 multiplications for each tile, not 36"),
+        ("dw",      filter_gradient,    always,                    "x times dout, summed over pixels"),
     )
     pooled_table = (
-        ("forward", winograd_pooled,  fits,                        "its tiles are the pooling windows"),
-        ("forward", pooled_direct,    always,                      "four rows of the register tile are a window"),
-        ("dx",      pooled_winners,   always,                      "only winners have a gradient: a tenth to a third"),
-        ("dw",      pooled_winners,   has_whole_rows(layer),       "the same, where a filter's row is whole vectors"),
-        ("dw",      pooled_patches,   is_a_patch(layer),           "all that a window sees is one register"),
-        ("dw",      pooled_positions, always,                      "any shape: each position in turn, winners masked"),
+        ("forward", winograd_pooled,    fits,                      "its tiles are the pooling windows"),
+        ("forward", pooled_direct,      always,                    "four rows of the register tile are a window"),
+        ("dx",      pooled_winners,     always,                    "only winners have a gradient: a tenth to a third"),
+        ("dw",      pooled_winners,     has_whole_rows(layer),     "the same, where a filter's row is whole vectors"),
+        ("dw",      pooled_patches,     is_a_patch(layer),         "all that a window sees is one register"),
+        ("dw",      pooled_positions,   always,                    "any shape: each position in turn, winners masked"),
     )
     # fmt: on
     first: dict[str, ModuleType] = {}
@@ -68,8 +70,8 @@ def fits_winograd(layer):
 
 
 def winograd_pays(layer):
-    """Whether a convolution, and its dx, should go by Winograd's method: where measured, it is then 1.1 to 2 times
-    faster.
+    """Whether a convolution, its dx and its dw should go by Winograd's method: where measured, each is then 1.1 to 2
+    times faster.
 
     With fewer channels or filters the transforms cost what the products save, and with 2 x 2 outputs or fewer most of a
     tile would be border. For a single image of 4 x 4 it is a loss; but the batch has no say.

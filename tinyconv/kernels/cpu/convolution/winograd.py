@@ -25,6 +25,8 @@ The dx of such a convolution is another one: pixel y of x took part in output i 
 at y + p - k, which is a convolution of dout with the filters turned by 180 degrees, channels and filters exchanged, and
 with padding 2 - p. ``prepare`` turns the filters (``winograd_filters.py``), and the kernel is the same.
 
+dw is another sum, and has a kernel of its own (``winograd_gradient.py``).
+
 The price is rounding: sums of pixels are multiplied by sums of weights, and differences are taken afterwards. With u
 the unit roundoff (2**-24) and C channels, an output is off by at most about (C + 20) u times 4 times the sum, over the
 channels, of (the sum of all |pixel| of the *whole 4 x 4 tile*) times (the sum of all |weight|). Why 4: in one dimension
@@ -38,14 +40,23 @@ Source: Lavin and Gray, "Fast algorithms for convolutional neural networks" (201
 """
 
 import functools
-from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from tinyconv.kernels.cpu.convolution import winograd_filters
 from tinyconv.kernels.cpu.convolution.geometry import CACHED
-from tinyconv.kernels.cpu.convolution.winograd_filters import four, store_four
+from tinyconv.kernels.cpu.convolution.winograd_filters import four
+from tinyconv.kernels.cpu.convolution.winograd_tiles import (
+    OF_PRODUCTS,
+    OF_TAPS,
+    SKEW,
+    first_place,
+    next_place,
+    read_pixels,
+    tiles_of,
+    transformed,
+)
 from tinyconv.kernels.cpu.registers.copies import prefetch_part
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.tile import (
@@ -62,22 +73,12 @@ from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 prepare = winograd_filters.prepare
 
-SKEW = 16  # floats; keeps the 16 matrices from lying whole pages apart, and so in the same few places of L1
-
-# In one dimension: four pixels, and three taps, to four numbers each; and the four products of these to two outputs.
-OF_PIXELS = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
-OF_TAPS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-OF_PRODUCTS = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
-
 
 def convolve(src, w, padding, size):
     """The method in NumPy: dst (N, *size, F) from src (N, H, W, C) and w (3, 3, C, F). The twin of the kernel below."""
-    (top, left), (rows, columns) = padding, size
+    rows, columns = size
     down, across = -(-rows // 2), -(-columns // 2)
-    border = max(*size, *padding) + 4
-    around = np.pad(src, ((0, 0), (border, border), (border, border), (0, 0)))[:, border - top :, border - left :]
-    tiles = np.array([[around[:, i:, j:][:, : 2 * down : 2, : 2 * across : 2] for j in range(4)] for i in range(4)])
-    pixels = np.einsum("ik,jl,klnyxc->ijnyxc", OF_PIXELS, OF_PIXELS, tiles)
+    pixels = transformed(src, padding, down, across)
     filters = np.einsum("ik,jl,klcf->ijcf", OF_TAPS, OF_TAPS, w)
     products = np.einsum("ijnyxc,ijcf->ijnyxf", pixels, filters)  # 16 matrix products
     dst = np.einsum("ik,jl,klnyxf->nyixjf", OF_PRODUCTS, OF_PRODUCTS, products)
@@ -88,33 +89,6 @@ def convolve_backward(dout, w, padding, size):
     """dx (N, *size, C) of such a convolution in NumPy: the same with the filters turned and transposed."""
     turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
     return convolve(dout, turned, tuple(2 - p for p in padding), size)
-
-
-class Tiling(NamedTuple):
-    """What the kernel must know: the shapes, how the tiles are cut into tasks, and where in ``work`` things are.
-
-    Tiles are counted through all images, row by row; tile (i, j) of an image covers the outputs (2 i, 2 j) to
-    (2 i + 1, 2 j + 1), of which those beyond an odd last row or column do not exist.
-    """
-
-    src_H: int  # of the images that are read: x, or dout for dx
-    src_W: int
-    src_C: int
-    dst_H: int  # of those that are written: out, or dx
-    dst_W: int
-    dst_C: int
-    top: int  # padding
-    left: int
-    down: int  # tiles of an image
-    across: int
-    count: int  # tiles of all images
-    block: int  # tiles of a task: few enough that what it holds of them stays in the cache
-    shares: int  # tasks that do the same tiles with other filters
-    relu: int = 0
-    filters: int = 0  # transformed
-    bias: int = 0
-    scratch: int = 0  # one for each thread
-    scratch_size: int = 0
 
 
 def forward(layer, relu):
@@ -131,14 +105,12 @@ def dx(layer):
 
 def tiling_of(layer):
     """The ``Tiling`` of a convolution, whose places in ``work`` are still to be filled in."""
-    N, OH, OW, F, H, W, C, *_ = layer
-    down, across = -(-OH // 2), -(-OW // 2)
-    count, (R, V) = N * down * across, _tile_shape(F)
-    most = max(R, CACHED // (16 * (C + V * LANES)))
-    blocks = max(1, -(-count // most), min(TASKS, -(-count // (2 * R))))
-    block = max(1, -(-count // (blocks * R))) * R
-    shares = min(F // (V * LANES), -(-TASKS // -(-count // block)))
-    return Tiling(H, W, C, OH, OW, F, *layer.padding, down, across, count, block, shares)
+    g, (R, V) = tiles_of(layer), _tile_shape(layer.F)
+    most = max(R, CACHED // (16 * (g.src_C + V * LANES)))
+    blocks = max(1, -(-g.count // most), min(TASKS, -(-g.count // (2 * R))))
+    block = max(1, -(-g.count // (blocks * R))) * R
+    shares = min(g.dst_C // (V * LANES), -(-TASKS // -(-g.count // block)))
+    return g._replace(block=block, shares=shares)
 
 
 def _tile_shape(F):
@@ -160,65 +132,9 @@ def job_of(g, finish):
 
 
 @helper(forceinline=True)
-def _along(a, b, c, d):
-    """Four pixels in a row to the four numbers that the filter's are multiplied with."""
-    return a - c, b + c, c - b, b - d
-
-
-@helper
-def _transform_pixels(work, at, size, image, place, row, C):
-    """The 4 x 4 pixels at ``place`` to 16 numbers for each channel: number (i, j) to ``at + (4 i + j) * size``."""
-    for c in range(0, C, LANES):
-        p = place + c
-        a = _along(*four(image, p, C))
-        b = _along(*four(image, p + row, C))
-        c_ = _along(*four(image, p + 2 * row, C))
-        d = _along(*four(image, p + 3 * row, C))
-        store_four(work, at + c, 4 * size, _along(a[0], b[0], c_[0], d[0]))
-        store_four(work, at + c + size, 4 * size, _along(a[1], b[1], c_[1], d[1]))
-        store_four(work, at + c + 2 * size, 4 * size, _along(a[2], b[2], c_[2], d[2]))
-        store_four(work, at + c + 3 * size, 4 * size, _along(a[3], b[3], c_[3], d[3]))
-
-
-@helper(forceinline=True)
 def _back(m):
     """Four products to two outputs."""
     return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
-
-
-@helper
-def _first(g, tile):
-    """Image, row and column of a tile."""
-    n, rest = tile // (g.down * g.across), tile % (g.down * g.across)
-    return n, rest // g.across, rest % g.across
-
-
-@helper(forceinline=True)
-def _next(g, place):
-    """Those of the next tile: counted, since a division takes as long as half of the work on a vector."""
-    n, i, j = place
-    if j + 1 < g.across:
-        return n, i, j + 1
-    return (n, i + 1, 0) if i + 1 < g.down else (n + 1, 0, 0)
-
-
-@helper
-def _read(work, at, size, src, g, place, border):
-    """Transform the pixels of a tile; where it reaches over the edge of the image, of a copy with zeros around."""
-    n, i, j = place
-    top, left = 2 * i - g.top, 2 * j - g.left
-    start, row = ((n * g.src_H + top) * g.src_W + left) * g.src_C, g.src_W * g.src_C
-    if top >= 0 and left >= 0 and top + 4 <= g.src_H and left + 4 <= g.src_W:
-        _transform_pixels(work, at, size, src, start, row, g.src_C)
-        return
-    for k in range(16):
-        exists = 0 <= top + k // 4 < g.src_H and 0 <= left + k % 4 < g.src_W
-        for c in range(0, g.src_C, LANES):
-            pixel = (
-                vector_load(src, start + k // 4 * row + k % 4 * g.src_C + c) if exists else vector_fill(np.float32(0))
-            )
-            vector_store(pixel, work, border + k * g.src_C + c)
-    _transform_pixels(work, at, size, work, border, 4 * g.src_C, g.src_C)
 
 
 @helper(forceinline=True)
@@ -289,10 +205,10 @@ def make_winograd(R, V, finish):
         panels, size, product_size = g.dst_C // columns, g.block * g.src_C + SKEW, g.block * columns + SKEW
         pixels = g.scratch + numba.get_thread_id() * g.scratch_size
         products = pixels + 16 * size
-        start = place = _first(g, first)
+        start = place = first_place(g, first)
         for t in range(tiles):
-            _read(work, pixels + t * g.src_C, size, src, g, place, products + 16 * product_size)
-            place = _next(g, place)
+            read_pixels(work, pixels + t * g.src_C, size, src, g, place, 0, g.src_C, products + 16 * product_size)
+            place = next_place(g, place)
         coming = src.size * (first + g.block) // g.count + (2 - g.top) * g.src_W * g.src_C
         coming_size = src.size * g.block // g.count
         begin, end = share * panels // g.shares, (share + 1) * panels // g.shares
@@ -304,6 +220,6 @@ def make_winograd(R, V, finish):
             place = start
             for t in range(tiles):
                 finish(dst, extra, work, g, place, panel * columns, columns, products + t * columns, product_size)
-                place = _next(g, place)
+                place = next_place(g, place)
 
     return winograd
