@@ -89,9 +89,11 @@ def main() -> None:
     if options.seed is not None:
         print(keras.distribution.receipt(model))
 
-    if options.report and leads:
-        title = f"{options.dataset.upper()}, test accuracy {accuracy:.2%}"
-        write_report(options.report, model.history.history, x_test, y_test, model.predict(x_test), class_names, title)
+    if options.report:
+        predictions = model.predict(x_test)  # which processes share, too
+        if leads:
+            title = f"{options.dataset.upper()}, test accuracy {accuracy:.2%}"
+            write_report(options.report, model.history.history, x_test, y_test, predictions, class_names, title)
 
 
 def take_part() -> bool:

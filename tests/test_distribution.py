@@ -27,7 +27,7 @@ from benchmarks import scaling_ranks
 from tinyconv import layers
 from tinyconv.distribution import parallel
 from tinyconv.distribution.ranks import GONE, RankError, Ranks
-from tinyconv.distribution.shards import Tree, cut, owned
+from tinyconv.distribution.shards import Tree, cut, owned, portion
 
 HERE = Path(__file__).parent
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -41,6 +41,8 @@ needs_mpi = pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}: pip inst
 @pytest.mark.parametrize(("samples", "expected"), [(16, [2] * 8), (18, [3, 3] + [2] * 6), (3, [1, 1, 1] + [0] * 5)])
 def test_a_batch_is_cut_into_equal_shards(samples, expected):
     assert cut(samples, 8) == expected
+    found = [portion(samples, rank, 3, 8) for rank in range(3)]
+    assert [len(range(samples)[each]) for each in found] == [sum(expected[:2]), sum(expected[2:5]), sum(expected[5:])]
 
 
 @pytest.mark.parametrize("shards", [1, 8, 16])
@@ -93,11 +95,14 @@ class Alone:
 
     comm = None
 
-    def everyone(self, value):
+    def everyone(self, value, what=""):
         return [value]
 
     def first(self, value=None):
         return value
+
+    def deal(self, dealer, values, what):
+        return values[dealer]
 
     def alone(self):
         return contextlib.nullcontext()
@@ -117,6 +122,9 @@ X = np.random.default_rng(0).normal(size=(21, 6, 6, 2)).astype(np.float32)
 Y = np.eye(3, dtype=np.float32)[np.arange(21) % 3]
 
 
+MEAN = "mean_with_sample_weight"
+
+
 def trained(loss="categorical_crossentropy", optimizer="sgd", **fit):
     keras.utils.set_random_seed(1)
     x = image = keras.Input((6, 6, 2))
@@ -126,7 +134,8 @@ def trained(loss="categorical_crossentropy", optimizer="sgd", **fit):
     model = keras.Model(image, layers.Dense(3, activation="softmax")(x))
     model.compile(optimizer, loss, metrics=["accuracy"], weighted_metrics=["mse"], backend="reference")
     history = model.fit(X, Y, verbose=0, **{"batch_size": 10, **fit}).history
-    return model.get_weights(), history, model.evaluate(X, Y, batch_size=8, verbose=0), model.predict(X)
+    scores = model.evaluate(X, Y, batch_size=8, verbose=0, sample_weight=fit.get("sample_weight"))
+    return model.get_weights(), history, scores, model.predict(X)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +145,9 @@ def trained(loss="categorical_crossentropy", optimizer="sgd", **fit):
         {"loss": keras.losses.CategoricalCrossentropy(reduction="sum"), "class_weight": {0: 3.0, 1: 0.5}},
         {"optimizer": keras.optimizers.SGD(0.1, clipnorm=0.1), "sample_weight": np.linspace(0, 2, 21)},
         {"batch_size": 4, "steps_per_epoch": 5},
+        {"loss": keras.losses.CategoricalCrossentropy(reduction=MEAN), "sample_weight": np.linspace(0, 2, 21)},
     ],
-    ids=["validation", "sum and class weights", "clipping and sample weights", "small batches"],
+    ids=["validation", "sum and class weights", "clipping and sample weights", "small batches", "weighted mean"],
 )
 def test_shards_compute_what_the_whole_batch_does(settings, in_shards):
     """Fewer samples than shards, too; in float32, whose sums in another order differ a little."""
@@ -168,15 +178,10 @@ class Moves(keras.Layer):
 
 
 def test_what_shards_would_get_wrong_is_refused(in_shards):
-    loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
-    with pytest.raises(ValueError, match=r"divides by the sum of a batch's weights.*sum_over_batch_size"):
-        trained(loss, sample_weight=np.ones(21))
     model = keras.Sequential([keras.Input((4,)), Moves(), layers.Dense(1)])
     model.compile("sgd", "mse", backend="reference")
     with pytest.raises(ValueError, match="Layer 'moves' moves statistics of its own"):
         model.fit(np.zeros((4, 4)), np.zeros((4, 1)), verbose=0)
-    with pytest.raises(ValueError, match=r"train_on_batch\(\) is not supported under DataParallel"):
-        model.train_on_batch(np.zeros((4, 4)), np.zeros((4, 1)))
 
 
 def test_arguments_are_refused_by_name(in_shards):
@@ -275,12 +280,15 @@ def receipts():
 
 
 @needs_mpi
-@pytest.mark.parametrize(("ranks", "threads"), [(2, 1), (3, 1), (1, 2)])
+@pytest.mark.parametrize(("ranks", "threads"), [(2, 1), (3, 1), (1, 2), pytest.param(4, 2, marks=pytest.mark.long)])
 def test_receipts_are_the_same_for_any_number_of_ranks_and_threads(ranks, threads, receipts):
-    """Of weights, history and evaluation: a small network as the example's, one with batch norm, and a graph."""
+    """Of weights, history, evaluation and prediction: a small network as the example's, one with batch norm, a graph,
+    data sets of all kinds, of which each batch is read once, and single batches."""
     expected = receipts(1)
     assert receipts(ranks, threads) == expected
     assert [value for name, value in expected.items() if name.endswith("every rank")] == [1, 1, 1]
+    assert [expected[name][2:] for name in ("Counted", "Noisy", "generator")] == [[True] * 3] * 3
+    assert expected["single batches"][-1], "train_on_batch differs from fit"
 
 
 @needs_mpi
@@ -290,10 +298,11 @@ def test_receipts_are_the_same_for_any_number_of_ranks_and_threads(ranks, thread
         ("exception", "Rank 1 of 2 ends the job:.*OSError: the disk is gone"),
         ("killed", r"Rank 1 of 2 \(process \d+ on .*\) was killed, which ends the job"),
         ("leaves", "this one leaves.*Rank 1 has ended, and rank 0 waits for it"),
-        ("ends early", "waits for numbers of a batch of rank 1, which waits for another message"),
-        ("other data", "ValueError: The ranks of this job differ in: numbers of x of fit"),
-        ("other arguments", "ValueError: The ranks of this job differ in: arguments.*epochs=1.* on rank 0"),
-        ("other batch", "Rank 1 has other data than rank 0"),
+        (
+            "other call",
+            r"Rank \d waits for .* of rank \d, which has sent .*\. Expected all ranks to run the same program",
+        ),
+        ("other batch", "Rank 1 has other data or another learning rate than rank 0"),
         ("callback fails", "Rank 0 of 2 ends the job:.*ValueError: a bad callback"),
     ],
 )
@@ -307,14 +316,25 @@ def test_when_one_rank_goes_wrong_all_end(how, message):
 
 
 @needs_mpi
-def test_what_happens_on_one_rank_is_known_to_all():
-    assert result(2, "faulty", "interrupted") == {"interrupted": True}
-    assert result(3, "faulty", "stopped")["steps"] == 5
-    assert result(2, "faulty", "weights set")["rate"] == 0.5
-    status, out, err = mpiexec(2, "faulty", "slow")
-    assert status == 0
+def test_what_differs_is_refused_before_the_first_step():
+    expected = ["numbers of x of fit", "arguments", "first batch of x of fit", "arrays of x of fit", "numpy"]
+    for what, said in zip(expected, result(2, "refused"), strict=True):
+        assert f"The ranks of this job differ in: {what}. Expected the same" in said
+
+
+@needs_mpi
+def test_what_happens_on_one_rank_is_known_to_all(tmp_path):
+    status, out, err = mpiexec(3, "known", tmp_path)
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["interrupted"] is True
+    assert found["stopped"][0] == 5
+    assert found["weights set"] == [30, 0.5]
+    assert found["slow"][0] == 30
     assert "Waiting for rank 1 for 1 s." in err
-    assert json.loads(out)["steps"] == 30
+    assert found["early"] == 4  # two epochs of two batches
+    assert found["called"] == [[0, 1], [], []]
+    assert found["files"] == ["0.keras"]
 
 
 @needs_mpi

@@ -56,13 +56,20 @@ class DataParallel:
     >>> model.fit(...)  # under mpiexec -n N, on every process
 
     All processes run the same program with the same data; the weights are rank 0's. Only rank 0 prints, calls callbacks
-    and writes files; what callbacks change, all take over. ``fit`` and ``evaluate`` are calls of all of them together,
-    everything else is each one's own. The bits of the result depend on ``shards``, and not on the number of processes.
+    and writes files; what callbacks change, all take over. ``fit``, ``evaluate``, ``predict``, ``train_on_batch`` and
+    ``test_on_batch`` are calls of all of them together; everything else is each one's own, a call of the model and
+    ``predict_on_batch`` too. The bits of the result depend on ``shards``, and not on the number of processes.
+
+    Of arrays each process takes its samples. Of data sets each batch is read once, by one process that hands the others
+    their samples: a PyDataset and a folder of images by all in turns, if the first batch is the same when it is read
+    twice; a batch must then depend on its number alone, and on the epoch. A data set of which that is not so is read by
+    rank 0, in order, and so is what cannot be read by number: a generator, a tf.data.Dataset, a DataLoader. ``predict``
+    gives each process whole batches, and all of them the outputs of all.
 
     Args:
         device_mesh: Keras' only; must be None.
         devices: must be None, or all that :func:`list_devices` lists.
-        auto_shard_dataset: must be True: each process is given all data, and takes its part.
+        auto_shard_dataset: must be True: each process is given the same data, and takes its part.
         shards: into how many parts a batch is cut, a power of two: as many processes can take part.
 
     Raises:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tinyconv.checking.extras import need
@@ -23,9 +23,10 @@ DOUBT = 2.0  # seconds after which a rank tells those it waits for where it is i
 LAST = 5.0  # seconds of waiting after which Ctrl-C ends it, whatever the others do
 PATIENCE = 30.0  # seconds after which a person is told whom the others wait for
 
+WORD, SAMPLES, NUMBERS = "another message", "samples of a batch", "numbers of a batch"  # what ranks wait for
 SAME_PROGRAM = (
-    "Expected all ranks to run the same program: fit and evaluate are called on all of them, or on none, and see as "
-    "many batches."
+    "Expected all ranks to run the same program: fit, evaluate and predict are called on all of them, or on none, and "
+    "see as many batches."
 )
 
 _give_way: Callable[[], Any] = getattr(os, "sched_yield", lambda: time.sleep(0))
@@ -91,21 +92,26 @@ class Ranks:
 
     # Objects
 
-    def everyone(self, value: Any) -> list[Any]:
-        """What each rank says, when all have said something."""
-        heard = self._talk(value, self.others, self.others)
+    def everyone(self, value: Any, what: str = WORD) -> list[Any]:
+        """What each rank says, when all have said something; ``what``: what messages call it."""
+        heard = self._talk(what, dict.fromkeys(self.others, value), self.others)
         return [heard.get(rank, value) for rank in range(self.size)]
 
     def first(self, value: Any = None) -> Any:
         """What rank 0 says."""
-        if self.rank:
-            return self._talk(None, [], [0])[0]
-        self._talk(value, self.others, [])
-        return value
+        return self.deal(0, [value] * self.size, WORD)
 
-    def _talk(self, value: Any, to: Sequence[int], sources: Sequence[int]) -> dict[int, Any]:
-        data = pickle.dumps(value)
-        sent = [self.comm.Isend(data, rank, TALK) for rank in to]
+    def deal(self, dealer: int, values: Sequence[Any], what: str) -> Any:
+        """What the ``dealer`` has for this rank: its ``values`` are for one rank each."""
+        if self.rank != dealer:
+            return self._talk(what, {}, [dealer])[dealer]
+        self._talk(what, {rank: values[rank] for rank in self.others}, [])
+        return values[dealer]
+
+    def _talk(self, what: str, values: Mapping[int, Any], sources: Sequence[int]) -> dict[int, Any]:
+        """Tell these ranks these values, and hear what the sources say."""
+        packed = {id(value): pickle.dumps((what, value)) for value in values.values()}
+        sent = {rank: self.comm.Isend(packed[id(value)], rank, TALK) for rank, value in values.items()}
         heard: dict[int, Any] = {}
 
         def done() -> bool:
@@ -113,10 +119,18 @@ class Ranks:
                 if rank not in heard and (message := self.comm.Improbe(rank, TALK, status := self.mpi.Status())):
                     text = bytearray(status.Get_count(self.mpi.BYTE))
                     message.Recv([text, self.mpi.BYTE])
-                    heard[rank] = pickle.loads(text)
-            return len(heard) == len(sources) and self.mpi.Request.Testall(sent)
+                    said, heard[rank] = pickle.loads(text)
+                    if said != what:
+                        raise RankError(
+                            f"Rank {self.rank} waits for {what} of rank {rank}, which has sent {said}. {SAME_PROGRAM}"
+                        )
+            return not missing()
 
-        self.wait("another message", done, lambda: [rank for rank in sources if rank not in heard])
+        def missing() -> list[int]:
+            kept = {rank for rank, request in sent.items() if not request.Test()}  # not taken yet
+            return sorted(kept.union(sources) - (heard.keys() - kept))
+
+        self.wait(what, done, missing)
         return heard
 
     # Waiting
@@ -191,7 +205,7 @@ class Exchange:
         if self._requests:
             self.ranks.mpi.Prequest.Startall(self._requests)
             self._pending = list(range(len(self._requests)))
-            self.ranks.wait("numbers of a batch", self._done, self._missing)
+            self.ranks.wait(NUMBERS, self._done, self._missing)
 
     def _done(self) -> bool:
         # One after the other, as only MPI_Test says reliably what a persistent request has received.

@@ -22,6 +22,16 @@ def owned(rank: int, ranks: int, shards: int) -> range:
     return range(rank * shards // ranks, (rank + 1) * shards // ranks)
 
 
+def portion(samples: int, rank: int, ranks: int, shards: int) -> slice:
+    """The samples of a batch that are in a rank's shards; of a small batch perhaps none.
+
+    >>> portion(18, rank=1, ranks=2, shards=8)
+    slice(10, 18)
+    """
+    sizes, own = cut(samples, shards), owned(rank, ranks, shards)
+    return slice(sum(sizes[: own.start]), sum(sizes[: own.stop]))
+
+
 @dataclass(frozen=True)
 class Tree:
     """The order of a sum over ``shards`` rows, a power of two, in place: "add row b to row a" is a pair (a, b).

@@ -14,7 +14,7 @@ from tinyconv.checking.messages import warn
 from tinyconv.training.agreement import digest
 from tinyconv.training.data import STEPS, Data, Loop, on_kernels
 from tinyconv.training.streamed import StreamPass
-from tinyconv.training.streams import Stream
+from tinyconv.training.streams import Stream, parts_of
 from tinyconv.training.trainer import Trainer
 
 TRAINING, VALIDATION = "x of fit", "validation_data of fit"
@@ -99,12 +99,29 @@ class Feed:
 
     def described(self) -> dict[str, Any]:
         """What ranks that share a run must have in common."""
-        if self.arrays is None:
-            return {self.argument: f"{type(self.given[0]).__name__}, steps={self.steps}"}
+        if self.stream is not None:
+            kind = f"{type(self.given[0]).__name__}, {self.stream.length} batches, steps={self.steps}"
+            return {self.argument: kind, **self._first_read()}
+        assert self.arrays is not None
         arrays = [each for some in self.arrays for each in some]
         shapes = ", ".join(str(None if each is None else each.shape) for each in arrays)
         same = {"arrays": shapes, "batches": f"batch_size={self.size}, steps={self.steps}", "numbers": digest(arrays)}
         return {f"{what} of {self.argument}": value for what, value in same.items()}
+
+    def _first_read(self) -> dict[str, Any]:
+        """What all ranks find in the first batch, if they read it. They share the reading if a batch depends on nothing
+        but its number: where it is another one each time, what they draw would depend on how many they are."""
+        stream = self.stream
+        assert stream is not None
+        first, again = stream.first(), stream.again
+        if again is None:
+            return {}
+        once, twice = (
+            digest([each for some in self.checking(*parts_of(batch, self.argument)) for each in some])
+            for batch in (first, again)
+        )
+        stream.in_turns, stream.again = once == twice, None
+        return {f"first batch of {self.argument}": once if stream.in_turns else "another one when it is read again"}
 
     @property
     def identity(self) -> tuple[int | None, int | None]:
@@ -127,7 +144,7 @@ class Feed:
             through = StreamPass(trainer, self.stream, self.checking, False, parts)
 
             def joined(on_device: bool) -> list[Any]:
-                arrays = map(np.concatenate, parts)
+                arrays = map(np.concatenate, through.outputs())
                 return [on_kernels(state, each) if on_device else each for each in arrays]
 
             return through, joined
@@ -137,6 +154,11 @@ class Feed:
         loop = trainer.pass_over(data, self.size, False, results, self.steps, self.argument)
 
         def read(on_device: bool) -> list[Any]:
+            if loop.shared is not None:
+                own = loop.shared.own
+                mine = slice(own.start * self.size, own.stop * self.size)
+                parts = loop.shared.ranks.everyone([each[mine] for each in results])
+                return [*map(np.concatenate, zip(*parts, strict=True))]
             return [each[: loop.samples] if on_device else state.read(each[: loop.samples]) for each in results]
 
         return loop, read

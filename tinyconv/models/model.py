@@ -228,7 +228,8 @@ class Model(Compiled):
                 validation = feed.split(share, **val_settings)
             resumed = [callback.resume(self, *feed.identity) for callback in given]
             start = next((position for position in resumed if position is not None), Position(initial_epoch))
-            start = self._join(start, feed, validation, f"epochs={epochs}, {initial_epoch=}, {freq=}, {shuffle=}")
+            arguments = f"fit, epochs={epochs}, {initial_epoch=}, {freq=}, {shuffle=}"
+            start = self._join(arguments, feed, validation, start=start)
             trainer = self._need_trainer("fit", None, training=True)  # a callback may have changed the model
             self._stop_training = False
             loop = feed.loop(trainer, training=True)
@@ -244,17 +245,14 @@ class Model(Compiled):
             session.train(start, epochs, shuffle, freq)
         return history
 
-    def _join(self, start: Position, feed: Feed, validation: Feed | None = None, arguments: str = "") -> Position:
+    def _join(self, arguments: str, *feeds: Feed | None, start: Position = BEGINNING) -> Position:
         """Where all ranks begin, if several run this together, and nothing is different between them."""
         if together() is None:
             return start
-        kernel_set = self._need_trainer("fit", None).kernels
-        run = {
-            "arguments": arguments,
-            "processor": getattr(kernel_set, "target", str)(),
-            **feed.described(),
-            **(validation.described() if validation else {}),
-        }
+        kernel_set = self._trainer and self._trainer.kernels
+        run = {"arguments": arguments, "processor": getattr(kernel_set, "target", str)()}
+        for feed in feeds:
+            run |= {} if feed is None else feed.described()
         return join(self, start, run)
 
     @explained
@@ -278,7 +276,7 @@ class Model(Compiled):
             feed = Feed("x of evaluate", x, y, sample_weight, batch_size=batch_size, steps=steps)
             self._need_trainer("evaluate", feed.example)
             feed.check(self._checked)
-            self._join(BEGINNING, feed)
+            self._join("evaluate", feed)
             trainer = self._need_trainer("evaluate", None)
             loop = feed.loop(trainer, training=False)
             events = CallbackList(here(as_callbacks(callbacks)), model=self, **_params(loop, 1, verbose))
@@ -303,14 +301,16 @@ class Model(Compiled):
         takes; targets in its batches are not looked at.
         """
         on_device = checking.boolean("predict", "on_device", on_device)
-        progress = Progress(verbose, 0, None)
+        progress = Progress(told(verbose), 0, None)
         with self._lock:
             feed = Feed("x of predict", x, batch_size=batch_size, steps=steps)
-            trainer = self._need_trainer("predict", feed.example, compiled=False)
+            self._need_trainer("predict", feed.example, compiled=False)
             feed.check(lambda x, *_: (self._input_arrays(x), (), ()))
+            self._join("predict", feed)
+            trainer = self._need_trainer("predict", None, compiled=False)
             shapes = self._output_shapes()
             loop, outputs = feed.prediction(trainer, shapes)
-            events = CallbackList(callbacks, model=self, **_params(loop, 1, verbose))
+            events = CallbackList(here(as_callbacks(callbacks)), model=self, **_params(loop, 1, verbose))
             Session(trainer, loop, events, progress).run("predict")
             found = [each.reshape((-1, *shape)) for each, shape in zip(outputs(on_device), shapes, strict=True)]
             return found[0] if len(found) == 1 else found
@@ -366,15 +366,18 @@ class Model(Compiled):
         self, what: str, x: Any, y: Any, weights: Any, class_weight: Any, training: bool, return_dict: bool
     ) -> Any:
         return_dict = checking.boolean(what, "return_dict", return_dict)
-        if training and together() is not None:
-            raise ValueError(
-                f"{what}() is not supported under DataParallel. Fix: fit(), with batches from a generator."
-            )
         trainer = self._need_trainer(what, x, training=training)
+        if trainer.differs():
+            self._join(what)
+            trainer = self._need_trainer(what, None, training=training)
+            trainer.agreed = True
         checked = self._checked(x, y, weights, class_weight)
         if training:
             trainer.set_learning_rate()
-        trainer.run_batch(*checked, training, update=training)
+        if trainer.shards is not None:
+            trainer.run_together(checked, training)
+        else:
+            trainer.run_batch(*checked, training, update=training)
         logs = trainer.logs()
         if training:
             assert self._optimizer is not None

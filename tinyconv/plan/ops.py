@@ -8,7 +8,7 @@ Shapes of ops have no batch axis; the buffers have it.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -886,10 +886,11 @@ class Loss(Op):
         else:
             arrays[name] = x_rows.data
         b.forward(self, f"{self.kind}_forward", 0, losses=losses, **first, **arrays)
-        self._weigh(b.forward, losses.reshape((rows, 1)), weights, 1.0, rows / share)
+        parts = [weights, *self._over_sum(b, weights)]
+        self._weigh(b.forward, losses.reshape((rows, 1)), parts, 1.0, rows / share)
         if x.wanted:
             b.backward(self, f"{self.kind}_backward", 0, **{f"d{name}": x_rows.grad}, **arrays)
-            self._weigh(b.backward, x_rows.grad, weights, self.weight * share, rows / share)
+            self._weigh(b.backward, x_rows.grad, parts, self.weight * share, rows / share)
         # The totals count samples; a sample of several rows (an image of predictions, say) contributes their mean.
         adding = {"totals": b.state.totals, "weight": b.batch_size / rows}
         b.forward(self, "accumulate", 0, values=losses, weights=nothing, slot=self.slot, **adding)
@@ -913,9 +914,37 @@ class Loss(Op):
         b.forward(self, "smooth_targets", 0, out=out, targets=targets, smoothing=smoothing, level=level)
         return out
 
-    def _weigh(self, phase: Callable[..., None], values: Any, weights: Any, factor: float, whole: float) -> None:
+    def _over_sum(self, b: Builder, weights: Any) -> list[Any]:
+        """Of a shard, where the loss is divided by the sum of the weights: M / sum for each row, as all shards know it
+        when they have told each other their sums."""
+        if not (b.state.whole and self.meets):
+            return []
+        sums = b.buffer(self, "sums", (2,), np.float64)
+        factors = b.buffer(self, "over_sum", weights.shape, weights.dtype)
+        b.forward(self, "accumulate", 0, totals=sums, values=weights, weights=b.nothing(1), slot=0, weight=1.0)
+        b.meet("forward", self, Meeting((sums,), (factors,), rows_by_sum, cleared=True))
+        return [factors]
+
+    @property
+    def meets(self) -> bool:
+        """Whether a shard must know what weights the others have."""
+        return self.normalize and self.weighted
+
+    def _weigh(
+        self, phase: Callable[..., None], values: Any, parts: Sequence[Any], factor: float, whole: float
+    ) -> None:
         """Multiply losses, or their gradients, by the weights of their rows, if there are any, and by a factor.
-        ``whole``: the rows of the batch."""
+        ``parts``: the weights, and what else rows are multiplied by. ``whole``: the rows of the batch."""
         factor *= whole if self.summed else 1
-        if weights.size or factor != 1:
-            phase(self, "weigh", 0, values=values, weights=weights, factor=factor, normalize=self.normalize)
+        alone = {"normalize": self.normalize and len(parts) == 1}
+        for weights in parts:
+            if weights.size or factor != 1:
+                phase(self, "weigh", 0, values=values, weights=weights, factor=factor, **alone)
+            factor = 1.0
+
+
+def rows_by_sum(given: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """From the sums of the shards' weights and the numbers of their rows, what a weighted mean multiplies a row by;
+    0 if the weights add up to 0."""
+    total, rows = given.astype(np.float64)[:, 0].sum(axis=0)
+    return np.array([[rows / total if total else 0.0]])

@@ -107,7 +107,7 @@ def join(model: Network, start: Position, run: Mapping[str, Any]) -> Position:
         **_description(model),
         **run,
     }
-    found = ranks.everyone((run, hashlib.sha256(pickle.dumps(state)).digest(), start))
+    found = ranks.everyone((run, hashlib.sha256(pickle.dumps(state)).digest(), start), "its arguments")
     for name in run:
         values = [others.get(name) for others, _, _ in found]
         if any(other != values[0] for other in values):

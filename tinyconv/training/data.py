@@ -1,7 +1,9 @@
 """A data set where the kernels can reach it, and a pass over it."""
 
-from collections.abc import Callable, Iterator, Sequence
+import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from tinyconv.callbacks.base import BEGINNING, Position
 from tinyconv.checking.messages import warn
+from tinyconv.distribution.ranks import Ranks
 from tinyconv.plan.lowering import Plan
 from tinyconv.plan.state import State
 
@@ -58,7 +61,7 @@ def is_sparse(y: Any) -> bool:
     return bool(y.dtype.kind == "i")
 
 
-def given(weights: Sequence[Any]) -> list[Any]:
+def given(weights: Iterable[Any]) -> list[Any]:
     """Those that there are."""
     return [each for each in weights if each is not None]
 
@@ -79,6 +82,31 @@ def loader(plan: Plan, data: Data, targets: bool, counters: Any) -> list[tuple[C
     return calls
 
 
+class Ready(NamedTuple):
+    """A batch of ``size`` samples as Python hands it to the kernels: targets are rows. Or what a rank needs of it;
+    ``owner``: the only rank that computes it."""
+
+    size: int
+    xs: tuple[Any, ...]
+    ys: tuple[Any, ...]
+    weights: tuple[Any, ...]
+    owner: int | None = None
+
+    def part(self, samples: slice) -> "Ready":
+        """These samples of it."""
+
+        def rows(array: Any) -> Any:
+            many = len(array) // self.size  # rows of a sample
+            return array[samples.start * many : samples.stop * many]
+
+        xs, ys, weights = (tuple(None if each is None else rows(each) for each in some) for some in self.arrays)
+        return Ready(self.size, xs, ys, weights)
+
+    @property
+    def arrays(self) -> tuple[tuple[Any, ...], ...]:
+        return self.xs, self.ys, self.weights
+
+
 class Prepared(Protocol):
     """What is run for a batch: a plan, or the plans of its shards."""
 
@@ -88,12 +116,33 @@ class Prepared(Protocol):
 
 
 class Turn(NamedTuple):
-    """One batch of a pass: its number in the epoch, its samples, its plan, and what runs it."""
+    """One batch of a pass: its number in the epoch, its samples, its plan, and what runs it; the rank that alone does
+    so, where ranks share the batches of a prediction."""
 
     number: int
     size: int
-    plan: Any  # Prepared
+    plan: Any  # Prepared; None of a batch that another rank computes
     run: Callable[[], None]
+    owner: int | None = None
+
+
+class Shared(NamedTuple):
+    """Whose batches are whose: this one of the ``ranks`` computes its ``own``, and ``skip`` counts one of another's."""
+
+    owners: Sequence[int]  # of all batches
+    ranks: Ranks
+    skip: Callable[[int], None]  # of so many samples
+
+    @property
+    def own(self) -> slice:
+        """The numbers of this rank's batches, which are neighbours."""
+        first = bisect.bisect_left(self.owners, self.ranks.rank)
+        return slice(first, first + self.owners.count(self.ranks.rank))
+
+    def turn(self, turn: Turn, number: int) -> Turn:
+        """The turn of the batch of that number, as this rank takes it."""
+        owner = self.owners[number]
+        return turn._replace(owner=owner, run=turn.run if owner == self.ranks.rank else partial(self.skip, turn.size))
 
 
 class Loop(Protocol):
@@ -145,6 +194,7 @@ class Pass:
     programs: dict[int, Callable[[], None]]
     steps: int | None = None  # None: all batches that there are
     argument: str = "x"
+    shared: "Shared | None" = None  # each batch is one rank's
     origin: int = 0
 
     def begin(self, origin: int, epochs: int) -> None:
@@ -172,7 +222,8 @@ class Pass:
 
     def _turn(self, number: int, first: int) -> Turn:
         size = min(self.batch_size, self.data.samples - first)
-        return Turn(number, size, self.plans[size], self.programs[size])
+        turn = Turn(number, size, self.plans[size], self.programs[size])
+        return turn if self.shared is None else self.shared.turn(turn, first // self.batch_size)
 
     def kinds(self) -> list[Turn]:
         return [Turn(0, size, plan, self.programs[size]) for size, plan in self.plans.items()]

@@ -101,7 +101,8 @@ class Session:
     def _warm_up(self) -> None:
         """Compile what is not compiled yet, before any clock runs, and say so."""
         trainer, progress = self.trainer, self.progress
-        if not trainer.is_cold(*self._loops) or trainer.kernels is kernels.load("reference"):
+        turns = [turn for loop in self._loops for turn in loop.kinds()]
+        if not trainer.is_cold(turns) or trainer.kernels is kernels.load("reference"):
             return
         if not trainer.warm:
             progress.announce(f"Running on: {trainer.kernels.describe()}.")
@@ -110,6 +111,6 @@ class Session:
         message = f"Compiling the kernels for this machine{kept} ..."
         watch: Any = getattr(trainer.kernels, "compile_watch", contextlib.nullcontext)
         with watch(lambda: progress.announce(message), progress.compiling) as compiled:
-            trainer.warm_up(*self._loops)
+            trainer.warm_up(turns)
         if getattr(compiled, "functions", None):
             progress.announce(f"Compiled {len(compiled.functions)} functions in {compiled.seconds:.1f} s.")

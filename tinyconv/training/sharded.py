@@ -17,7 +17,7 @@ import numpy as np
 
 from tinyconv.distribution.parallel import DataParallel
 from tinyconv.distribution.ranks import Exchange, RankError
-from tinyconv.distribution.shards import Tree, cut, owned
+from tinyconv.distribution.shards import Tree, cut, owned, portion
 from tinyconv.kernels import memory
 from tinyconv.kernels.reference.dropout import CURSOR, FIRST_SAMPLE, STEP
 from tinyconv.network import Network
@@ -28,7 +28,7 @@ from tinyconv.plan.builder import Meeting
 from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import PHASES, Plan, closing_steps, lower
 from tinyconv.plan.state import State
-from tinyconv.training.data import Data, given, loader
+from tinyconv.training.data import Data, Ready, given, loader
 from tinyconv.training.heads import Head
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]
@@ -83,7 +83,7 @@ class Shards:
         self.batches: dict[Any, Batch] = {}
         self.muted = False  # programs run to be compiled: nothing is sent
         self.number = 0  # of the last batch, so that ranks that are not where the others are find out
-        self.check = 0  # what a batch of a stream says of its data
+        self.check = 0  # what a single batch says of its data
         self.columns = self._columns()
         self.exchanges = {training: self._exchange(training) for training in (True, False)}
         first = [self.rows.grads[0, columns] for columns in self.columns]
@@ -106,6 +106,18 @@ class Shards:
 
         to = [[piece for row in sent[me] for piece in pieces(row, rank)] for rank in range(self.ranks.size)]
         return Exchange(self.ranks, to, [[piece for row in each for piece in pieces(row, me)] for each in sent])
+
+    def portion(self, size: int, rank: int | None = None) -> slice:
+        """This rank's (or another's) samples of a batch."""
+        return portion(size, self.ranks.rank if rank is None else rank, self.ranks.size, self.team.shards)
+
+    def parts(self, whole: Ready) -> list[Ready]:
+        """What each rank needs of a batch."""
+        return [whole.part(self.portion(whole.size, rank)) for rank in range(self.ranks.size)]
+
+    def owners(self, batches: int) -> list[int]:
+        """The ranks of so many batches that are computed whole."""
+        return [rank for rank in range(self.ranks.size) for _ in owned(rank, self.ranks.size, batches)]
 
     def batch(self, size: int, training: bool, weighted: Sequence[bool]) -> "Batch":
         """A batch of ``size`` samples; ``weighted`` says for each loss whether its samples have weights."""
@@ -184,7 +196,10 @@ class Shards:
         if self.muted:
             return
         words = self.rows.control[[rows[0] for rows in self.tree.sent]]
-        for what, name in ((NUMBER, "has not run as many batches as"), (CHECK, "has other data than")):
+        for what, name in (
+            (NUMBER, "has not run as many batches as"),
+            (CHECK, "has other data or another learning rate than"),
+        ):
             (others,) = np.nonzero(words[:, what] != words[0, what])
             if len(others):
                 raise RankError(
@@ -226,8 +241,9 @@ class Batch:
         owner, graph = shards.owner, shards.owner._graph(True)
         self.sizes = cut(size, shards.team.shards)
         losses = [head.op(each) for head, each in zip(owner.heads, weighted, strict=True)]
-        check_supported(graph, losses if training else ())
-        meets = training and any(isinstance(node.op, ops.BatchNorm) and not node.op.frozen for _, node in graph)
+        check_supported(graph)
+        moves = training and any(isinstance(node.op, ops.BatchNorm) and not node.op.frozen for _, node in graph)
+        meets = moves or any(loss.meets for loss in losses)
         self.parts: list[Part] = []
         kinds = set()
         for shard in shards.own:
@@ -247,7 +263,7 @@ class Batch:
             self.parts.append(Part(shard, sum(self.sizes[:shard]), count, plan, state, kind not in kinds))
             kinds.add(kind)
         self.meetings = self._meetings()
-        self.staged: tuple[Data, Program] | None = None
+        self.staged: tuple[Data | None, Program] | None = None
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -258,11 +274,12 @@ class Batch:
         steps = [step for part in self.parts if part.prepares for phase in phases for step in part.plan.steps[phase]]
         return memory.watched(self.shards.owner.kernels.record([step.call for step in steps]))
 
-    def over(self, data: Data, staged: bool = False) -> Program:
-        """The whole step, on the samples of a data set at the cursor; or (``staged``) on the only batch of it."""
+    def over(self, data: Data | None, staged: bool = False) -> Program:
+        """The whole step, on the samples of a data set at the cursor; or (``staged``) on data that are this rank's part
+        of the batch, None if that is empty."""
         shards, owner = self.shards, self.shards.owner
         tree, training, state = shards.tree, self.training, owner.state
-        pieces = [part.calls(data, self.phases) for part in self.parts if part.size]
+        pieces = [part.calls(data, self.phases) for part in self.parts if part.size and data]
         calls: list[Call] = [(self._begin, (staged,))]
         for number, meet in enumerate([*self.meetings, None]):
             calls += [call for piece in pieces for call in piece[number]]
@@ -280,7 +297,7 @@ class Batch:
         counters = self.shards.owner.state.counters
         for part in self.parts:
             part.state.counters[[STEP, FIRST_SAMPLE]] = counters[STEP], part.first
-            part.state.counters[CURSOR] = part.first + (0 if staged else counters[CURSOR])
+            part.state.counters[CURSOR] = part.first + (-self.parts[0].first if staged else counters[CURSOR])
             self.shards.rows.totals[part.shard] = 0
             if not part.size:
                 self.shards.rows.grads[part.shard] = 0
@@ -304,33 +321,25 @@ class Batch:
 
     # A batch that Python hands over
 
-    def load(self, xs: Sequence[np.ndarray], ys: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]) -> None:
-        """Copy this rank's samples to where :meth:`step` finds them."""
-        state = self.shards.owner.state
+    def load(self, own: Ready) -> None:
+        """Copy this rank's samples (:meth:`Shards.portion`) to where :meth:`step` finds them."""
         if self.staged is None:
-            like = [[None if each is None else np.empty_like(each) for each in some] for some in (xs, ys, weights)]
-            data = Data.load(state, *like)  # type: ignore[arg-type]  # only weights may be None
+            like = [tuple(None if each is None else np.empty_like(each) for each in some) for some in own.arrays]
+            data = Data.load(self.shards.owner.state, *like) if len(own.xs[0]) else None  # type: ignore[arg-type]
             self.staged = data, self.over(data, staged=True)
         data, _ = self.staged
-        first, count = self.parts[0].first, sum(part.size for part in self.parts)
-        for there, each in zip((*data.xs, *data.ys, *given(data.weights)), (*xs, *ys, *given(weights)), strict=True):
-            rows = len(each) // self.batch_size
-            here = slice(first * rows, (first + count) * rows)
-            there[here] = each.reshape(there.shape)[here]
+        if data is not None:
+            there = (*data.xs, *data.ys, *given(data.weights))
+            for array, each in zip(there, given(itertools.chain(*own.arrays)), strict=True):
+                array[...] = each.reshape(array.shape)
 
     def step(self) -> Program:
         assert self.staged is not None
         return self.staged[1]
 
 
-def check_supported(graph: Graph, losses: Sequence[ops.Loss]) -> None:
+def check_supported(graph: Graph) -> None:
     """Refuse what would be wrong if each shard did it for itself."""
-    for loss in losses:
-        if loss.normalize and loss.weighted:
-            raise ValueError(
-                f"The loss of {loss.name!r} divides by the sum of a batch's weights, which no shard of it knows. Under "
-                'DataParallel expected a reduction other than "mean_with_sample_weight". Fix: "sum_over_batch_size".'
-            )
     for _, node in graph:
         layer = node.op.layer if isinstance(node.op, ops.Custom) else None
         if layer is not None and any(not spec.trainable for spec in layer.weight_specs(node.op.x_shape)):

@@ -1,38 +1,19 @@
 """A pass over a stream: each batch is passed to the kernels as it comes."""
 
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tinyconv.callbacks.base import BEGINNING, Position
-from tinyconv.checking import inputs
 from tinyconv.checking.inputs import Samples
-from tinyconv.training.data import Draw, Turn, done_before, is_sparse
+from tinyconv.training.data import Draw, Ready, Turn, done_before
 from tinyconv.training.streams import Stream, parts_of
-from tinyconv.training.trainer import Trainer, are_given
+from tinyconv.training.trainer import Trainer, are_given, ready
 
 Check = Callable[[Any, Any, Any], Samples]
-
-
-class Ready(NamedTuple):
-    """A batch as the kernels take it. ``check``: what tells other ranks which batch it is."""
-
-    xs: Any
-    ys: Any
-    weights: Any
-    check: int
-
-
-def checksum(arrays: Iterable[np.ndarray | None]) -> int:
-    """A number that differs where arrays do."""
-    found = 0
-    for array in arrays:
-        if array is not None:
-            found = zlib.crc32(np.ascontiguousarray(array).data.cast("B"), found)
-    return found
 
 
 class StreamPass:
@@ -56,9 +37,14 @@ class StreamPass:
     ) -> None:
         self.trainer, self.stream, self.check = trainer, stream, check
         self.training, self.results, self.origin = training, results, 0
-        self.shards = trainer.shards if results is None else None
-        self.example: Ready | None = self._prepared(stream.first())
-        self.size = len(self.example[0][0])
+        self.shards = shards = trainer.shards
+        first = self._ready(stream.first())
+        self.size = first.size
+        self.example: Ready | None = first
+        if shards is not None:  # predictions are made of whole batches, by ranks in turns
+            self.owners = itertools.cycle([shards.ranks.rank] if stream.in_turns else range(shards.ranks.size))
+            if results is None:
+                self.example = first.part(shards.portion(first.size))
         if training:
             stream.reset()
 
@@ -104,36 +90,49 @@ class StreamPass:
     def close(self) -> None:
         self.stream.close()
 
-    def _prepared(self, batch: Any) -> "Ready":
-        """Everything that can be done before the kernels take the batch; in the reader's thread."""
-        xs, ys, weights = self.check(*parts_of(batch, self.stream.argument))
-        heads = self.trainer.heads
-        rows = [
-            inputs.one_hot(y, (len(y), h.shape[-1])) if is_sparse(y) else y for y, h in zip(ys, heads, strict=False)
-        ]
-        return Ready(xs, tuple(rows), weights, checksum((*xs, *rows, *weights)) if self.shards is not None else 0)
+    def outputs(self) -> list[list[np.ndarray]]:
+        """Of a prediction: of each output the batches, also those that other ranks had their turns with."""
+        results = self.results or []
+        if self.shards is None:
+            return results
+        turns = [itertools.zip_longest(*each) for each in zip(*self.shards.ranks.everyone(results), strict=True)]
+        return [[batch for turn in each for batch in turn if batch is not None] for each in turns]
 
-    def _turn(self, number: int, batch: "Ready") -> Turn:
-        xs, _, weights, _ = batch
-        plan: Any
-        if self.shards is not None:
-            plan = self.shards.batch(len(xs[0]), self.training, are_given(weights))
-        else:
-            plan = self.trainer.plan(len(xs[0]), self.training, self.results is None, are_given(weights))
-        return Turn(number, len(xs[0]), plan, partial(self._run, plan, batch))
+    def _ready(self, batch: Any) -> Ready:
+        return ready(self.check(*parts_of(batch, self.stream.argument)), self.trainer.heads)
 
-    def _run(self, plan: Any, batch: "Ready") -> None:
+    def _prepared(self, batch: Any) -> Any:
+        """Everything that can be done before the kernels take the batch, in the reader's thread: the batch, or what
+        each rank gets of it."""
+        whole = self._ready(batch)
+        if self.shards is None:
+            return whole
+        if self.results is None:
+            return self.shards.parts(whole)
+        owner = next(self.owners)
+        known = Ready(whole.size, (), (), (), owner)
+        return [whole._replace(owner=owner) if rank == owner else known for rank in range(self.shards.ranks.size)]
+
+    def _turn(self, number: int, batch: Ready) -> Turn:
+        size, weighted = batch.size, are_given(batch.weights)
+        plan: Any = None
+        mine = self.shards is None or batch.owner in (None, self.shards.ranks.rank)
+        if self.shards is not None and self.results is None:
+            plan = self.shards.batch(size, self.training, weighted)
+        elif mine:
+            plan = self.trainer.plan(size, self.training, self.results is None, weighted)
+        return Turn(number, size, plan, partial(self._run, plan, batch) if mine else lambda: None, batch.owner)
+
+    def _run(self, plan: Any, batch: Ready) -> None:
         self._compute(plan, batch)
         if self.results is not None:
             for found, out in zip(self.results, plan.outs, strict=True):
                 found.append(self.trainer.state.read(out))
 
-    def _compute(self, plan: Any, batch: "Ready") -> None:
-        xs, ys, weights, check = batch
-        if self.shards is not None:
-            self.shards.check = check
-            plan.load(xs, ys, weights)
+    def _compute(self, plan: Any, batch: Ready) -> None:
+        if self.shards is not None and self.results is None:
+            plan.load(batch)
             plan.step()()
             return
-        self.trainer.load(plan, xs, ys or None, weights)
+        self.trainer.load(plan, batch.xs, batch.ys or None, batch.weights)
         self.trainer.step(plan, self.training)()

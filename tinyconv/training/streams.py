@@ -11,7 +11,9 @@ from numbers import Integral
 from typing import Any
 
 from tinyconv.checking import invalid
+from tinyconv.distribution.parallel import together
 from tinyconv.training.data import STEPS, Draw, warn_of_end
+from tinyconv.training.dealer import Dealer
 from tinyconv.training.py_dataset import SETTINGS, check_no_processes
 from tinyconv.training.reader import Reader
 
@@ -23,9 +25,13 @@ class Stream:
     """The batches of a data set, epoch after epoch.
 
     A source is one of three things: an iterator, which is read once and belongs to whoever made it; a data set that is
-    read by number, with ``__getitem__`` and a length (PyDataset); or one that is iterated again and again
-    (tf.data.Dataset, DataLoader). With ``steps`` an epoch goes on where the last one ended; a source that has ended
-    begins anew with the next epoch, but for an iterator, with which all is over.
+    read by number, with ``__getitem__`` and a length (PyDataset), or with ``_by_number()``, which draws an order and
+    returns what reads batches in it (ImageDataset); or one that is iterated again and again (tf.data.Dataset,
+    DataLoader). With ``steps`` an epoch goes on where the last one ended; a source that has ended begins anew with the
+    next epoch, but for an iterator, with which all is over.
+
+    Ranks that share a run read what is read by number in turns, each a batch that it deals out (:class:`Dealer`), if
+    the first batch is the same when it is read again. Everything else is read by rank 0 alone.
 
     Args:
         source: what gives the batches.
@@ -41,6 +47,10 @@ class Stream:
         self.anew = not self.once and (anew or steps is None)
         length = None if self.once else _length(source, argument)
         self.by_number = numbered and length is not None
+        begin = (lambda: source.__getitem__) if self.by_number else getattr(source, "_by_number", None)
+        self._begin: Callable[[], Callable[[int], Any]] | None = begin
+        self.in_turns = False  # ranks share the reading
+        self.again: Any = None  # the first batch, read by these once more
         self.length = None if length == ENDLESS else length
         if length == ENDLESS and steps is None:
             expected = "how many of its batches to take"
@@ -49,7 +59,7 @@ class Stream:
         self.skip = 0  # batches to pass over, when the source is first begun
         self.draw: Draw | None = None  # the order of the batches, where they are read by number
         self._first: list[Any] = []  # a batch that has been read in advance, and the iterator that it came from
-        self._reader: Reader | None = None
+        self._reader: Reader | Dealer | None = None
         self._over = False  # an iterator has nothing left
 
     @property
@@ -70,17 +80,29 @@ class Stream:
         begun anew for the first epoch: one that can be begun only once at a time may have begun for others meanwhile.
         """
         if not self._first:
-            if self.length == 0:
-                raise self._empty()
-            batches = iter([self.source[0]]) if self.by_number else iter(self.source)
-            try:
-                self._first = [next(batches), batches]
-            except StopIteration:
-                raise self._empty() from None
-            if self.by_number or not (hold or self.once):
-                self._first.pop()
-                getattr(batches, "close", int)()
+            team = None if self._begin else together()
+            self._first = self._begun(hold) if team is None or team.rank == 0 else [None]
+            if team is not None:
+                self._first[0] = team.ranks.first(self._first[0])
         return self._first[0]
+
+    def _begun(self, hold: bool) -> list[Any]:
+        """The first batch, and what the next ones come from if it is not begun anew for them."""
+        if self.length == 0:
+            raise self._empty()
+        if self._begin is not None:
+            read = self._begin()
+            batch, self.again = read(0), together() and read(0)
+            return [batch, read] if hold else [batch]
+        batches = iter(self.source)
+        try:
+            batch = next(batches)
+        except StopIteration:
+            raise self._empty() from None
+        if hold or self.once:
+            return [batch, batches]
+        getattr(batches, "close", int)()
+        return [batch]
 
     def _empty(self) -> ValueError:
         fix = " An iterator that has been read to its end stays empty. Fix: make a new one." if self.once else ""
@@ -136,24 +158,40 @@ class Stream:
         if reader is not None:
             reader.close()
 
-    def _open(self, prepare: Prepare) -> Reader:
-        """Begin the source; or go on, with an iterator."""
-        first, self._first = self._first, []
-        if self.by_number:
-            batches = own = _by_number(self.source, self._numbers())
+    def _open(self, prepare: Prepare) -> Reader | Dealer:
+        """Begin the source; or go on, with an iterator. Of ranks that share a run each begins what it reads itself."""
+        team, share = together(), slice(None)
+        found: Reader | Dealer
+        if team is None:
+            found = self._reader_of(share, prepare)
         else:
-            held = len(first) == 2
-            own = first.pop() if held else iter(self.source)
-            batches = itertools.chain(first if held else (), own)
+            reads = self.in_turns or team.rank == 0
+            share = slice(team.rank, None, team.ranks.size) if self.in_turns else share
+            found = Dealer(team.ranks, self._reader_of(share, prepare) if reads else None, self.in_turns)
+        self._first, self.skip = [], 0
+        return found
+
+    def _reader_of(self, share: slice, prepare: Prepare) -> Reader:
+        """What reads this share of the batches that are to come."""
+        first, held = self._first if len(self._first) == 2 else (None, None)
         most = None if self.steps is None else self.skip + self.steps * (1 if self.anew else self.epochs)
-        batches, self.skip = itertools.islice(batches, self.skip, most), 0
+        batches: Iterator[Any]
+        if self._begin is not None:
+            numbers = itertools.islice(self._numbers(), self.skip, most)
+            numbers = itertools.islice(numbers, share.start, None, share.step)
+            batches = own = _by_number(self.source, held or self._begin(), numbers)
+        else:
+            own = iter(self.source) if held is None else held
+            batches = itertools.islice(own if held is None else itertools.chain([first], own), self.skip, most)
         close = None if self.once else getattr(own, "close", None)
         return Reader(batches, prepare, close or (lambda: None))
 
     def _numbers(self) -> Iterator[int]:
         if self.length is None:
             return itertools.count()
-        return iter(range(self.length) if self.draw is None else self.draw(self.length).tolist())
+        if self.by_number and self.draw is not None:
+            return iter(self.draw(self.length).tolist())
+        return iter(range(self.length))
 
 
 def parts_of(batch: Any, argument: str) -> tuple[Any, Any, Any]:
@@ -186,20 +224,20 @@ def _length(source: Any, argument: str) -> int | None:
         return None
 
 
-def _by_number(source: Any, numbers: Iterator[int]) -> Iterator[Any]:
+def _by_number(source: Any, read: Callable[[int], Any], numbers: Iterator[int]) -> Iterator[Any]:
     """The batches of these numbers, in order; with several workers some are made at once."""
     workers, most = (getattr(source, name, SETTINGS[name]) for name in ("workers", "max_queue_size"))
     check_no_processes(getattr(source, "use_multiprocessing", False))
     if workers <= 1:
         for number in numbers:
-            yield source[number]
+            yield read(number)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tinyconv-worker")
     try:
-        waiting = deque(pool.submit(source.__getitem__, number) for number in itertools.islice(numbers, most))
+        waiting = deque(pool.submit(read, number) for number in itertools.islice(numbers, most))
         while waiting:
             batch = waiting.popleft().result()
-            waiting.extend(pool.submit(source.__getitem__, number) for number in itertools.islice(numbers, 1))
+            waiting.extend(pool.submit(read, number) for number in itertools.islice(numbers, 1))
             yield batch
             del batch
     finally:

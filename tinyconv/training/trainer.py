@@ -8,7 +8,9 @@ nothing from Python but the call.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +19,9 @@ import numpy as np
 from tinyconv.callbacks import CallbackList
 from tinyconv.callbacks.base import BEGINNING, Position
 from tinyconv.checking import inputs
+from tinyconv.checking.inputs import Samples
 from tinyconv.distribution.parallel import together
+from tinyconv.distribution.ranks import WORD
 from tinyconv.kernels.reference.dropout import CURSOR, FIRST_SAMPLE, STEP
 from tinyconv.network import Network
 from tinyconv.optimizers import Optimizer
@@ -26,10 +30,10 @@ from tinyconv.plan.graph import Graph
 from tinyconv.plan.lowering import PHASES, Plan, lower
 from tinyconv.plan.state import State
 from tinyconv.training.agreement import call_for_all
-from tinyconv.training.data import Data, Loop, Pass, Prepared, Turn, given, is_sparse, loader
+from tinyconv.training.data import Data, Loop, Pass, Prepared, Ready, Shared, Turn, given, is_sparse, loader
 from tinyconv.training.heads import Head, report, totals_of
 from tinyconv.training.progress import Progress
-from tinyconv.training.sharded import Batch, Shards
+from tinyconv.training.sharded import Shards
 
 MOST_PLANS = 16  # for a model that is called with ever-changing batch sizes
 REDRAW = 0.1  # seconds between two updates of a progress bar
@@ -71,6 +75,7 @@ class Trainer:
         self.resets = 0  # how often somebody has set the totals to zero, perhaps while a pass was paused
         self.runs = 0  # passes under way, during which callbacks and other threads get their turn
         self.touched = False  # a callback has written weights
+        self.agreed = False  # with the other ranks, on weights and all else, before single batches
         self._shards: Shards | None = None
 
     @property
@@ -148,7 +153,11 @@ class Trainer:
         losses. ``steps``: the batches of an epoch, and ``argument``: what messages call the data."""
         plans: dict[int, Any] = {}
         programs = {}
-        shards = None if results else self.shards
+        shards, shared = self.shards, None
+        if shards is not None and results:
+            batches = -(-data.samples // batch_size)
+            skip = partial(self.kernels.advance, self.state.counters, 0)
+            shared, shards = Shared(shards.owners(min(batches, steps or batches)), shards.ranks, skip), None
         for size in {min(batch_size, data.samples), data.samples % batch_size} - {0}:
             if shards is not None:
                 batch = plans[size] = shards.batch(size, training, are_given(data.weights))
@@ -163,7 +172,7 @@ class Trainer:
             after.append(self._counted(plan, training))
             before = loader(plan, data, not results, self.state.counters)
             programs[size] = plan.program(*phases, before=before, after=after)
-        return Pass(data, batch_size, plans, programs, steps, argument)
+        return Pass(data, batch_size, plans, programs, steps, argument, shared)
 
     def prepare(self, plan: Prepared) -> None:
         """Run a plan's preparation, if the weights have changed since it was last run."""
@@ -173,7 +182,7 @@ class Trainer:
 
     def weights_changed(self) -> None:
         """The model's own arrays have been written to."""
-        self.touched = True
+        self.touched, self.agreed = True, False
         self.state.push()
         self.weights_version += 1
 
@@ -192,21 +201,17 @@ class Trainer:
 
     # Loops
 
-    def is_cold(self, *passes: Loop) -> bool:
-        """Whether some plan of these passes has never been run."""
-        turns = [turn for loop in passes for turn in loop.kinds()]
+    def is_cold(self, turns: Sequence[Turn]) -> bool:
+        """Whether some plan of these has never been run, on any of the ranks that are about to run them together."""
         cold = any(id(turn.plan) not in self.warm for turn in turns)
-        shards = self._shards_of(turns)
-        return cold if shards is None else any(shards.ranks.everyone(cold))
+        return cold if self.shards is None else any(self.shards.ranks.everyone(cold))
 
-    def warm_up(self, *passes: Loop) -> None:
+    def warm_up(self, turns: Sequence[Turn]) -> None:
         """Run every program once, so that all kernels are compiled, and put everything back that it changed."""
         state = self.state
         arrays = [state.params.flat, state.moving.flat, state.counters, state.totals, *state.slots.values()]
         before = [state.read(array) for array in arrays]
-        turns = [turn for loop in passes for turn in loop.kinds()]
-        shards = self._shards_of(turns)
-        with contextlib.nullcontext() if shards is None else shards.taking_turns():
+        with contextlib.nullcontext() if self.shards is None else self.shards.taking_turns():
             for turn in turns:
                 self.program(turn.plan, "prepare")()
                 state.set(state.counters, [0, 0, 0])
@@ -216,10 +221,6 @@ class Trainer:
         for array, values in zip(arrays, before, strict=True):
             self.kernels.upload(array, values)
         self.weights_version += 1
-
-    def _shards_of(self, turns: Sequence[Turn]) -> Shards | None:
-        """What the batches of these are cut into, if all ranks run them together."""
-        return self.shards if any(isinstance(turn.plan, Batch) for turn in turns) else None
 
     def begin(self, step: int, cursor: int = 0, totals: Sequence[float] = (), first_sample: int = 0) -> None:
         """Counters for a pass over the data: the step, the cursor, and this machine's first sample; and the totals,
@@ -333,16 +334,26 @@ class Trainer:
         for turn in loop.batches(BEGINNING):
             if callbacks.wants[begin]:
                 self.call(callbacks, begin, turn.number, {})
-            self.prepare(turn.plan)  # a callback may have set weights
+            if turn.plan is not None:
+                self.prepare(turn.plan)  # a callback may have set weights
             turn.run()
             done += turn.size
             if callbacks.wants[end]:
-                outputs = {"outputs": self.outputs(turn.plan)} if kind == "predict" else self.logs()
+                outputs = {"outputs": self.outputs_of(turn)} if kind == "predict" else self.logs()
                 self.call(callbacks, end, turn.number, outputs)
         self.kernels.synchronize()
         logs = self.logs() if kind == "test" else {}
         self.call(callbacks, f"on_{kind}_end", logs)
         return logs, done
+
+    def outputs_of(self, turn: Turn) -> Any:
+        """The outputs of a batch, which its owner tells the other ranks."""
+        if turn.owner is None:
+            return self.outputs(turn.plan)
+        assert self.shards is not None
+        ranks = self.shards.ranks
+        found = self.outputs(turn.plan) if turn.owner == ranks.rank else None
+        return ranks.deal(turn.owner, [found] * ranks.size, WORD)
 
     # Single batches
 
@@ -365,6 +376,27 @@ class Trainer:
             self.kernels.upload(there, inputs.one_hot(y, there.shape) if is_sparse(y) else y)
         for there, each in zip(plan.all_weights, given(weights), strict=True):
             self.kernels.upload(there, each.reshape(-1))
+
+    def differs(self) -> bool:
+        """Whether this may be another model than that of the other ranks, of which some have had other weights."""
+        return self.shards is not None and any(self.shards.ranks.everyone(not self.agreed, "a single batch"))
+
+    def run_together(self, samples: Samples, training: bool) -> None:
+        """One batch that Python hands over to all ranks, and of which each computes its shards. All of them have the
+        whole batch, and whatever else the step depends on: what differs is found."""
+        assert self.shards is not None
+        shards, whole = self.shards, ready(samples, self.heads)
+        plan = shards.batch(whole.size, training, are_given(whole.weights))
+        plan.load(whole.part(shards.portion(whole.size)))
+        turn = Turn(0, whole.size, plan, plan.step())
+        if self.is_cold([turn]):
+            self.warm_up([turn])
+        step = self.optimizer.iterations if self.optimizer else 0
+        self.begin(step)
+        shards.check = checksum((*whole.xs, *whole.ys, *whole.weights, np.array([self.rate, step])))
+        with self.interruptible():
+            turn.run()
+        shards.check = 0
 
     def run_batch(
         self,
@@ -389,6 +421,22 @@ class Trainer:
             self.prepare(plan)
             self.program(plan, "forward")()
         return plan
+
+
+def ready(samples: Samples, heads: Sequence[Head]) -> Ready:
+    """Checked arrays as a batch for the kernels."""
+    xs, ys, weights = samples
+    rows = (inputs.one_hot(y, (len(y), h.shape[-1])) if is_sparse(y) else y for y, h in zip(ys, heads, strict=False))
+    return Ready(len(xs[0]), xs, tuple(rows), weights)
+
+
+def checksum(arrays: Iterable[np.ndarray | None]) -> int:
+    """A number that differs where arrays do."""
+    found = 0
+    for array in arrays:
+        if array is not None:
+            found = zlib.crc32(np.ascontiguousarray(array).data.cast("B"), found)
+    return found
 
 
 def are_given(weights: Sequence[Any]) -> list[bool]:

@@ -42,20 +42,24 @@ class ImageDataset:
         return -(-len(self.file_paths) // self._settings["batch_size"])
 
     def __iter__(self) -> Iterator[Any]:
-        order = np.arange(len(self.file_paths))
+        return map(self._by_number(), range(len(self)))
+
+    def _by_number(self) -> Callable[[int], Any]:
+        """What reads the batches by their numbers, in an order that is drawn anew for each call of this."""
+        order, size = np.arange(len(self.file_paths)), self._settings["batch_size"]
         if self._settings["shuffle"]:
             key = [self._settings["seed"], self._rounds]
             order = np.random.Generator(np.random.Philox(key=key)).permutation(len(order))
             self._rounds += 1
-        size = self._settings["batch_size"]
-        for first in range(0, len(order), size):
-            chosen = order[first : first + size]
-            images = np.stack([self._image(self.file_paths[i]) for i in chosen])
-            batch = (images,) if self.labels is None else (images, self.labels[chosen])
-            for function in self._functions:
-                found = function(*batch)
-                batch = found if isinstance(found, tuple) else (found,)
-            yield batch if len(batch) > 1 else batch[0]
+        return lambda number: self._batch(order[number * size : (number + 1) * size])
+
+    def _batch(self, chosen: np.ndarray) -> Any:
+        images = np.stack([self._image(self.file_paths[i]) for i in chosen])
+        batch = (images,) if self.labels is None else (images, self.labels[chosen])
+        for function in self._functions:
+            found = function(*batch)
+            batch = found if isinstance(found, tuple) else (found,)
+        return batch if len(batch) > 1 else batch[0]
 
     def take(self, count: int) -> Iterator[Any]:
         """The first batches, so many."""
