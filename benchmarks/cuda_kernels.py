@@ -113,6 +113,9 @@ def calls():
     yield "batch_norm_forward", rows, *(channels,) * 4, rows, channels, channels, 0.9, 1e-3
     yield "batch_norm_backward", rows, channels, channels, rows, rows, channels, channels, channels
     yield "batch_norm_inference", rows, rows, *(channels,) * 4, 1e-3
+    yield "batch_norm_relu_forward", rows, *(channels,) * 4, rows, channels, channels, 0.9, 1e-3
+    yield "batch_norm_relu_backward", rows, channels, channels, rows, rows, *(channels,) * 4
+    yield "batch_norm_relu_inference", rows, rows, *(channels,) * 4, 1e-3
     yield "batch_norm_inference_backward", rows, rows, channels, channels, 1e-3
     yield "batch_norm_fold", rows, channels, rows, *(channels,) * 5, 1e-3
     yield "adam_update", row, row, row, row, counters, one, 0.9, 0.999, 1e-7, 0.0

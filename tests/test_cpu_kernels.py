@@ -358,7 +358,7 @@ def test_pooling_a_large_image(mode):
 
 
 @examples(30)
-@given(st.integers(1, 300), st.integers(1, 40), st.booleans(), seeds)
+@given(st.integers(1, 300), st.integers(1, 140), st.booleans(), seeds)
 def test_batch_normalization(rows, channels, with_dx, seed):
     rng = np.random.default_rng(seed)
     x, dout = f32(rng, rows, channels) + 3, f32(rng, rows, channels)
@@ -369,12 +369,43 @@ def test_batch_normalization(rows, channels, with_dx, seed):
     _, mean, inv_std, _, _ = check("batch_norm_forward", results, x, gamma, beta, 0.9, 1e-2, **tolerance)
     gradients = [unset(rows, channels) if with_dx else unset(0), unset(channels), unset(channels)]
     check("batch_norm_backward", gradients, dout, x, gamma, mean, inv_std, rtol=1e-4, atol=2e-4)
+    check("batch_norm_relu_forward", results, x, gamma, beta, 0.9, 1e-2, **tolerance)
     statistics = gamma, beta, moving_mean, moving_variance, 1e-3
     check("batch_norm_inference", [unset(rows, channels)], x, *statistics, alias=0, **tolerance)
+    check("batch_norm_relu_inference", [unset(rows, channels)], x, *statistics, alias=0, **tolerance)
     factor = gamma, moving_variance, 1e-3
     check("batch_norm_inference_backward", [unset(rows, channels)], dout, *factor, alias=0, **tolerance)
     folded = [unset(rows, channels), unset(channels)]
     check("batch_norm_fold", folded, x, b, *statistics, **tolerance)
+
+
+@pytest.mark.parametrize("channels", [3, 32, 130])
+def test_the_relu_behind_a_normalisation_agrees_with_itself(channels):
+    """Backward finds the zeros of the forward pass to the last bit, where rounding alone decides the sign too; what is
+    a NaN stays one."""
+    rng = np.random.default_rng(channels)
+    x = rng.integers(-2, 3, (400, channels)).astype(np.float32) * f32(rng, channels)
+    dout, gamma, zero = f32(rng, 400, channels), f32(rng, channels), np.zeros(channels, np.float32)
+    outputs = [unset(400, channels), unset(channels), unset(channels), zero.copy(), zero.copy()]
+    out, mean, inv_std, *_ = run(cpu.batch_norm_forward, outputs, [x, gamma, zero, 0.9, 1e-3])
+    beta = -out[0]  # numbers like those of the first row become 0, or what rounding leaves
+    out, *_ = run(cpu.batch_norm_relu_forward, outputs, [x, gamma, beta, 0.9, 1e-3])
+    gradients = [unset(400, channels), unset(channels), unset(channels)]
+    every = every_way(cpu.batch_norm_relu_backward, gradients, [dout, x, gamma, beta, mean, inv_std])
+    masked = np.where(out <= 0, np.float32(0), dout)
+    for one, other in zip(
+        every, run(cpu.batch_norm_backward, gradients, [masked, x, gamma, mean, inv_std]), strict=True
+    ):
+        assert one.tobytes() == other.tobytes()
+    truth = [np.empty(array.shape) for array in gradients]
+    reference.batch_norm_backward(*truth, *map(wide, (masked, x, gamma, mean, inv_std)))
+    for one, other in zip(every, truth, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-4)
+    x[7, 1] = np.nan
+    out, mean, inv_std, *_ = run(cpu.batch_norm_relu_forward, outputs, [x, gamma, beta, 0.9, 1e-3])
+    dx, *_ = run(cpu.batch_norm_relu_backward, gradients, [dout, x, gamma, beta, mean, inv_std])
+    for array in (out, dx):
+        np.testing.assert_array_equal(np.isnan(array).all(0), np.arange(channels) == 1)
 
 
 def test_batch_statistics_are_added_up_precisely():
@@ -385,6 +416,10 @@ def test_batch_statistics_are_added_up_precisely():
     outputs = [unset(*x.shape), unset(1), unset(1), one.copy(), one.copy()]
     cpu.batch_norm_forward(*outputs, x, one, one, 0.0, 0.0)
     np.testing.assert_allclose(outputs[1], x.mean(dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(outputs[4], x.astype(np.float64).var(), rtol=1e-5)
+    x[: 10**6 // 64] += 1000  # a part that is nothing like the others
+    x[:100] -= 5000  # and begins like nothing in it
+    cpu.batch_norm_forward(*outputs, x, one, one, 0.0, 0.0)
     np.testing.assert_allclose(outputs[4], x.astype(np.float64).var(), rtol=1e-5)
 
 

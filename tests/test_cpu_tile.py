@@ -160,13 +160,15 @@ def test_vector_arithmetic_and_the_walk_over_non_zero_lanes():
 def _ragged(out, a, count):
     v.prefetch(a, 3)
     v.vector_store(v.vector_load_first(a, 1, count), out, 0)
+    v.vector_store_first(v.vector_load(a, 1), out, LANES, count)
 
 
 @pytest.mark.parametrize("count", [-1, 0, 3, LANES, LANES + 1])
 def test_the_first_numbers_of_a_vector(count):
-    a, out = np.arange(2 * LANES, dtype=np.float32), np.ones(LANES, np.float32)
+    a, out = np.arange(2 * LANES, dtype=np.float32), np.ones((2, LANES), np.float32)
     run(_ragged, out, a, count)
-    np.testing.assert_array_equal(out, np.where(np.arange(LANES) < count, a[1 : 1 + LANES], 0))
+    for written, rest in zip(out, (0, 1), strict=True):
+        np.testing.assert_array_equal(written, np.where(np.arange(LANES) < count, a[1 : 1 + LANES], rest))
 
 
 @jit

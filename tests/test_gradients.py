@@ -459,8 +459,8 @@ def test_errors(name, shape, weighted, normalize, seed):
 
 
 @examples(40)
-@given(st.tuples(st.integers(2, 8), st.integers(1, 5)), st.booleans(), seeds)
-def test_batch_norm(shape, with_dx, seed):
+@given(st.tuples(st.integers(2, 8), st.integers(1, 5)), st.booleans(), st.booleans(), seeds)
+def test_batch_norm(shape, relu, with_dx, seed):
     rng = np.random.default_rng(seed)
     C = shape[1]
     x, gamma, beta = 1 + 2 * normal(rng, *shape), normal(rng, C), normal(rng, C)
@@ -468,13 +468,19 @@ def test_batch_norm(shape, with_dx, seed):
     mean, inv_std = np.empty(C), np.empty(C)
 
     def loss():
-        k.batch_norm_forward(out, mean, inv_std, np.zeros(C), np.ones(C), x, gamma, beta, 0.9, 1e-2)
+        forward(out, mean, inv_std, np.zeros(C), np.ones(C), x, gamma, beta, 0.9, 1e-2)
         return (out * dout).sum()
 
+    forward = k.batch_norm_forward
     loss()
     dx = np.full_like(x, np.nan) if with_dx else np.empty(0)
     dgamma, dbeta = np.full(C, np.nan), np.full(C, np.nan)
-    k.batch_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std)
+    if relu:
+        assume(np.abs(out).min() > 1e-3)
+        forward = k.batch_norm_relu_forward
+        k.batch_norm_relu_backward(dx, dgamma, dbeta, dout, x, gamma, beta, mean, inv_std)
+    else:
+        k.batch_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std)
     check(loss, (gamma, dgamma), (beta, dbeta), *([(x, dx)] if with_dx else []))
 
 

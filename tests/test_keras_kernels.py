@@ -225,9 +225,9 @@ def test_metric(name, shape, seed):
 
 
 @examples(20)
-@given(st.tuples(st.integers(2, 8), st.integers(1, 3), st.integers(1, 4)), seeds)
-def test_batch_norm(shape, seed):
-    """Training, the moving statistics after it, and inference with them."""
+@given(st.tuples(st.integers(2, 8), st.integers(1, 3), st.integers(1, 4)), st.booleans(), seeds)
+def test_batch_norm(shape, relu, seed):
+    """Training, the moving statistics after it, and inference with them; also with a ReLU behind it."""
     rng = np.random.default_rng(seed)
     x, dout, C = 1 + 2 * normal(rng, *shape), normal(rng, *shape), shape[-1]
     layer = keras.layers.BatchNormalization(momentum=0.7, epsilon=1e-3, dtype="float64")
@@ -237,25 +237,33 @@ def test_batch_norm(shape, seed):
 
     flat = x.reshape(-1, C)
     out, dx, mean, inv_std, dgamma, dbeta = nans(flat, flat, gamma, gamma, gamma, beta)
-    k.batch_norm_forward(out, mean, inv_std, moving_mean, moving_variance, flat, gamma, beta, 0.7, 1e-3)
-    k.batch_norm_backward(dx, dgamma, dbeta, dout.reshape(-1, C), flat, gamma, mean, inv_std)
+    forward, inference = k.batch_norm_forward, k.batch_norm_inference
+    activation = tf.identity
+    if relu:
+        forward, inference, activation = k.batch_norm_relu_forward, k.batch_norm_relu_inference, tf.nn.relu
+    forward(out, mean, inv_std, moving_mean, moving_variance, flat, gamma, beta, 0.7, 1e-3)
+    if relu:
+        k.batch_norm_relu_backward(dx, dgamma, dbeta, dout.reshape(-1, C), flat, gamma, beta, mean, inv_std)
+    else:
+        k.batch_norm_backward(dx, dgamma, dbeta, dout.reshape(-1, C), flat, gamma, mean, inv_std)
     with tf.GradientTape() as tape:
         image = tf.constant(x)
         tape.watch(image)
-        peer_out = layer(image, training=True)
+        peer_out = activation(layer(image, training=True))
     peers = tape.gradient(peer_out, [image, layer.gamma.value, layer.beta.value], tf.constant(dout))
     agree(out.reshape(shape), peer_out.numpy(), 1e-9)
     for mine, peer in zip((dx.reshape(shape), dgamma, dbeta), peers, strict=True):
         agree(mine, peer.numpy(), 1e-8)
     agree(moving_mean, layer.moving_mean.numpy(), 1e-7)  # Keras rounds the momentum to float32
     agree(moving_variance, layer.moving_variance.numpy(), 1e-7)
-    k.batch_norm_inference(out, flat, gamma, beta, moving_mean, moving_variance, 1e-3)
+    inference(out, flat, gamma, beta, moving_mean, moving_variance, 1e-3)
     layer.trainable = False
     with tf.GradientTape() as tape:
         tape.watch(image)
-        peer_out = layer(image, training=True)  # frozen: as at inference, in training too
+        peer_out = activation(layer(image, training=True))  # frozen: as at inference, in training too
     agree(out.reshape(shape), peer_out.numpy(), 1e-6)
-    k.batch_norm_inference_backward(dx, dout.reshape(-1, shape[-1]), gamma, moving_variance, 1e-3)
+    flat_dout = dout.reshape(-1, C) * (out > 0) if relu else dout.reshape(-1, C)
+    k.batch_norm_inference_backward(dx, flat_dout, gamma, moving_variance, 1e-3)
     agree(dx.reshape(shape), tape.gradient(peer_out, image, tf.constant(dout)).numpy(), 1e-6)
 
 

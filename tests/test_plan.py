@@ -119,7 +119,38 @@ def test_a_normalisation_is_folded_at_inference_only():
     (folded,) = fused([conv, norm, relu], training=False)
     assert folded.norm is norm
     assert folded.relu
-    assert fused([conv, norm, relu], training=True) == [conv, norm, relu]
+    assert fused([conv, norm, relu], training=True) == [conv, replace(norm, relu=True)]
+
+
+def test_a_normalisation_takes_the_relu_behind_it_unless_another_layer_reads_it():
+    """In training, frozen or not, and at inference where no product stands before it to be folded into."""
+    tinyconv.utils.set_random_seed(7)
+    x = tinyconv.Input((4, 4, 3))
+    joined = layers.Add()([layers.Conv2D(5, 3, padding="same")(x), layers.Conv2D(5, 1)(x)])
+    normal = layers.BatchNormalization(name="fused")(joined)
+    frozen = layers.BatchNormalization(name="frozen", trainable=False)(layers.ReLU()(normal))
+    read_twice = layers.BatchNormalization(name="plain")(layers.ReLU()(frozen))
+    out = layers.Add()([layers.ReLU()(read_twice), read_twice])
+    model = tinyconv.Model(x, layers.Dense(2)(layers.Flatten()(out)))
+    models = {fuse: tinyconv.models.clone_model(model) for fuse in (True, False)}
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((6, 4, 4, 3), np.float32), rng.standard_normal((6, 2), np.float32)
+    for fused_too, own in models.items():
+        own.set_weights(model.get_weights())
+        own.compile("sgd", "mse", backend="reference", fuse=fused_too)
+        own.fit(x, y, batch_size=3, epochs=2, shuffle=False, verbose=0)
+    for one, other in zip(models[True].get_weights(), models[False].get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(models[True].predict(x), models[False].predict(x), rtol=1e-4, atol=1e-5)
+    steps = {step.name: step.kernel_name for step in models[True].plan.steps["forward"]}
+    assert steps["fused"] == "batch_norm_relu_forward"
+    assert steps["frozen"] == "batch_norm_relu_inference"
+    assert steps["plain"] == "batch_norm_forward"
+    assert [name for name in steps if name.startswith("re_lu")] == ["re_lu_2"]
+    assert len(models[False].plan.buffers) - len(models[True].plan.buffers) == 4  # two results and their gradients
+    trace = models[True].trace(x, y)
+    assert (trace["fused"].output < 0).any()
+    np.testing.assert_array_equal(trace["re_lu"].output, np.maximum(trace["fused"].output, 0))
 
 
 @pytest.mark.parametrize(

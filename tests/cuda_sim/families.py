@@ -204,14 +204,15 @@ def test_batch_normalisation(M):
     C = 3
     x = floats(random, M, C) * 3 + 5
     gamma, beta, mean, variance = (np.abs(floats(random, C)) + 0.5 for _ in range(4))
-    _, mu, inv_std, *_ = compare(
-        "batch_norm_forward", nothing(M, C), nothing(C), nothing(C), mean, variance, x, gamma, beta, 0.9, 1e-3
-    )
+    beta -= 1
+    for relu in ("", "relu_"):
+        arrays = nothing(M, C), nothing(C), nothing(C), mean, variance, x, gamma, beta
+        _, mu, inv_std, *_ = compare(f"batch_norm_{relu}forward", *arrays, 0.9, 1e-3)
+        arrays = nothing(C), nothing(C), floats(random, M, C), x, gamma, *([beta] if relu else []), mu, inv_std
+        for dx in (nothing(M, C), np.empty((0, 0), np.float32)):
+            compare(f"batch_norm_{relu}backward", dx, *arrays, tolerance=1e-4)
+        compare(f"batch_norm_{relu}inference", nothing(M, C), x, gamma, beta, mean, variance, 1e-3)
     dout = floats(random, M, C)
-    sums = nothing(C), nothing(C)
-    compare("batch_norm_backward", nothing(M, C), *sums, dout, x, gamma, mu, inv_std, tolerance=1e-4)
-    compare("batch_norm_backward", np.empty((0, 0), np.float32), *sums, dout, x, gamma, mu, inv_std, tolerance=1e-4)
-    compare("batch_norm_inference", nothing(M, C), x, gamma, beta, mean, variance, 1e-3)
     compare("batch_norm_inference_backward", nothing(M, C), dout, gamma, variance, 1e-3)
     compare("batch_norm_fold", nothing(M, C), nothing(C), x, beta, gamma, beta, mean, variance, 1e-3)
 

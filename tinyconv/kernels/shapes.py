@@ -84,10 +84,18 @@ RULES = {
     "count_top_k": "correct: M; predictions: M C; targets: M C; k",
     "count_outcomes": "totals: float64 T; predictions: M C; targets: M C; weights?: M; thresholds: K; slot; column",
     "accumulate": "totals: float64 T; values: M; weights?: M; slot; weight",
-    "batch_norm_forward": "out: M C; mean: C; inv_std: C; moving_mean: C; moving_variance: C; x: M C; gamma: C; "
-    "beta: C; momentum; epsilon",
+    **dict.fromkeys(
+        ("batch_norm_forward", "batch_norm_relu_forward"),
+        "out: M C; mean: C; inv_std: C; moving_mean: C; moving_variance: C; x: M C; gamma: C; beta: C; momentum; "
+        "epsilon",
+    ),
     "batch_norm_backward": "dx?: M C; dgamma: C; dbeta: C; dout: M C; x: M C; gamma: C; mean: C; inv_std: C",
-    "batch_norm_inference": "out: M C; x: M C; gamma: C; beta: C; moving_mean: C; moving_variance: C; epsilon",
+    "batch_norm_relu_backward": "dx?: M C; dgamma: C; dbeta: C; dout: M C; x: M C; gamma: C; beta: C; mean: C; "
+    "inv_std: C",
+    **dict.fromkeys(
+        ("batch_norm_inference", "batch_norm_relu_inference"),
+        "out: M C; x: M C; gamma: C; beta: C; moving_mean: C; moving_variance: C; epsilon",
+    ),
     "batch_norm_inference_backward": "dx: M C; dout: M C; gamma: C; moving_variance: C; epsilon",
     "batch_norm_fold": "w_folded: K F; b_folded: F; w: K F; b: F; gamma: F; beta: F; moving_mean: F; "
     "moving_variance: F; epsilon",

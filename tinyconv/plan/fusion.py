@@ -31,8 +31,8 @@ def _fold_norm(affine: ops.Conv2D | ops.Dense, norm: ops.BatchNorm) -> list[Op] 
     return [replace(affine, norm=norm)] if not affine.relu and affine.norm is None else None
 
 
-def _absorb_relu(affine: ops.Conv2D | ops.Dense, activation: ops.Activation) -> list[Op] | None:
-    return [replace(affine, relu=True)] if activation.kind == "relu" and not affine.relu else None
+def _absorb_relu(op: ops.Conv2D | ops.Dense | ops.BatchNorm, activation: ops.Activation) -> list[Op] | None:
+    return [replace(op, relu=True)] if activation.kind == "relu" and not op.relu else None
 
 
 def _pool(conv: ops.Conv2D, pool: ops.MaxPool2D) -> list[Op] | None:
@@ -74,6 +74,7 @@ RULES = (
     Rule("a moving normalisation is a factor and a shift", (ops.Dense, ops.BatchNorm), _fold_norm, True),
     Rule("ReLU while the result is in a register", (ops.Conv2D, ops.Activation), _absorb_relu),
     Rule("ReLU while the result is in a register", (ops.Dense, ops.Activation), _absorb_relu),
+    Rule("ReLU while the result is in a register", (ops.BatchNorm, ops.Activation), _absorb_relu),
     Rule("only the winner of a window is stored", (ops.Conv2D, ops.MaxPool2D), _pool),
     Rule("a dropped unit is a winner less", (ops.Conv2DReluMaxPool2D, ops.Dropout), _drop_pooled),
     Rule("a dropped unit is a winner less", (ops.Conv2DReluMaxPool2D, ops.Reshape, ops.Dropout), _drop_pooled),

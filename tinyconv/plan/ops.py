@@ -479,13 +479,14 @@ class Softmax(Op):
 
 @dataclass(frozen=True)
 class BatchNorm(Op):
-    """Batch normalisation over all axes but the last."""
+    """Batch normalisation over all axes but the last; with ``relu``, ReLU."""
 
     momentum: float
     epsilon: float
     center: bool
     scale: bool
     frozen: bool = False  # whether it goes by its moving statistics, and leaves them, in training too
+    relu: bool = False
 
     label = "batch_norm"
 
@@ -499,6 +500,9 @@ class BatchNorm(Op):
     def moving(self, b: Builder) -> dict[str, Any]:
         return {name: b.weight(self, name) for name in ("moving_mean", "moving_variance")}
 
+    def kernel(self, name: str) -> str:
+        return f"batch_norm_relu_{name}" if self.relu else f"batch_norm_{name}"
+
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         channels = self.x_shape[-1:]
         rows = (b.batch_size * math.prod(self.x_shape[:-1]), *channels)
@@ -506,20 +510,23 @@ class BatchNorm(Op):
         x_rows, out_rows = x.reshape(rows), out.reshape(rows)
         arrays = {"out": out_rows.data, "x": x_rows.data, **self.affine(b), **self.moving(b), "epsilon": self.epsilon}
         if self.frozen or not b.training:
-            b.forward(self, "batch_norm_inference", 0, **arrays)
+            b.forward(self, self.kernel("inference"), 0, **arrays)
             if out.wanted:
+                if self.relu:
+                    in_place_relu_backward(self, b, out)
                 factor = {name: arrays[name] for name in ("gamma", "moving_variance", "epsilon")}
                 b.backward(self, "batch_norm_inference_backward", 0, dx=x_rows.grad, dout=out_rows.grad, **factor)
             return out
         statistics = {name: b.buffer(self, name, channels, b.state.dtype) for name in ("mean", "inv_std")}
         if b.state.whole:
             return self._emit_shard(b, x, out, statistics)
-        b.forward(self, "batch_norm_forward", 0, **arrays, **statistics, momentum=self.momentum)
+        b.forward(self, self.kernel("forward"), 0, **arrays, **statistics, momentum=self.momentum)
         if not out.wanted:
             return out
         gradients = {f"d{name}": b.gradient(self, name, channels) for name in ("gamma", "beta")}
-        tensors = {"dout": out_rows.grad, "x": x_rows.data, "gamma": arrays["gamma"]}
-        b.backward(self, "batch_norm_backward", 0, dx=x_rows.grad, **gradients, **tensors, **statistics)
+        tensors = {name: arrays[name] for name in (("x", "gamma", "beta") if self.relu else ("x", "gamma"))}
+        tensors |= {"dx": x_rows.grad, "dout": out_rows.grad}
+        b.backward(self, self.kernel("backward"), 0, **gradients, **tensors, **statistics)
         return out
 
     def _emit_shard(self, b: Builder, x: Value, out: Value, statistics: dict[str, Any]) -> Value:
@@ -544,9 +551,11 @@ class BatchNorm(Op):
         combine = functools.partial(whole_statistics, self.moving(b), self.momentum, epsilon)
         taken = (*batch.values(), statistics["inv_std"])
         b.meet("forward", self, Meeting(tuple(own.values()), taken, combine, cleared=True))
-        b.forward(self, "batch_norm_inference", 0, **tensors, **batch)
+        b.forward(self, self.kernel("inference"), 0, **tensors, **batch)
         if not out.wanted:
             return out
+        if self.relu:
+            in_place_relu_backward(self, b, out)
         gradients = {f"d{name}": b.gradient(self, name, channels) for name in ("gamma", "beta")}
         tensors = {"dout": out_rows.grad, "x": x_rows.data, "gamma": affine["gamma"], **statistics}
         b.backward(self, "batch_norm_backward", 0, dx=b.nothing(2), **gradients, **tensors)

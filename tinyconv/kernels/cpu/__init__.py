@@ -73,6 +73,9 @@ from tinyconv.kernels.cpu.normalization import (
     batch_norm_forward,
     batch_norm_inference,
     batch_norm_inference_backward,
+    batch_norm_relu_backward,
+    batch_norm_relu_forward,
+    batch_norm_relu_inference,
 )
 from tinyconv.kernels.cpu.pool import (
     average_pool2d_backward,
@@ -119,6 +122,9 @@ __all__ = [
     "batch_norm_forward",
     "batch_norm_inference",
     "batch_norm_inference_backward",
+    "batch_norm_relu_backward",
+    "batch_norm_relu_forward",
+    "batch_norm_relu_inference",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
     "clip_norms",

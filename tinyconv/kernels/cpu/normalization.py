@@ -1,62 +1,77 @@
-"""Batch normalisation, in three lines each way: sums of parts of the batch, from these what each channel needs, and one
+"""Batch normalisation, in a few lines each way: sums of parts of the batch, from these what each channel needs, and one
 pass that writes the result.
 
-* A part is added up chunk by chunk: few enough rows that they stay in the cache while they are read again. Inside of a
-  chunk numbers are float32; chunks, and then parts, are added in float64 and in order. How many parts there are, and
-  which rows are theirs, follows from the shape.
+* Few channels make short rows. So rows stand side by side, as many as it takes, in one long row of ``columns`` numbers,
+  and x is read straight on. What belongs to a channel is written out once for each of its columns.
+* A part of the long rows is added up chunk by chunk. Inside of a chunk numbers are float32; chunks, and then parts, are
+  added in float64 and in order. How many parts there are, and which rows are theirs, follows from the shape.
+* A chunk's numbers are taken as deviations from the mean of those before them, in whose squares nothing large cancels;
+  a glance at the first rows gives the first chunk something near its own mean. So x is read once, not once for the mean
+  and once more for the variance.
 * The variance of several sets of rows is found from their means and variances, by the formula of Chan, Golub and
   LeVeque ("Updating formulae and a pairwise algorithm for computing sample variances", 1979): with n rows, mean a and
   sum of squared deviations s, and n', a', s' of other rows, all of them have the mean a + (a' - a) n' / (n + n') and
-  the sum of squared deviations s + s' + (a' - a)^2 n n' / (n + n'). So x comes from memory once, not once for the mean
-  and once more for the variance.
-* What depends on the channel alone is computed once, and kept for the last line.
+  the sum of squared deviations s + s' + (a' - a)^2 n n' / (n + n').
+
+A ReLU behind it costs nothing: numbers below a *floor* become the floor, backward those that are not above it pass no
+gradient, and without ReLU the floor is NaN, which nothing is below or equal to.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.vector import (
+    select,
+    vector_fill,
     vector_load,
     vector_load_first,
     vector_multiply_add,
     vector_store,
+    vector_store_first,
 )
-from tinyconv.kernels.cpu.runtime.cutting import pieces, share
-from tinyconv.kernels.cpu.runtime.literals import ONE
+from tinyconv.kernels.cpu.runtime.cutting import LINE, pieces, share
+from tinyconv.kernels.cpu.runtime.literals import ONE, ZERO
 from tinyconv.kernels.cpu.runtime.tasks import flat, floats, helper, in_tasks, kernel, run
 from tinyconv.kernels.cpu.runtime.views import stack_array
 
-CHUNK = 8192  # numbers of a chunk, 32 KB,
+LONG = 128  # numbers of a long row, at least, if the number of rows allows
+CHUNK = 16384  # numbers of a chunk,
 FEWEST, MOST = 16, 512  # but not fewer rows, nor more: sums in float32 should not be long
 PARTS = 64  # of the batch, at most
-WIDTH = 128  # channels that are added up at a time
+WIDTH = 512  # columns that are added up at a time
+RELU, NO_RELU = floats(0), floats(np.nan)  # the floor
 
 
 class Cut(NamedTuple):
-    """The shape of x, the rows of a chunk, and how many parts the chunks make."""
+    """x as long rows: how many, their numbers, the channels among these, the rows of a chunk, and how many parts the
+    chunks make."""
 
     M: int
+    columns: int
     C: int
     rows: int
     parts: int
 
     @property
     def tasks(self):
-        """One for each part, and WIDTH of the channels."""
-        return self.parts * self.blocks
+        """One for each part, and WIDTH of the columns."""
+        return self.parts * -(-self.columns // WIDTH)
 
     @property
-    def blocks(self):
-        """How many times WIDTH channels there are."""
-        return -(-self.C // WIDTH)
+    def lines(self):
+        """Tasks of what is done channel by channel."""
+        return -(-self.C // LINE)
 
 
 def _cut(x):
     M, C = x.shape
-    rows = min(MOST, max(FEWEST, CHUNK // C))
-    return Cut(M, C, rows, min(PARTS, -(-M // rows)))
+    aside = math.gcd(M, 1 << max(0, math.ceil(math.log2(LONG / C))))
+    columns = C * aside
+    rows = min(MOST, max(FEWEST, CHUNK // columns))
+    return Cut(M // aside, columns, C, rows, min(PARTS, -(-M // aside // rows)))
 
 
 @helper
@@ -67,9 +82,9 @@ def _rows_of(part, cut):
 
 
 @helper
-def _channels(block, C):
-    """The channels of a block, from and to."""
-    return block * WIDTH, min((block + 1) * WIDTH, C)
+def _block(number, width, size):
+    """The places of a block of that width, from and to."""
+    return number * width, min((number + 1) * width, size)
 
 
 @helper(forceinline=True)
@@ -78,42 +93,13 @@ def _load(x, at, count):
     return vector_load(x, at) if count >= LANES else vector_load_first(x, at, count)
 
 
-@helper
-def _add_rows(total, x, C, rows, channels):
-    """Add up x over these rows, of these channels; four rows at a time, whose sum is added."""
-    (start, stop), (first, last) = rows, channels
-    whole = start + (stop - start) // 4 * 4
-    for m in range(start, whole, 4):
-        for c in range(0, last - first, LANES):
-            at, count = m * C + first + c, last - first - c
-            two, two_more = (
-                _load(x, at, count) + _load(x, at + C, count),
-                _load(x, at + 2 * C, count) + _load(x, at + 3 * C, count),
-            )
-            vector_store(vector_load(total, c) + (two + two_more), total, c)
-    for m in range(whole, stop):
-        for c in range(0, last - first, LANES):
-            vector_store(vector_load(total, c) + _load(x, m * C + first + c, last - first - c), total, c)
-
-
-@helper
-def _add_deviations(total, squares, x, shift, C, rows, channels):
-    """Add up, over these rows, x - shift and its square; four rows at a time."""
-    (start, stop), (first, last) = rows, channels
-    whole = start + (stop - start) // 4 * 4
-    for m in range(start, whole, 4):
-        for c in range(0, last - first, LANES):
-            at, count, middle = m * C + first + c, last - first - c, vector_load(shift, c)
-            d0, d1 = _load(x, at, count) - middle, _load(x, at + C, count) - middle
-            d2, d3 = _load(x, at + 2 * C, count) - middle, _load(x, at + 3 * C, count) - middle
-            vector_store(vector_load(total, c) + ((d0 + d1) + (d2 + d3)), total, c)
-            four = vector_multiply_add(d0, d0, d1 * d1) + vector_multiply_add(d2, d2, d3 * d3)
-            vector_store(vector_load(squares, c) + four, squares, c)
-    for m in range(whole, stop):
-        for c in range(0, last - first, LANES):
-            d = _load(x, m * C + first + c, last - first - c) - vector_load(shift, c)
-            vector_store(vector_load(total, c) + d, total, c)
-            vector_store(vector_multiply_add(d, d, vector_load(squares, c)), squares, c)
+@helper(forceinline=True)
+def _store(vector, out, at, count):
+    """Write a vector to out, or its first ``count`` numbers."""
+    if count >= LANES:
+        vector_store(vector, out, at)
+    else:
+        vector_store_first(vector, out, at, count)
 
 
 @helper
@@ -122,114 +108,137 @@ def _clear(array):
         array[c] = 0
 
 
+@helper
+def _add_deviations(total, squares, x, shift, columns, rows, block):
+    """The sums of x - shift, and of its square, over these rows, of a block of columns: the first, and how many."""
+    first, width = block
+    _clear(total)
+    _clear(squares)
+    for at in range(rows[0] * columns + first, rows[1] * columns + first, columns):
+        for c in range(0, width, LANES):
+            d = _load(x, at + c, width - c) - vector_load(shift, c)
+            vector_store(vector_load(total, c) + d, total, c)
+            vector_store(vector_multiply_add(d, d, vector_load(squares, c)), squares, c)
+
+
 @kernel
 def _moments(task, cut, moments, x):
-    """moments[0, part] and [1, part] (C,): the mean of a part of x (M, C), and its sum of squared deviations."""
+    """moments[0, part] and [1, part] (columns,): the mean of a part, and its sum of squared deviations."""
     part = task % cut.parts
     start, end = _rows_of(part, cut)
-    first, last = channels = _channels(task // cut.parts, cut.C)
+    first, last = _block(task // cut.parts, WIDTH, cut.columns)
+    block, width = (first, last - first), -(-(last - first) // LANES) * LANES
     shift, total, squares = (
-        stack_array(WIDTH, np.float32),
-        stack_array(WIDTH, np.float32),
-        stack_array(WIDTH, np.float32),
+        stack_array(WIDTH, np.float32)[:width],
+        stack_array(WIDTH, np.float32)[:width],
+        stack_array(WIDTH, np.float32)[:width],
     )
     mean, deviations = moments[0, part, first:last], moments[1, part, first:last]
     _clear(mean)
     _clear(deviations)
+    _clear(shift)
+    glance = min(end - start, FEWEST)
+    _add_deviations(total, squares, x, shift, cut.columns, (start, start + glance), block)
+    for c in range(width):
+        shift[c] = total[c] / np.float32(glance)
     for m in range(start, end, cut.rows):
-        chunk = (m, min(m + cut.rows, end))
-        before, count = m - start, chunk[1] - m
-        _clear(shift)
-        _clear(total)
-        _clear(squares)
-        _add_rows(shift, x, cut.C, chunk, channels)
-        for c in range(WIDTH):
-            shift[c] /= np.float32(count)
-        _add_deviations(total, squares, x, shift, cut.C, chunk, channels)
+        until = min(m + cut.rows, end)
+        _add_deviations(total, squares, x, shift, cut.columns, (m, until), block)
+        before, count = m - start, until - m
         weight = count / (before + count)
         for c in range(last - first):
-            rest = np.float64(total[c]) / count  # as the shift is a mean that was rounded
+            rest = np.float64(total[c]) / count
             difference = np.float64(shift[c]) + rest - mean[c]
             mean[c] += difference * weight
             deviations[c] += np.float64(squares[c]) - rest * rest * count + difference * difference * (before * weight)
+            shift[c] = mean[c]
 
 
 @kernel
-def _statistics(task, cut, mean, inv_std, scale, moving_mean, moving_variance, moments, gamma, options):
+def _statistics(task, cut, mean, inv_std, moving_mean, moving_variance, moments, options):
     """The parts' moments together, and what they give for each channel."""
     momentum, epsilon = np.float32(options[0]), np.float32(options[1])
-    first, last = _channels(task, cut.C)
-    middle, deviations = stack_array(WIDTH, np.float64), stack_array(WIDTH, np.float64)
+    first, last = _block(task, LINE, cut.C)
+    width = last - first
+    middle, deviations, before = stack_array(LINE, np.float64), stack_array(LINE, np.float64), 0
     _clear(middle)
     _clear(deviations)
     for part in range(cut.parts):
-        before, end = _rows_of(part, cut)
-        weight = (end - before) / end
-        means, squares = moments[0, part, first:last], moments[1, part, first:last]
-        for c in range(last - first):
-            difference = means[c] - middle[c]
-            middle[c] += difference * weight
-            deviations[c] += squares[c] + difference * difference * (before * weight)
+        start, end = _rows_of(part, cut)
+        for column in range(first, cut.columns, cut.C):
+            weight = (end - start) / (before + end - start)
+            means, squares = moments[0, part, column : column + width], moments[1, part, column : column + width]
+            for c in range(width):
+                difference = means[c] - middle[c]
+                middle[c] += difference * weight
+                deviations[c] += squares[c] + difference * difference * (before * weight)
+            before += end - start
     for c in range(first, last):
         mean[c] = middle[c - first]
-        variance = np.float32(deviations[c - first] / cut.M)
+        variance = np.float32(deviations[c - first] / before)
         inv_std[c] = ONE / np.sqrt(variance + epsilon)
-        scale[c] = inv_std[c] * gamma[c]
         moving_mean[c] = moving_mean[c] * momentum + mean[c] * (ONE - momentum)
         moving_variance[c] = moving_variance[c] * momentum + variance * (ONE - momentum)
 
 
 @kernel
-def _scale_and_shift(task, tasks, out, x, mean, scale, beta):
-    """out = (x - mean) * scale + beta: some of the rows."""
+def _write_out(task, wide, mean, inv_std, gamma, beta):
+    """What belongs to a channel, in each of its columns: out is (x - wide[0]) * wide[1] + wide[2]."""
     C = mean.size
-    whole = C // LANES * LANES
-    first, last = share(task, tasks, out.size // C)
-    for row in range(first * C, last * C, C):
-        for c in range(0, whole, LANES):
-            d, factor = vector_load(x, row + c) - vector_load(mean, c), vector_load(scale, c)
-            vector_store(vector_multiply_add(d, factor, vector_load(beta, c)), out, row + c)
-        for c in range(whole, C):
-            out[row + c] = (x[row + c] - mean[c]) * scale[c] + beta[c]
+    for column in range(wide.shape[1]):
+        c = column % C
+        wide[0, column] = mean[c]
+        wide[1, column] = inv_std[c] * gamma[c]
+        wide[2, column] = beta[c]
 
 
-@in_tasks
-def batch_norm_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamma, beta, momentum, epsilon):
-    """Parallel over parts of the rows, over channels, and over rows."""
-    cut, tasks = _cut(x), pieces(x.size)
-    scale, moments = np.empty(cut.C, np.float32), np.empty((2, cut.parts, cut.C), np.float64)
-    options = floats(momentum, epsilon)
-    run(_moments, cut.tasks, cut, moments, *flat(x))
-    run(_statistics, cut.blocks, cut, mean, inv_std, scale, moving_mean, moving_variance, moments, gamma, options)
-    run(_scale_and_shift, tasks, tasks, *flat(out, x), mean, scale, beta)
-
-
-@helper
-def _add_gradients(total, products, dout, x, mean, rows, channels):
-    """Add up, over these rows, dout and dout * (x - mean); two rows at a time."""
-    (start, stop), (first, last), C = rows, channels, mean.size
-    whole = start + (stop - start) // 2 * 2
-    for m in range(start, whole, 2):
-        for c in range(0, last - first, LANES):
-            at, count, middle = m * C + first + c, last - first - c, _load(mean, first + c, last - first - c)
-            g0, g1 = _load(dout, at, count), _load(dout, at + C, count)
-            d0, d1 = _load(x, at, count) - middle, _load(x, at + C, count) - middle
-            vector_store(vector_load(total, c) + (g0 + g1), total, c)
-            vector_store(vector_load(products, c) + vector_multiply_add(g0, d0, g1 * d1), products, c)
-    for m in range(whole, stop):
-        for c in range(0, last - first, LANES):
-            at, count = m * C + first + c, last - first - c
-            g, d = _load(dout, at, count), _load(x, at, count) - _load(mean, first + c, count)
-            vector_store(vector_load(total, c) + g, total, c)
-            vector_store(vector_multiply_add(g, d, vector_load(products, c)), products, c)
+@helper(forceinline=True)
+def _normal(x, at, wide, c, count):
+    """x - mean, and from it the result before ReLU; forward and backward, which must agree on where that is 0."""
+    columns = wide.shape[1]
+    d = _load(x, at, count) - _load(wide, c, count)
+    return d, vector_multiply_add(d, _load(wide, columns + c, count), _load(wide, 2 * columns + c, count))
 
 
 @kernel
-def _gradient_sums(task, cut, sums, dout, x, mean):
-    """sums[0, part] and [1, part] (C,): of a part of the rows, the sums of dout and of dout * (x - mean)."""
-    part = task % cut.parts
+def _scale_and_shift(task, tasks, out, x, wide, floor):
+    """The result, but not below the floor: some of the rows."""
+    columns, lowest = wide.shape[1], vector_fill(np.float32(floor[0]))
+    first, last = share(task, tasks, out.size // columns)
+    for at in range(first * columns, last * columns, columns):
+        for c in range(0, columns, LANES):
+            _, y = _normal(x, at + c, wide, c, columns - c)
+            _store(select(y < lowest, lowest, y), out, at + c, columns - c)
+
+
+def _run_forward(out, statistics, x, gamma, beta, options, floor):
+    cut = _cut(x)
+    moments = np.empty((2, cut.parts, cut.columns), np.float64)
+    run(_moments, cut.tasks, cut, moments, *flat(x))
+    run(_statistics, cut.lines, cut, *statistics, moments, options)
+    _run_scale_and_shift(cut, out, x, (*statistics[:2], gamma, beta), floor)
+
+
+def _run_scale_and_shift(cut, out, x, channels, floor):
+    """``channels``: mean, inv_std, gamma and beta."""
+    wide, tasks = np.empty((3, cut.columns), np.float32), pieces(x.size)
+    run(_write_out, 1, wide, *channels)
+    run(_scale_and_shift, tasks, tasks, *flat(out, x), wide, floor)
+
+
+@helper(forceinline=True)
+def _passed(dout, x, at, wide, c, count, lowest):
+    """Of a vector of dout what the ReLU lets pass; and x - mean."""
+    d, y = _normal(x, at, wide, c, count)
+    return select(y <= lowest, vector_fill(ZERO), _load(dout, at, count)), d
+
+
+@kernel
+def _gradient_sums(task, cut, sums, dout, x, wide, floor):
+    """sums[0, part] and [1, part] (columns,): of a part, the sums of dout and of dout * (x - mean)."""
+    part, lowest = task % cut.parts, vector_fill(np.float32(floor[0]))
     start, end = _rows_of(part, cut)
-    first, last = channels = _channels(task // cut.parts, cut.C)
+    first, last = _block(task // cut.parts, WIDTH, cut.columns)
     total, products = stack_array(WIDTH, np.float32), stack_array(WIDTH, np.float32)
     totals, all_products = sums[0, part, first:last], sums[1, part, first:last]
     _clear(totals)
@@ -237,53 +246,90 @@ def _gradient_sums(task, cut, sums, dout, x, mean):
     for m in range(start, end, cut.rows):
         _clear(total)
         _clear(products)
-        _add_gradients(total, products, dout, x, mean, (m, min(m + cut.rows, end)), channels)
+        for row in range(m, min(m + cut.rows, end)):
+            at = row * cut.columns + first
+            for c in range(0, last - first, LANES):
+                g, d = _passed(dout, x, at + c, wide, first + c, last - first - c, lowest)
+                vector_store(vector_load(total, c) + g, total, c)
+                vector_store(vector_multiply_add(g, d, vector_load(products, c)), products, c)
         for c in range(last - first):
             totals[c] += total[c]
             all_products[c] += products[c]
 
 
 @kernel
-def _parameter_gradients(task, cut, dgamma, dbeta, factors, sums, gamma, inv_std):
-    """The parts' sums together, and three factors for each channel: dx is factors[0] times dout, plus factors[1] times
-    (x - mean), plus factors[2]."""
-    first, last = _channels(task, cut.C)
+def _parameter_gradients(task, cut, dgamma, dbeta, pull, sums, gamma, inv_std):
+    """The parts' sums together; and for dx, which is gamma * inv_std times dout, plus pull[0] times (x - mean), plus
+    pull[1], these two."""
+    first, last = _block(task, LINE, cut.C)
+    width = last - first
+    totals, products = stack_array(LINE, np.float64), stack_array(LINE, np.float64)
+    _clear(totals)
+    _clear(products)
+    for part in range(cut.parts):
+        for column in range(first, cut.columns, cut.C):
+            some, some_products = sums[0, part, column : column + width], sums[1, part, column : column + width]
+            for c in range(width):
+                totals[c] += some[c]
+                products[c] += some_products[c]
+    M = np.float32(cut.M * (cut.columns // cut.C))
     for c in range(first, last):
-        total, products = 0.0, 0.0
-        for part in range(cut.parts):
-            total += sums[0, part, c]
-            products += sums[1, part, c]
-        dbeta[c] = total
-        dgamma[c] = products * inv_std[c]
-        factors[0, c] = gamma[c] * inv_std[c]
-        factors[1, c] = -factors[0, c] * inv_std[c] * dgamma[c] / np.float32(cut.M)
-        factors[2, c] = -factors[0, c] * dbeta[c] / np.float32(cut.M)
+        dbeta[c] = totals[c - first]
+        dgamma[c] = products[c - first] * inv_std[c]
+        factor = -gamma[c] * inv_std[c] / M
+        for column in range(c, cut.columns, cut.C):
+            pull[0, column] = factor * inv_std[c] * dgamma[c]
+            pull[1, column] = factor * dbeta[c]
 
 
 @kernel
-def _input_gradient(task, tasks, dx, dout, x, mean, factors):
-    C = mean.size
-    a, p, q = factors[0], factors[1], factors[2]
-    whole = C // LANES * LANES
-    first, last = share(task, tasks, dx.size // C)
-    for row in range(first * C, last * C, C):
-        for c in range(0, whole, LANES):
-            d = vector_load(x, row + c) - vector_load(mean, c)
-            rest = vector_multiply_add(vector_load(p, c), d, vector_load(q, c))
-            vector_store(vector_multiply_add(vector_load(a, c), vector_load(dout, row + c), rest), dx, row + c)
-        for c in range(whole, C):
-            dx[row + c] = a[c] * dout[row + c] + (p[c] * (x[row + c] - mean[c]) + q[c])
+def _input_gradient(task, tasks, dx, dout, x, wide, pull, floor):
+    columns, lowest = wide.shape[1], vector_fill(np.float32(floor[0]))
+    first, last = share(task, tasks, dx.size // columns)
+    for at in range(first * columns, last * columns, columns):
+        for c in range(0, columns, LANES):
+            count = columns - c
+            g, d = _passed(dout, x, at + c, wide, c, count, lowest)
+            rest = vector_multiply_add(_load(pull, c, count), d, _load(pull, columns + c, count))
+            _store(vector_multiply_add(_load(wide, columns + c, count), g, rest), dx, at + c, count)
+
+
+def _run_backward(dx, dgamma, dbeta, dout, x, channels, floor):
+    """``channels``: mean, inv_std, gamma, and beta, which does not matter without ReLU."""
+    cut, tasks, (_, inv_std, gamma, _) = _cut(x), pieces(x.size), channels
+    wide, pull = (np.empty((rows, cut.columns), np.float32) for rows in (3, 2))
+    sums = np.empty((2, cut.parts, cut.columns), np.float64)
+    run(_write_out, 1, wide, *channels)
+    run(_gradient_sums, cut.tasks, cut, sums, *flat(dout, x), wide, floor)
+    run(_parameter_gradients, cut.lines, cut, dgamma, dbeta, pull, sums, gamma, inv_std)
+    if dx.size:
+        run(_input_gradient, tasks, tasks, *flat(dx, dout, x), wide, pull, floor)
+
+
+@in_tasks
+def batch_norm_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamma, beta, momentum, epsilon):
+    """Parallel over parts of the rows, over channels, and over rows."""
+    statistics = mean, inv_std, moving_mean, moving_variance
+    _run_forward(out, statistics, x, gamma, beta, floats(momentum, epsilon), NO_RELU)
 
 
 @in_tasks
 def batch_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std):
     """As forward. dx is linear in dout and x: the last line computes it from three factors for each channel."""
-    cut, tasks = _cut(x), pieces(x.size)
-    factors, sums = np.empty((3, cut.C), np.float32), np.empty((2, cut.parts, cut.C), np.float64)
-    run(_gradient_sums, cut.tasks, cut, sums, *flat(dout, x), mean)
-    run(_parameter_gradients, cut.blocks, cut, dgamma, dbeta, factors, sums, gamma, inv_std)
-    if dx.size:
-        run(_input_gradient, tasks, tasks, *flat(dx, dout, x), mean, factors)
+    _run_backward(dx, dgamma, dbeta, dout, x, (mean, inv_std, gamma, gamma), NO_RELU)
+
+
+@in_tasks
+def batch_norm_relu_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamma, beta, momentum, epsilon):
+    """As without ReLU."""
+    statistics = mean, inv_std, moving_mean, moving_variance
+    _run_forward(out, statistics, x, gamma, beta, floats(momentum, epsilon), RELU)
+
+
+@in_tasks
+def batch_norm_relu_backward(dx, dgamma, dbeta, dout, x, gamma, beta, mean, inv_std):
+    """As without ReLU."""
+    _run_backward(dx, dgamma, dbeta, dout, x, (mean, inv_std, gamma, beta), RELU)
 
 
 @kernel
@@ -302,8 +348,8 @@ def _run_inference_scale(gamma, moving_variance, epsilon):
 @in_tasks
 def batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
     """The channels' factors, then parallel over rows."""
-    tasks, scale = pieces(x.size), _run_inference_scale(gamma, moving_variance, epsilon)
-    run(_scale_and_shift, tasks, tasks, *flat(out, x), moving_mean, scale, beta)
+    scale = _run_inference_scale(gamma, moving_variance, epsilon)
+    _run_scale_and_shift(_cut(x), out, x, (moving_mean, scale, np.ones_like(scale), beta), NO_RELU)
 
 
 @kernel
@@ -321,6 +367,13 @@ def batch_norm_inference_backward(dx, dout, gamma, moving_variance, epsilon):
     """As the forward."""
     tasks, scale = pieces(dx.size), _run_inference_scale(gamma, moving_variance, epsilon)
     run(_scale, tasks, tasks, dx, dout, scale)
+
+
+@in_tasks
+def batch_norm_relu_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
+    """As without ReLU."""
+    scale = _run_inference_scale(gamma, moving_variance, epsilon)
+    _run_scale_and_shift(_cut(x), out, x, (moving_mean, scale, np.ones_like(scale), beta), RELU)
 
 
 @kernel

@@ -77,6 +77,9 @@ from tinyconv.kernels.cuda.normalization import (
     batch_norm_forward,
     batch_norm_inference,
     batch_norm_inference_backward,
+    batch_norm_relu_backward,
+    batch_norm_relu_forward,
+    batch_norm_relu_inference,
 )
 from tinyconv.kernels.cuda.pool import (
     average_pool2d_backward,
@@ -129,6 +132,9 @@ __all__ = [
     "batch_norm_forward",
     "batch_norm_inference",
     "batch_norm_inference_backward",
+    "batch_norm_relu_backward",
+    "batch_norm_relu_forward",
+    "batch_norm_relu_inference",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
     "clip_norms",

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, divided, float32, launch
+from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, divided, float32, inlined, launch
 
 LANES, ROWS = 32, 8  # a block of the first phase: 32 channels, and 8 threads that share each channel's rows
 _PARTS, _LEAST = 64, 64  # into how many parts, at most, a channel is cut, and how many rows each has, at least
@@ -16,35 +16,54 @@ _PARTS, _LEAST = 64, 64  # into how many parts, at most, a channel is cut, and h
 
 def batch_norm_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamma, beta, momentum, epsilon):
     """See reference. Parts of the sums, the mean, parts of the squared deviations, the variance, the result."""
-    M, C = x.shape
-    parts = min(_PARTS, blocks_for(M, _LEAST))
-    blocks = blocks_for(C, LANES)
-    momentum, epsilon = float32(momentum), float32(epsilon)
-    launch(_part_of_sum, (blocks, parts), (LANES, ROWS), out, x)
-    launch(_mean, blocks_for(C), THREADS, mean, moving_mean, out, parts, M, momentum)
-    launch(_part_of_squares, (blocks, parts), (LANES, ROWS), out, x, mean)
-    launch(_inv_std, blocks_for(C), THREADS, inv_std, moving_variance, out, parts, M, momentum, epsilon)
-    launch(_normalize, blocks_for(x.size), THREADS, out, x, gamma, beta, mean, inv_std)
+    _forward(out, mean, inv_std, moving_mean, moving_variance, x, (gamma, beta), (momentum, epsilon), False)
 
 
 def batch_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std):
     """See reference. Parts of both sums, the sums, then dx."""
+    _backward(dx, dgamma, dbeta, dout, x, (gamma, gamma, mean, inv_std), False)
+
+
+def batch_norm_relu_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamma, beta, momentum, epsilon):
+    """As without ReLU, which the last kernel adds."""
+    _forward(out, mean, inv_std, moving_mean, moving_variance, x, (gamma, beta), (momentum, epsilon), True)
+
+
+def batch_norm_relu_backward(dx, dgamma, dbeta, dout, x, gamma, beta, mean, inv_std):
+    """As without ReLU; wherever dout is read, it is 0 where the forward pass's result is."""
+    _backward(dx, dgamma, dbeta, dout, x, (gamma, beta, mean, inv_std), True)
+
+
+def _forward(out, mean, inv_std, moving_mean, moving_variance, x, affine, options, relu):
+    M, C = x.shape
+    parts = min(_PARTS, blocks_for(M, _LEAST))
+    blocks = blocks_for(C, LANES)
+    momentum, epsilon = (float32(option) for option in options)
+    launch(_part_of_sum, (blocks, parts), (LANES, ROWS), out, x)
+    launch(_mean, blocks_for(C), THREADS, mean, moving_mean, out, parts, M, momentum)
+    launch(_part_of_squares, (blocks, parts), (LANES, ROWS), out, x, mean)
+    launch(_inv_std, blocks_for(C), THREADS, inv_std, moving_variance, out, parts, M, momentum, epsilon)
+    launch(_normalize, blocks_for(x.size), THREADS, out, x, *affine, mean, inv_std, relu)
+
+
+def _backward(dx, dgamma, dbeta, dout, x, channels, relu):
+    """``channels``: gamma, beta, mean and inv_std; without ReLU beta does not matter."""
     M, C = x.shape
     blocks = blocks_for(C, LANES)
     if dx.size and M >= 2:
         parts = min(_PARTS, blocks_for(M, _LEAST))
-        launch(_part_of_gradients, (blocks, parts), (LANES, ROWS), dx, dx, dout, x, mean, inv_std, parts)
+        launch(_part_of_gradients, (blocks, parts), (LANES, ROWS), dx, dx, dout, x, *channels, parts, relu)
         launch(_sum_gradients, blocks_for(C), THREADS, dgamma, dbeta, dx, parts)
     else:
         one_row = dgamma.reshape(1, C), dbeta.reshape(1, C)
-        launch(_part_of_gradients, (blocks, 1), (LANES, ROWS), *one_row, dout, x, mean, inv_std, 0)
+        launch(_part_of_gradients, (blocks, 1), (LANES, ROWS), *one_row, dout, x, *channels, 0, relu)
     if dx.size:
-        launch(_batch_norm_dx, blocks_for(x.size), THREADS, dx, dgamma, dbeta, dout, x, gamma, mean, inv_std)
+        launch(_batch_norm_dx, blocks_for(x.size), THREADS, dx, dgamma, dbeta, dout, x, *channels, relu)
 
 
 def batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
     """See reference. One thread an element."""
-    arguments = out, x, gamma, beta, moving_mean, moving_variance, float32(epsilon)
+    arguments = out, x, gamma, beta, moving_mean, moving_variance, float32(epsilon), False
     launch(_batch_norm_inference, blocks_for(x.size), THREADS, *arguments)
 
 
@@ -52,6 +71,12 @@ def batch_norm_inference_backward(dx, dout, gamma, moving_variance, epsilon):
     """See reference. One thread an element."""
     arguments = dx, dout, gamma, moving_variance, float32(epsilon)
     launch(_batch_norm_inference_dx, blocks_for(dx.size), THREADS, *arguments)
+
+
+def batch_norm_relu_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
+    """See reference. One thread an element."""
+    arguments = out, x, gamma, beta, moving_mean, moving_variance, float32(epsilon), True
+    launch(_batch_norm_inference, blocks_for(x.size), THREADS, *arguments)
 
 
 def batch_norm_fold(w_folded, b_folded, w, b, gamma, beta, moving_mean, moving_variance, epsilon):
@@ -121,16 +146,29 @@ def _inv_std(inv_std, moving_variance, sums, parts, M, momentum, epsilon):
         moving_variance[c] = moving_variance[c] * momentum + total * (float32(1) - momentum)
 
 
+@inlined
+def _rectified(value, relu):
+    """ReLU, if it is wanted."""
+    return float32(0) if relu and value < float32(0) else value
+
+
+@inlined
+def _passed(dout, value, relu):
+    """Its gradient. ``value`` is what it starts from: an explicit fma, which no compiler rounds in another way here
+    than in the forward pass."""
+    return float32(0) if relu and value <= float32(0) else dout
+
+
 @cuda.jit
-def _normalize(out, x, gamma, beta, mean, inv_std):
+def _normalize(out, x, gamma, beta, mean, inv_std, relu):
     i = cuda.grid(1)
     if i < x.size:
         m, c = divided(i, x.shape[1])
-        out[m, c] = (x[m, c] - mean[c]) * (inv_std[c] * gamma[c]) + beta[c]
+        out[m, c] = _rectified(cuda.fma(x[m, c] - mean[c], inv_std[c] * gamma[c], beta[c]), relu)
 
 
 @cuda.jit
-def _part_of_gradients(gamma_parts, beta_parts, dout, x, mean, inv_std, beta_row):
+def _part_of_gradients(gamma_parts, beta_parts, dout, x, gamma, beta, mean, inv_std, beta_row, relu):
     """Part p of dgamma's sum goes to row p of gamma_parts, of dbeta's to row beta_row + p of beta_parts."""
     gamma_sums = cuda.shared.array((ROWS, LANES), np.float32)
     beta_sums = cuda.shared.array((ROWS, LANES), np.float32)
@@ -141,8 +179,10 @@ def _part_of_gradients(gamma_parts, beta_parts, dout, x, mean, inv_std, beta_row
     dbeta = float32(0)
     if c < x.shape[1]:
         for m in range(cuda.blockIdx.y * ROWS + row, x.shape[0], cuda.gridDim.y * ROWS):
-            dgamma += dout[m, c] * ((x[m, c] - mean[c]) * inv_std[c])
-            dbeta += dout[m, c]
+            deviation = x[m, c] - mean[c]
+            passed = _passed(dout[m, c], cuda.fma(deviation, inv_std[c] * gamma[c], beta[c]), relu)
+            dgamma += passed * (deviation * inv_std[c])
+            dbeta += passed
     gamma_sums[row, lane] = dgamma
     beta_sums[row, lane] = dbeta
     cuda.syncthreads()
@@ -168,22 +208,23 @@ def _sum_gradients(dgamma, dbeta, sums, parts):
 
 
 @cuda.jit
-def _batch_norm_dx(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std):
+def _batch_norm_dx(dx, dgamma, dbeta, dout, x, gamma, beta, mean, inv_std, relu):
     i = cuda.grid(1)
     if i < x.size:
         m, c = divided(i, x.shape[1])
-        normal = (x[m, c] - mean[c]) * inv_std[c]
-        shift = (dbeta[c] + normal * dgamma[c]) / float32(x.shape[0])
-        dx[m, c] = gamma[c] * inv_std[c] * (dout[m, c] - shift)
+        deviation = x[m, c] - mean[c]
+        passed = _passed(dout[m, c], cuda.fma(deviation, inv_std[c] * gamma[c], beta[c]), relu)
+        shift = (dbeta[c] + deviation * inv_std[c] * dgamma[c]) / float32(x.shape[0])
+        dx[m, c] = gamma[c] * inv_std[c] * (passed - shift)
 
 
 @cuda.jit
-def _batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
+def _batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon, relu):
     i = cuda.grid(1)
     if i < x.size:
         m, c = divided(i, x.shape[1])
         factor = gamma[c] / math.sqrt(moving_variance[c] + epsilon)
-        out[m, c] = (x[m, c] - moving_mean[c]) * factor + beta[c]
+        out[m, c] = _rectified((x[m, c] - moving_mean[c]) * factor + beta[c], relu)
 
 
 @cuda.jit

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tinyconv.kernels.reference.activation import relu, relu_gradient
+
 
 def batch_norm_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamma, beta, momentum, epsilon):
     r"""Training: give each channel mean 0 and variance 1 over the batch, then scale by gamma and shift by beta.
@@ -57,6 +59,29 @@ def batch_norm_backward(dx, dgamma, dbeta, dout, x, gamma, mean, inv_std):
         dx[...] = gamma * inv_std * (dout - (dbeta + normal * dgamma) / len(x))
 
 
+def batch_norm_relu_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamma, beta, momentum, epsilon):
+    """Training, with a ReLU behind it: out = max(0, y), where y is what :func:`batch_norm_forward` gives. See there."""
+    batch_norm_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamma, beta, momentum, epsilon)
+    out[...] = relu(out)
+
+
+def batch_norm_relu_backward(dx, dgamma, dbeta, dout, x, gamma, beta, mean, inv_std):
+    r"""The gradients of :func:`batch_norm_relu_forward`. By the chain rule they are those of
+    :func:`batch_norm_backward`, which is handed what the ReLU lets pass:
+
+    .. math:: dy = dout \; [y > 0], \qquad y = (x - \mu) \, \gamma \sigma^{-1} + \beta
+
+    y is computed once more, by the forward pass's own expression, so that both agree to the last bit on where it is 0.
+    Why not look at out, which says the same? Two passes over memory are needed, one for the sums and one for dx. Both
+    read dout and x, the second writes dx: five arrays. To read out too would make it seven; to mask dout first, in a
+    pass of its own, eight.
+
+    Shapes as there; beta (C,).
+    """
+    y = (x - mean) * (inv_std * gamma) + beta
+    batch_norm_backward(dx, dgamma, dbeta, relu_gradient(dout, x, y), x, gamma, mean, inv_std)
+
+
 def batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
     """Inference: the same with the moving statistics, so that a sample's result does not depend on its batch.
 
@@ -77,6 +102,12 @@ def batch_norm_inference_backward(dx, dout, gamma, moving_variance, epsilon):
     Shapes: dx, dout (M, C), dx overwritten (may be dout); gamma, moving_variance (C,).
     """
     dx[...] = dout * (gamma / np.sqrt(moving_variance + epsilon))
+
+
+def batch_norm_relu_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
+    """:func:`batch_norm_inference`, and a ReLU behind it."""
+    batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon)
+    out[...] = relu(out)
 
 
 def batch_norm_fold(w_folded, b_folded, w, b, gamma, beta, moving_mean, moving_variance, epsilon):

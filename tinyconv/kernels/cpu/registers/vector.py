@@ -27,6 +27,7 @@ from tinyconv.kernels.cpu.registers.instructions import (
     multiply_add,
     pointer,
     prefetch_line,
+    store_masked,
 )
 
 
@@ -117,6 +118,23 @@ def _(typing_context, vector, array, offset):
         return context.get_dummy_value()
 
     return types.void(vector, array, types.intp), write
+
+
+def vector_store_first(vector, array, offset, count):
+    """Write the first ``count`` of the lanes from ``offset`` on; the memory behind them is not touched."""
+    count = max(0, min(count, LANES))
+    array.reshape(-1)[offset : offset + count] = vector[:count]
+
+
+@in_registers(vector_store_first)
+def _(typing_context, vector, array, offset, count):
+    def write(context, builder, signature, arguments):
+        value, place, offset, count = arguments
+        first = pointer(context, builder, array, place, offset, FLOAT_VECTOR)
+        store_masked(builder, value, first, lanes_below(builder, count))
+        return context.get_dummy_value()
+
+    return types.void(FLOATS, array, types.intp, types.intp), write
 
 
 def vector_multiply_add(a, b, c):
