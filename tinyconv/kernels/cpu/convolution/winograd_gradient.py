@@ -85,7 +85,7 @@ def filter_gradient(dout, x, padding):
 
 def dw(layer):
     """The jobs of dw and db: the partial sums, and what adds them up."""
-    g, (R, V) = tiles_of(layer), _tile_shape(layer.F)
+    g, (R, V) = tiles_of(layer), tile_shape(layer.F)
     columns = V * LANES
     channels, panels = _even(layer.C, GROUP, LANES), _even(layer.F, GROUP, columns) // columns
     groups = -(-layer.C // channels) * -(-layer.F // (panels * columns))
@@ -102,12 +102,6 @@ def _even(count, most, unit):
     """The size of groups, of ``most`` at most and all about the same size, into which ``count`` is cut, in units."""
     groups = -(-count // max(most, unit))
     return -(-count // (groups * unit)) * unit
-
-
-def _tile_shape(F):
-    """(R, V): R channels, such that of whole vectors few rows or none are left over, times V vectors of filters."""
-    R, V = tile_shape(F)
-    return (8 if R >= 8 else 4), V
 
 
 class Group(NamedTuple):
