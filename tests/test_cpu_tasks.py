@@ -1,5 +1,6 @@
 """Kernels do the same written down or at once, on one worker or several, alone or beside others."""
 
+import pickle
 import threading
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import pytest
 import tinyconv
 from tinyconv import layers
 from tinyconv.kernels import cpu
-from tinyconv.kernels.cpu.runtime import tasks, workers
+from tinyconv.kernels.cpu.runtime import ahead, tasks, workers
 from tinyconv.kernels.cpu.runtime.tasks import floats, in_tasks, kernel, record, run
 from tinyconv.training.data import Data
 
@@ -140,6 +141,49 @@ def test_a_program_runs_on_any_number_of_threads_even_if_it_changes():
             assert a.tolist() == [2 * run_, *[run_] * 6]
     finally:
         numba.set_num_threads(before)
+
+
+def test_another_process_compiles_what_it_is_given_into_the_cache():
+    counters, mine = np.zeros(3, np.int64), np.zeros(5, np.float32)
+    advance = (cpu.advance, (counters, 1, 32))
+    record([advance])()
+    (line,) = tasks.Program([advance]).write_down()[0]
+    kernel, kinds = tasks._machine_code(line)
+    path, _ = kernel._cache._locate(tasks._signature(kinds), kernel.targetctx.codegen())
+    path.unlink()
+    other = ahead._start([(add, (mine, mine, 1)), advance])  # of which the first is not the library's
+    assert other.wait() == 0
+    assert kernel._cache.holds(tasks._signature(kinds), kernel.targetctx)
+    path.write_bytes(bytes(100))
+    assert not kernel._cache.holds(tasks._signature(kinds), kernel.targetctx)  # so a damaged or stale file is noticed
+
+
+def test_no_other_process_is_started_where_it_does_not_pay_or_there_is_none(monkeypatch):
+    started = []
+    monkeypatch.setattr(ahead, "_start", started.append)
+    with ahead.second_process(["few"], ahead.FEWEST - 1):
+        pass
+    monkeypatch.setattr(ahead, "get_threads", lambda: 1)
+    with ahead.second_process(["one core"], ahead.FEWEST):
+        pass
+    assert not started
+    monkeypatch.undo()
+    with monkeypatch.context() as m:
+        m.setattr("sys.executable", "/usr/bin/blender")  # which would open a window
+        assert ahead._start([]) is None
+    with monkeypatch.context() as m:
+        m.setattr("sys.frozen", True, raising=False)
+        assert ahead._start([]) is None
+
+
+def test_the_other_process_gets_shapes_not_data():
+    data = np.ones((1000, 784), np.float32)
+    written = ahead._without_data([(cpu.advance, (data, data, 3, (1, 2)))])
+    assert len(written) < 1000
+    ((function, (first, second, *rest)),) = pickle.loads(written)
+    assert (function, rest) == (cpu.advance, [3, (1, 2)])
+    assert first is second
+    assert (first.shape, first.dtype) == (data.shape, data.dtype)
 
 
 def test_what_an_address_cannot_say_is_refused():

@@ -211,7 +211,9 @@ class Trainer:
         state = self.state
         arrays = [state.params.flat, state.moving.flat, state.counters, state.totals, *state.slots.values()]
         before = [state.read(array) for array in arrays]
+        compile_programs: Any = getattr(self.kernels, "compile_programs", lambda programs: None)
         with contextlib.nullcontext() if self.shards is None else self.shards.taking_turns():
+            compile_programs(run for turn in turns for run in (self.program(turn.plan, "prepare"), turn.run))
             for turn in turns:
                 self.program(turn.plan, "prepare")()
                 state.set(state.counters, [0, 0, 0])

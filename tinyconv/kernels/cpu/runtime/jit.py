@@ -122,6 +122,14 @@ class KernelCache(_Cache):
         except Exception:  # the disk is full, say: the next process compiles again
             return
 
+    def holds(self, sig, target_context) -> bool:
+        """Whether there is a file for the signature that is not stale; ``load_overload`` checks its content."""
+        try:
+            path, identity = self._locate(sig, target_context.codegen())
+            return private.read(path)[32:64] == identity
+        except OSError:
+            return False
+
     def enable(self):
         self._enabled = True
 

@@ -19,7 +19,7 @@ import ctypes
 import functools
 import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,8 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.numpy_support import from_dtype
 
+from tinyconv.kernels.cpu.runtime import ahead
+from tinyconv.kernels.cpu.runtime.jit import KernelCache
 from tinyconv.kernels.cpu.runtime.threads import start
 from tinyconv.kernels.cpu.runtime.workers import (
     ADDRESS,
@@ -84,6 +86,10 @@ def in_tasks(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+def _is_in_tasks(function: Callable[..., None]) -> bool:
+    return getattr(function, "in_tasks", False)
+
+
 def record(calls: Calls) -> Callable[[], None]:
     """One callable that runs all calls in order."""
     return Program(calls)
@@ -93,29 +99,53 @@ class Program:
     """A list of calls. Neighbours that are kernels become a table, when the program is first run."""
 
     def __init__(self, calls: Calls) -> None:
-        self._calls = tuple(calls)
+        self.calls = tuple(calls)
         self._parts: list[Callable[[], None]] = []
 
     def __call__(self) -> None:
-        for part in self._parts or self._record():
+        if not self._parts:
+            compile_programs([self])
+        for part in self._parts:
             part()
 
-    def _record(self) -> list[Callable[[], None]]:
-        parts: list[Callable[[], None]] = []
+    def compile(self) -> None:
+        """Make everything ready to run."""
+        self._parts = [Table(part) if isinstance(part, list) else part for part in self.write_down()]
+
+    def write_down(self) -> list[list[Line] | Callable[[], None]]:
+        """The calls in order, neighbours that are kernels as a list of lines. Compiles nothing."""
+        parts: list[list[Line] | Callable[[], None]] = []
         lines = _recorder.lines = []
         try:
-            for function, arguments in self._calls:
-                if getattr(function, "in_tasks", False):
+            for function, arguments in self.calls:
+                if _is_in_tasks(function):
                     function(*arguments)
                 else:
-                    parts += [Table(lines)] if lines else []
+                    parts += [lines] if lines else []
                     lines = _recorder.lines = []
                     parts.append(functools.partial(function, *arguments))
-            parts += [Table(lines)] if lines else []
+            return [*parts, lines] if lines else parts
         finally:
             del _recorder.lines
-        self._parts = parts
-        return parts
+
+
+def compile_programs(programs: Iterable[Any]) -> None:
+    """Compile what those of these that are programs need, and may not find in the cache: see ``ahead.py``."""
+    cold = [program for program in programs if isinstance(program, Program)]
+    lines = [line for program in cold for part in program.write_down() if isinstance(part, list) for line in part]
+    missing = sum(_is_missing(*code) for code in set(map(_machine_code, lines)))
+    calls = [call for program in cold for call in program.calls if _is_in_tasks(call[0])]
+    with ahead.second_process(calls, missing):
+        for program in cold:
+            program.compile()
+
+
+def compile_backwards(calls: Calls) -> None:
+    """Compile what these calls need, and what runs them, from the last to the first."""
+    Table([])()
+    for part in reversed(Program(calls).write_down()):
+        for line in reversed(part if isinstance(part, list) else []):
+            _address(*_machine_code(line))
 
 
 class Table:
@@ -180,10 +210,27 @@ def _type(kind: Any) -> types.Type:
     return types.UniTuple(types.int64, count) if first is tuple else types.NamedUniTuple(types.int64, count, first)
 
 
+def _signature(kinds: tuple[Any, ...]) -> Any:
+    return types.void(types.int64, *map(_type, kinds))
+
+
+def _machine_code(line: Line) -> tuple[Any, tuple[Any, ...]]:
+    """What decides which machine code a line needs: its kernel, and the kinds of its arguments."""
+    return line.kernel, _as_words(line)[0]
+
+
+def _is_missing(function, kinds: tuple[Any, ...]) -> bool:
+    """Whether a kernel must be compiled for such arguments: it is neither here nor in the cache."""
+    signature = _signature(kinds)
+    if signature.args in function.overloads:
+        return False
+    return not isinstance(function._cache, KernelCache) or not function._cache.holds(signature, function.targetctx)
+
+
 @functools.cache
 def _address(function, kinds: tuple[Any, ...]) -> int:
     """Where a kernel's machine code for such arguments is; compiles it, or finds it in the cache."""
-    signature = types.void(types.int64, *map(_type, kinds))
+    signature = _signature(kinds)
     with global_compiler_lock:  # which a fork waits for
         start()  # a kernel may ask for the number of threads
         function.compile(signature)
