@@ -1,5 +1,6 @@
 """Keras on TensorFlow, the peer that the parity tests compare with; they are skipped where it is not installed."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -13,6 +14,17 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
+tf.config.run_functions_eagerly(True)  # no graph of TensorFlow's is worth tracing for a few steps
+
+
+@contextlib.contextmanager
+def traced():
+    """Keras' steps as it runs them by itself: traced at the first one, so that what changes later has no effect."""
+    tf.config.run_functions_eagerly(False)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(True)
 
 
 def gradients(function, *arrays, dout=None):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tinyconv
-from tests.peer import keras, tf
+from tests.peer import keras
 
 PROGRAMS = sorted(Path(__file__).with_name("programs").glob("*.py"))
 EVERY_DAY = {
@@ -22,14 +22,6 @@ EVERY_DAY = {
     "residual",
     "unet",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def eagerly():
-    """No graph of TensorFlow's is worth tracing for a few steps."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def ported(text):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba.core.errors import NumbaError
 
-from tests.strategies import Window, activations, examples, normal, one_hot, pools, seeds, windows
+from tests.strategies import Window, activations, examples, few, normal, one_hot, pools, seeds, windows
 from tinyconv.kernels import contract, cpu, reference
 from tinyconv.kernels.cpu.runtime import cutting
 from tinyconv.kernels.cpu.runtime.jit import jit
@@ -95,7 +95,7 @@ def unset(*shape, dtype=np.float32):
     return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -77, dtype)
 
 
-@pytest.mark.parametrize(("kind", "options"), activations())
+@pytest.mark.parametrize(("kind", "options"), few(activations(), 6))
 @examples(8)
 @given(sizes, seeds)
 def test_activations(kind, options, size, seed):

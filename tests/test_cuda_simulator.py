@@ -24,7 +24,7 @@ def in_the_simulator(*arguments):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("file", few(["families", "planted", "convolutions", "training"], 2))
+@pytest.mark.parametrize("file", few(["planted", "families", "convolutions", "training"]))
 def test_kernels_in_the_simulator(file):
     done = in_the_simulator("-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", f"tests/cuda_sim/{file}.py")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -30,7 +30,7 @@ def run(*arguments, cwd, **environment):
 def trained(tmp_path_factory):
     """One epoch: what it printed, and the folder it ran in."""
     folder = tmp_path_factory.mktemp("example")
-    done = run("--epochs", "1", "--seed", "1", "--threads", "1", cwd=folder)
+    done = run("--epochs", "1", "--seed", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout, folder
 

@@ -36,7 +36,7 @@ def stack(layers, regularizers):
 def models(last, loss, metrics, optimizer):
     """The same model in Keras and, for each backend, here, with the same weights."""
     made = []
-    for package, options in ((keras, {"run_eagerly": True}), *((tinyconv, {"backend": name}) for name in BACKENDS)):
+    for package, options in ((keras, {}), *((tinyconv, {"backend": name}) for name in BACKENDS)):
         package.utils.set_random_seed(1)
         layers = [*stack(package.layers, package.regularizers), package.layers.Activation(last)]
         model = package.Sequential([package.Input((8, 7, 2)), *layers])

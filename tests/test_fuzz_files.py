@@ -277,7 +277,7 @@ def survey(name, chunk, content, mutate, load, check=right):
     return refused, accepted
 
 
-chunks = pytest.mark.parametrize("chunk", few(range(CHUNKS), 2))
+chunks = pytest.mark.parametrize("chunk", few(range(CHUNKS)))
 
 
 @chunks

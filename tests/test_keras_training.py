@@ -91,7 +91,7 @@ def test_loss(name):
     _, theirs = pair(head(4, activation))
     x, y = data(40)
     y = targets(y)
-    theirs.compile("sgd", make(keras.losses), metrics=["accuracy"], run_eagerly=True)
+    theirs.compile("sgd", make(keras.losses), metrics=["accuracy"])
     peer = [trajectory(theirs, x, y, 8, 20), theirs.evaluate(x, y, verbose=0)]
     for fuse in (True, False):
         ours = network(head(4, activation))
@@ -122,7 +122,7 @@ def test_optimizer(name):
     """The losses of twenty steps and the weights after them."""
     _, theirs = pair(head(4, "softmax"))
     x, y = data(40)
-    theirs.compile(OPTIMIZERS[name](keras.optimizers), "categorical_crossentropy", run_eagerly=True)
+    theirs.compile(OPTIMIZERS[name](keras.optimizers), "categorical_crossentropy")
     peer = trajectory(theirs, x, y, 8, 20)
     for backend in BACKENDS:
         ours = network(head(4, "softmax"))
@@ -647,7 +647,7 @@ def test_data_may_lack_the_last_axis_or_stand_in_a_list_or_a_dictionary():
         found.append(model.predict({"a": np.arange(3.0), "b": np.ones(3)}, verbose=0))
         return found, model
 
-    (ours, model), (theirs, keras_model) = results(tinyconv, backend="reference"), results(keras, run_eagerly=True)
+    (ours, model), (theirs, keras_model) = results(tinyconv, backend="reference"), results(keras)
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
     assert model.input_names == ["a", "b"] == tinyconv.models.model_from_json(keras_model.to_json()).input_names

@@ -106,7 +106,7 @@ class Programs(RuleBasedStateMachine):
     @rule(name=st.sampled_from(sorted(OPTIMIZERS)), again=st.booleans())
     def compile(self, name, again):
         def compile_(library, model):
-            here = {"backend": self.backend} if library is tinyconv else {"run_eagerly": True}
+            here = {"backend": self.backend} if library is tinyconv else {}
             optimizer = model.optimizer if again and self.compiled else optimizer_of(library, name)
             model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], **here)
 

@@ -94,7 +94,6 @@ def build(library, kind, optimizer="adam"):
         optimizer=chosen,
         loss="categorical_crossentropy",
         metrics=["accuracy", top],
-        run_eagerly=library is keras,  # tracing takes longer than these few steps
     )
     return model
 
@@ -169,7 +168,6 @@ def test_training_goes_on_in_the_other_library_as_it_would_have(tmp_path, optimi
     worst = weight_difference(theirs, ours)
     ours.save(tmp_path / "ours.keras")
     again = keras.models.load_model(tmp_path / "ours.keras")
-    again.run_eagerly = True
     assert int(again.optimizer.iterations) == 6
     fit(again)
     fit(theirs)
@@ -183,7 +181,7 @@ def without_dropout(library, optimizer):
     kept = [layer for layer in model.layers if "dropout" not in layer.name]
     library.utils.set_random_seed(SEED)
     plain = library.Sequential([library.Input((7, 8, 2)), *kept])
-    plain.compile(model.optimizer, "categorical_crossentropy", run_eagerly=library is keras)
+    plain.compile(model.optimizer, "categorical_crossentropy")
     return plain
 
 
@@ -306,7 +304,6 @@ def frozen_net(library, frozen):
         optimizer=library.optimizers.Adam(0.01, name="mine"),
         loss=library.losses.CategoricalCrossentropy(name="distance"),
         metrics=[library.metrics.CategoricalAccuracy(name="hits")],
-        **({"run_eagerly": True} if library is keras else {}),
     )
     return model
 
