@@ -1,6 +1,6 @@
 """Compare tinyconv with every peer that is installed, all in one interleaved run, and hold it to its targets.
 
-    python benchmarks/compare.py                            everything: about ten minutes
+    python benchmarks/compare.py                            everything: under half an hour on two quiet cores
     python benchmarks/compare.py --quick                    a few seconds of work, to see that it runs
     python benchmarks/compare.py --record                   writes compare.md, .json and .png into benchmarks/results/
     python benchmarks/compare.py --record --add --sections epoch inference
@@ -144,7 +144,11 @@ def draw(results: list[Result], folder: Path | None, caption: str) -> None:
     if not held:
         return
     names = [name for name, there in (("epochs", epochs), ("targets", held), ("conv", convolutions)) if there]
-    heights = {"epochs": 0.6 + 0.3 * len(epochs), "targets": 0.8 + 0.26 * len(held), "conv": 4.2}
+    heights = {
+        "epochs": 0.6 + 0.3 * len(epochs),
+        "targets": 0.8 + 0.26 * len(held),
+        "conv": 0.9 + 0.33 * len(network.CONVOLUTIONS),
+    }
     sizes = [heights[name] for name in names]
 
     def paint(figure: Any) -> None:

@@ -1,4 +1,4 @@
-"""The work that every benchmark gives every peer: the MNIST network, its weights and data, and ten convolutions."""
+"""The work that every benchmark gives every peer: the MNIST network, its weights and data; convolutions."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ DROPOUT = 0.5
 EPSILON = 1e-7  # Adam's, as Keras has it; PyTorch's own default is 1e-8
 
 
-def weights() -> list[np.ndarray]:
+def weights(seed: int = 0) -> list[np.ndarray]:
     """The same initial weights for all: Glorot's uniform distribution, and zeros for the biases."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     found = []
     for shape in SHAPES:
         receptive = int(np.prod(shape[:-2]))
@@ -36,7 +36,7 @@ def load_data(folder: str) -> tuple[np.ndarray, np.ndarray]:
     return np.load(Path(folder, "x.npy")), np.load(Path(folder, "y.npy"))
 
 
-def keras_model(keras: Any) -> Any:
+def keras_model(keras: Any, dropout: float = DROPOUT) -> Any:
     """The seed's network, from Keras or from anything with Keras' names."""
     layers = keras.layers
     return keras.Sequential(
@@ -47,7 +47,7 @@ def keras_model(keras: Any) -> Any:
             layers.Conv2D(64, kernel_size=(3, 3), activation="relu"),
             layers.MaxPooling2D(pool_size=(2, 2)),
             layers.Flatten(),
-            layers.Dropout(DROPOUT),
+            layers.Dropout(dropout),
             layers.Dense(10, activation="softmax"),
         ]
     )
@@ -73,6 +73,11 @@ class Convolution(NamedTuple):
         kind = "same" if self.padding else "valid"
         stride = f" stride {self.stride}" if self.stride > 1 else ""
         return f"{self.C}→{self.F} {self.K}x{self.K}{stride} {kind}, {self.size}x{self.size}"
+
+    @property
+    def is_dense_3x3(self) -> bool:
+        """Whether Winograd's method fits all three passes, and its sums are long enough to pay."""
+        return self.K == 3 and self.stride == 1 and min(self.C, self.F) >= 32
 
     @property
     def flops(self) -> int:
@@ -105,9 +110,12 @@ PASSES = ("forward", "dW", "dX")
 
 CONVOLUTIONS = (
     Convolution(32, 32, 3, 32, 3, padding=1),
+    Convolution(32, 32, 32, 32, 3, padding=1),
     Convolution(32, 32, 64, 64, 3, padding=1),
     Convolution(32, 32, 64, 64, 3),
+    Convolution(32, 16, 64, 64, 3, padding=1),
     Convolution(32, 16, 128, 128, 3, padding=1),
+    Convolution(32, 8, 128, 128, 3, padding=1),
     Convolution(128, 13, 32, 64, 3),  # the larger one of the MNIST network
     Convolution(32, 16, 32, 64, 5, padding=2),
     Convolution(32, 64, 3, 64, 7, stride=2, padding=3),

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 
-from benchmarks import accuracy, augmentation, measure, report
+from benchmarks import accuracy, augmentation, measure, networks, peers, record, report, sections
 from benchmarks.worker import ROOT
 
 
@@ -151,6 +152,65 @@ def test_comparison_with_a_peer_gives_a_ratio_of_two_runs(tmp_path):
     for result in json.loads((tmp_path / "compare.json").read_text())["results"]["inference"]:
         ours, theirs = (measure.Timing(tuple(result["seconds"][name])) for name in ("tinyconv", "ONNX Runtime"))
         assert result["value"] == pytest.approx(theirs.median / ours.median)
+
+
+NETWORKS = ["networks", "networks-inference", "networks-busy", "networks-memory", "batch-norm"]
+
+
+@pytest.mark.long
+def test_comparison_of_networks_has_a_row_for_each(tmp_path):
+    arguments = ("--quick", "--backend=reference", f"--out={tmp_path}", "--peers", "--sections", *NETWORKS)
+    run("benchmarks/compare.py", *arguments)
+    results = json.loads((tmp_path / "compare.json").read_text())["results"]
+    assert {name: len(rows) for name, rows in results.items()} == dict(zip(NETWORKS, (2, 4, 2, 2, 2), strict=True))
+
+
+@pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
+@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.long
+def test_networks_are_the_same_in_pytorch(name):
+    from benchmarks.peers.pytorch import PyTorch
+
+    network = networks.NETWORKS[name]
+    weights, outputs, losses = networks.answers(network, 4)
+    peer = PyTorch(1, channels_last=True)
+    peer.take(name, weights, 4)
+    np.testing.assert_allclose(peer.outputs(4), outputs, atol=1e-5)
+    np.testing.assert_allclose([peer.epoch(4, 4) for _ in losses], losses, rtol=1e-3)
+
+
+def test_only_the_same_network_is_timed():
+    network = networks.NETWORKS["MLP 784-512-512-10"]
+    session = object.__new__(sections.Session)
+    session.quick, session.answers = True, {network.name: networks.Answers([], np.zeros((1, 2)), [2.0, 1.0])}
+
+    class Wrong:
+        def call(self, method, **arguments):
+            return {"take": None, "outputs": np.zeros((1, 2)), "train": (0.0, 2.0)}[method]
+
+    with pytest.raises(AssertionError, match="losses of PyTorch, MLP"):
+        session.take(Wrong(), peers.TORCH, network)
+
+
+def test_records_report_every_seed_and_every_peer(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        record, "timed", lambda who, seed, *_: record.Run(who, seed, 0.99 + seed / 1000, 2.0 + len(who))
+    )
+    record.main(["--peers", "--seeds", "3", "--out", str(tmp_path)])
+    runs = json.loads((tmp_path / "record.json").read_text())["runs"]
+    assert [run["seed"] for run in runs["99"]] == [run["seed"] for run in runs["99.5"]] == [0, 1, 2]
+    text = (tmp_path / "record.md").read_text()
+    assert "99.10 % right" in text
+    assert "| 99.5 % | tinyconv |    2 |        0.9920 |" in text
+
+
+@pytest.mark.long
+def test_a_record_is_the_time_of_a_whole_process(tmp_path):
+    run("benchmarks/record.py", "--quick", "--only", "99", "--peers", "--backend=reference", f"--out={tmp_path}")
+    (only,) = json.loads((tmp_path / "record.json").read_text())["runs"]["99"]
+    assert only["who"] == "tinyconv"
+    assert 0 < only["accuracy"] < 1
+    assert only["seconds"] > 0
 
 
 @pytest.mark.skipif(not (find_spec("keras") and find_spec("tensorflow")), reason="Keras is not installed")

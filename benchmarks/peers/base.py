@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import network, report
+from benchmarks import network, networks, report
 from benchmarks.measure import seconds_per_call
 
 
@@ -39,6 +39,16 @@ class Peer:
         """Make the network, ready to train, from the common weights."""
         raise NotImplementedError
 
+    def take(self, name: str, weights: list[np.ndarray], samples: int) -> None:
+        """Leave the seed's network for another of ``benchmarks.networks``, and its samples, from these weights."""
+        self.network = networks.NETWORKS[name]
+        self.x, self.y = self.network.data(samples)
+        self.build_other(weights)
+
+    def build_other(self, weights: list[np.ndarray]) -> None:
+        """Make ``self.network``, ready to train with Adam."""
+        raise NotImplementedError
+
     def outputs(self, samples: int) -> np.ndarray:
         """The probabilities for the first samples, (samples, 10)."""
         raise NotImplementedError
@@ -59,6 +69,7 @@ class Peer:
 
     def infer(self, batch_size: int, at_least: float = 0.2) -> float:
         """Seconds per batch."""
+        assert len(self.x) >= batch_size
         return seconds_per_call(self.inference(batch_size), at_least)
 
     def convolution(self, shape: network.Convolution) -> dict[str, Callable[[], Any]]:

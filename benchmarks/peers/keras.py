@@ -32,6 +32,13 @@ class Keras(Peer):
         self.model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
         self.model.set_weights(network.weights())
 
+    def build_other(self, weights: list[np.ndarray]) -> None:
+        self.keras.utils.clear_session()
+        self.targets = self.y
+        self.model = self.network.make(self.keras)
+        self.model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        self.model.set_weights(weights)
+
     def outputs(self, samples: int) -> np.ndarray:
         return self.model.predict(self.x[:samples], verbose=0)
 

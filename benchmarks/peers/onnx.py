@@ -1,5 +1,6 @@
 """ONNX Runtime: inference only."""
 
+import io
 from collections.abc import Callable
 
 import numpy as np
@@ -18,15 +19,32 @@ class OnnxRuntime(Peer):
     packages = ("onnxruntime",)
 
     def build(self) -> None:
+        self.images = self.x.reshape(-1, 1, 28, 28)  # with one channel, NHWC is NCHW
+        self.open(graph(channels_first(network.weights())))
+
+    def build_other(self, weights: list[np.ndarray]) -> None:
+        """As PyTorch's exporter writes it, with the softmax that PyTorch's loss contains."""
+        import torch
+
+        from benchmarks.peers import torch_networks
+
+        images = torch_networks.images(self.network, self.x)
+        module = torch.nn.Sequential(torch_networks.module(self.network, weights), torch.nn.Softmax(1)).eval()
+        file, any_batch = io.BytesIO(), {"x": {0: "N"}, "out": {0: "N"}}
+        names = {"input_names": ["x"], "output_names": ["out"], "dynamic_axes": any_batch}
+        torch.onnx.export(module, (images[:1],), file, dynamo=False, opset_version=17, **names)
+        self.images = images.numpy()
+        self.open(file.getvalue())
+
+    def open(self, model: bytes) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        model = graph(channels_first(network.weights()))
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def inference(self, batch_size: int) -> Callable[[], np.ndarray]:
-        feed = {"x": self.x[:batch_size].reshape(batch_size, 1, 28, 28)}  # with one channel, NHWC is NCHW
+        feed = {"x": self.images[:batch_size]}
         return lambda: self.session.run(["out"], feed)[0]
 
     def outputs(self, samples: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch.nn.functional import conv2d
 
 from benchmarks import network
 from benchmarks.measure import seconds_per_call
+from benchmarks.peers import torch_networks
 from benchmarks.peers.base import Peer
 from benchmarks.peers.layout import channels_first
 
@@ -30,12 +31,9 @@ class PyTorch(Peer):
     def set_threads(self, threads: int) -> None:
         torch.set_num_threads(threads)
 
-    def build(self) -> None:
-        torch.manual_seed(0)
-        images = torch.from_numpy(self.x).reshape(
-            -1, 1, 28, 28
-        )  # one channel: permute would leave its stride ambiguous
-        self.images = images.contiguous(memory_format=self.format)
+    def build(self, seed: int = 0, dropout: float = network.DROPOUT) -> None:
+        torch.manual_seed(seed)
+        self.show(self.x)
         self.labels = torch.from_numpy(self.y)
         module = nn.Sequential(
             nn.Conv2d(1, 32, 3),
@@ -45,24 +43,37 @@ class PyTorch(Peer):
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            nn.Dropout(network.DROPOUT),
+            nn.Dropout(dropout),
             nn.Linear(1600, 10),
         )
-        for parameter, array in zip(module.parameters(), channels_first(network.weights()), strict=True):
+        for parameter, array in zip(module.parameters(), channels_first(network.weights(seed)), strict=True):
             parameter.data = torch.from_numpy(array)
-        self.module = module.to(memory_format=self.format)
+        self.ready(module)
+
+    def show(self, x: np.ndarray) -> None:
+        """Digits for the seed's network. With one channel, permute would leave its stride ambiguous."""
+        self.images = torch.from_numpy(x).reshape(-1, 1, 28, 28).contiguous(memory_format=self.format)
+
+    def build_other(self, weights: list[np.ndarray]) -> None:
+        images = torch_networks.images(self.network, self.x)
+        self.images = images.contiguous(memory_format=self.format) if images.ndim == 4 else images
+        self.labels = torch.from_numpy(self.y)
+        self.ready(torch_networks.module(self.network, weights))
+
+    def ready(self, module: nn.Module) -> None:
+        module = module.to(memory_format=self.format)
         self.optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, eps=network.EPSILON, fused=self.fused)
-        self.network = torch.compile(module, dynamic=False) if self.compiled else module
+        self.module = torch.compile(module, dynamic=False) if self.compiled else module
 
     def epoch(self, samples: int, batch_size: int) -> float:
-        self.network.train()
+        self.module.train()
         order = torch.randperm(samples)
         total, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
         for first in range(0, samples, batch_size):
             batch = order[first : first + batch_size]
             labels = self.labels[batch]
             self.optimizer.zero_grad()
-            scores = self.network(self.images[batch])
+            scores = self.module(self.images[batch])
             loss = nn.functional.cross_entropy(scores, labels)
             loss.backward()
             self.optimizer.step()
@@ -72,12 +83,12 @@ class PyTorch(Peer):
         return total.item() / samples
 
     def inference(self, batch_size: int) -> Callable[[], np.ndarray]:
-        images = self.images[:batch_size].contiguous(memory_format=self.format)
-        self.network.eval()
+        images = self.images[:batch_size]
+        self.module.eval()
 
         @torch.inference_mode()
         def run() -> np.ndarray:
-            return self.network(images).softmax(1).numpy()
+            return self.module(images).softmax(1).numpy()
 
         return run
 

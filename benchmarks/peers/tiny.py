@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numba
 import numpy as np
 
 import tinyconv
@@ -18,6 +19,7 @@ class Tinyconv(Peer):
     def __init__(self, threads: int, backend: str = "cpu", fuse: bool = True) -> None:
         super().__init__(threads)
         self.backend, self.fuse = backend, fuse
+        self.batch_norm_of: tuple[int, ...] = ()
         self.kernels = tinyconv.kernels.load(backend)
         self.set_threads(threads)
 
@@ -38,10 +40,17 @@ class Tinyconv(Peer):
 
     def build(self) -> None:
         self.targets = np.eye(10, dtype=np.float32)[self.y]
-        self.model = network.keras_model(tinyconv)
+        self.compile(network.keras_model(tinyconv), "categorical_crossentropy", network.weights())
+
+    def build_other(self, weights: list[np.ndarray]) -> None:
+        self.targets = self.y
+        self.compile(self.network.make(tinyconv), "sparse_categorical_crossentropy", weights)
+
+    def compile(self, model: tinyconv.Model, loss: str, weights: list[np.ndarray]) -> None:
         settings = {"backend": self.backend, "fuse": self.fuse}
-        self.model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"], **settings)
-        self.model.set_weights(network.weights())
+        model.compile(loss=loss, optimizer="adam", metrics=["accuracy"], **settings)
+        model.set_weights(weights)
+        self.model = model
 
     def outputs(self, samples: int) -> np.ndarray:
         return self.model(self.x[:samples])
@@ -71,6 +80,12 @@ class Tinyconv(Peer):
         passes = self.passes(shape)
         both, dw = alternate([passes["dW and dX"], passes["dW"]], 2 * at_least)
         return both - dw
+
+    def batch_norm(self, shape: tuple[int, ...], what: str, at_least: float = 0.1) -> float:
+        """Seconds of a pass of batch normalisation and ReLU, as training has them; or of copying that array."""
+        if self.batch_norm_of != shape:
+            self.batch_norm_of, self.batch_norm_passes = shape, batch_norm(shape, self.backend, self.fuse)
+        return seconds_per_call(self.batch_norm_passes[what], at_least)
 
     def matrix_product(self, size: int, at_least: float = 0.2) -> float:
         a = np.ones((size, size), np.float32)
@@ -104,3 +119,29 @@ def convolution(kernels, shape: network.Convolution) -> tuple[dict[str, np.ndarr
         "dW and dX": lambda: kernels.conv2d_backward(dx, dw, db, dout, x, w, work, *settings),
     }
     return {"forward": out, "dW": dw, "dX": dx}, passes
+
+
+def batch_norm(shape: tuple[int, ...], backend: str, fuse: bool) -> dict[str, Callable[[], object]]:
+    """The steps of both layers in a training plan, their arrays being what a step of training left in them; a copy."""
+    batch, *image, channels = shape
+    x = np.random.default_rng(0).random((batch, *image, 1), np.float32)
+    layers = tinyconv.layers
+    body = [layers.Conv2D(channels, 1), layers.BatchNormalization(name="norm"), layers.ReLU(name="rectify")]
+    model = tinyconv.Sequential([tinyconv.Input(x.shape[1:]), *body, layers.GlobalAveragePooling2D(), layers.Dense(10)])
+    model.compile("sgd", "mse", backend=backend, fuse=fuse)
+    model.fit(x, np.zeros((batch, 10), np.float32), batch_size=batch, verbose=0)
+    found: dict[str, Callable[[], object]] = {}
+    for phase in ("forward", "backward"):
+        own = [s.call for s in model.plan.steps[phase] if "norm" in s.name or "rectify" in s.name]
+        assert own, f"no step of batch norm and ReLU in {phase}"
+        found[phase] = model.plan.kernels.record(own)
+    source, target = np.ones((2, int(np.prod(shape))), np.float32)
+    copy = numba.njit(parallel=True)(copy_parts)
+    return found | {"copy": lambda: copy(target, source, numba.get_num_threads())}
+
+
+def copy_parts(target, source, parts):
+    """Each thread copies one part."""
+    size = -(-len(source) // parts)
+    for part in numba.prange(parts):
+        target[part * size : (part + 1) * size] = source[part * size : (part + 1) * size]

@@ -1,0 +1,37 @@
+"""Batch normalisation and ReLU, which compute little: their bytes against what the memory can move."""
+
+import functools
+
+import numpy as np
+
+from benchmarks import peers
+from benchmarks.measure import interleave
+from benchmarks.report import Result
+from benchmarks.sections.session import Session
+from benchmarks.worker import Worker
+
+SHAPE = (128, 32, 32, 64)  # 32 MiB: more than caches keep from one pass to the next
+PASSES = {"forward": 3, "backward": 5}  # how often an array of that shape must go through memory; see batch_norm
+
+
+def batch_norm(s: Session) -> list[Result]:
+    """Forward reads x for the statistics, and again to write out: three arrays. Backward reads x and dout for the sums,
+    and again to write dx: five. Their time at the speed of a copy, which moves two, is the floor."""
+    shape = (2, 4, 4, 8) if s.quick else SHAPE
+    worker, at_least = s.worker(peers.TINYCONV), s.samples(100, 1) / 1000
+    works = ("copy", *PASSES)
+    turns = {what: functools.partial(moved, worker, shape=shape, what=what, at_least=at_least) for what in works}
+    times = interleave(turns, s.rounds)
+    size, copy, rows = 4 * int(np.prod(shape)), times["copy"], []
+    for what, arrays in PASSES.items():
+        value = times[what].median / (copy.median * arrays / 2)
+        speeds = [f"{n * size / times[w].median / 1e9:.1f} GB/s" for w, n in ((what, arrays), ("copy", 2))]
+        columns = f"{times[what]}, {speeds[0]}", f"a copy at {speeds[1]}"
+        seconds = {w: times[w].seconds for w in (what, "copy")}
+        work = f"batch norm + ReLU, {what}: time over that of its {arrays} passes through memory"
+        rows.append(Result("batch-norm", work, value, "x", 1.5, True, *columns, seconds))
+    return rows
+
+
+def moved(worker: Worker, **arguments: object) -> float:
+    return worker.call("batch_norm", **arguments)

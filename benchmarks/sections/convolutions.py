@@ -1,0 +1,96 @@
+"""Convolutions on their own: each pass of each, unfused."""
+
+import functools
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks import network, peers
+from benchmarks.measure import Timing
+from benchmarks.peers import Contender
+from benchmarks.report import Result
+from benchmarks.sections.session import Session, against_fastest
+from benchmarks.worker import Worker
+
+
+def conv(s: Session) -> list[Result]:
+    """Each pass of each convolution, unfused, against PyTorch in its better memory format."""
+    torch = [c for c in s.contenders if c in (peers.TORCH, peers.TORCH_CHANNELS_LAST)]
+    contenders = [peers.TINYCONV, *torch]
+    peak = sgemm_peak(s, contenders)
+    raced: dict[tuple[network.Convolution, str], dict[str, Timing]] = {}
+    shapes = [c._replace(N=2) for c in network.CONVOLUTIONS[:2]] if s.quick else network.CONVOLUTIONS
+    for shape in shapes:
+        check_convolution(s, shape, contenders)
+        for what in network.PASSES:
+            at_least = s.samples(100, 1) / 1000
+            turn = functools.partial(convolve, shape=shape, what=what, at_least=at_least)
+            raced[shape, what] = s.race(contenders, turn)
+    peak = max(peak, sgemm_peak(s, contenders))  # before and after: processors change their clock
+    results = []
+    for (shape, what), times in raced.items():
+        speed = shape.flops / times[peers.TINYCONV.name].median
+        result = against_fastest("conv", f"{what}, {shape.name}", times, 0.8)
+        share = f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of sgemm's peak"
+        results.append(replace(result, ours=f"{result.ours}, {share}"))
+    return conv_summary(s, results, shapes, peak) + results
+
+
+def convolve(worker: Worker, **arguments: Any) -> float:
+    """A turn of one pass of a convolution."""
+    return worker.call("convolve", **arguments)
+
+
+def conv_summary(s: Session, results: list[Result], shapes: Sequence[network.Convolution], peak: float) -> list[Result]:
+    """The geometric mean, the slowest, and the smallest share of the peak where channels fill whole vectors."""
+    lanes = int(s.facts.get("vector lanes", "16"))
+    shares = {
+        result.work: 100 * shape.flops / statistics.median(result.seconds[peers.TINYCONV.name]) / peak
+        for result, shape in zip(results, (shape for shape in shapes for _ in network.PASSES), strict=True)
+        if shape.C % lanes == 0 and shape.F % lanes == 0
+    }
+    rows = []
+    if not np.isnan(results[0].value):
+        dense = {f"dW, {shape.name}" for shape in shapes if shape.is_dense_3x3}
+        dw = [r.value for r in results if r.work in dense]
+        work = f"dW of dense 3x3 convolutions, 32 channels and more, geometric mean of {len(dw)}"
+        mean, worst = statistics.geometric_mean(r.value for r in results), min(results, key=lambda r: r.value)
+        rows.append(Result("conv", f"conv2d, geometric mean of {len(results)}", mean, "x", 1.0, theirs="PyTorch"))
+        rows.append(Result("conv", f"conv2d, slowest: {worst.work}", worst.value, "x", 0.8, theirs="PyTorch"))
+        rows.append(Result("conv", work, statistics.geometric_mean(dw), "x", 1.6, theirs="PyTorch"))
+    if shares:
+        low = min(shares, key=shares.__getitem__)
+        middle = statistics.median(shares.values())
+        machine = f"sgemm, {peak / 1e9:.0f} GFLOP/s"
+        rows.append(Result("conv", f"conv2d of whole vectors, lowest: {low}", shares[low], "%", 80, theirs=machine))
+        rows.append(Result("conv", "conv2d of whole vectors, median share of peak", middle, "%", theirs=machine))
+    return rows
+
+
+def sgemm_peak(s: Session, contenders: Sequence[Contender]) -> float:
+    """The machine's speed in FLOP/s: the fastest large matrix product that any contender achieves."""
+    size = s.samples(2048, 128)
+    times = s.race(contenders, lambda w: w.call("matrix_product", size=size))
+    best = min(min(timing.seconds) for timing in times.values())  # the peak is the best, not the usual
+    return 2 * size**3 / best
+
+
+def check_convolution(s: Session, shape: network.Convolution, contenders: Sequence[Contender]) -> None:
+    """All passes of every contender must equal the reference kernels'."""
+    from benchmarks.peers import tiny
+    from tinyconv import kernels
+
+    expected, passes = tiny.convolution(kernels.load("reference"), shape)
+    passes["forward"]()
+    passes["dW and dX"]()
+    for contender in contenders:
+        found = s.worker(contender).call("convolved", shape=shape)
+        for what, array in expected.items():
+            error = np.abs(found[what] - array).max() / np.abs(array).max()
+            if not error < 1e-4:
+                raise AssertionError(
+                    f"{contender.name}: {what} of {shape.name} is wrong by {error:.1e} of its maximum."
+                )

@@ -1,0 +1,130 @@
+"""Networks of other kinds than the seed's (``benchmarks/networks.py``): training, inference, beside others, memory."""
+
+import functools
+import statistics
+from collections.abc import Iterable
+from dataclasses import replace
+
+from benchmarks import peers
+from benchmarks.measure import Timing, interleave
+from benchmarks.networks import LARGE_IMAGES, NETWORKS, SMALL, Network
+from benchmarks.peers import Contender
+from benchmarks.report import Result
+from benchmarks.sections.session import Session, against_fastest, busy_processes
+from benchmarks.worker import Worker
+
+SLOW = (peers.KERAS_JAX, peers.TORCH_COMPILED)  # at the epoch: two to four times the fastest peer's time
+QUICK = ("LeNet-5", "small ResNet")
+MIB = 2**20
+
+
+def trainers(s: Session) -> list[Contender]:
+    return [peers.TINYCONV, *(c for c in s.trainers if c not in SLOW)]
+
+
+def chosen(s: Session, found: Iterable[Network]) -> list[Network]:
+    """All, but for a quick run, which would spend its time in the reference kernels' large convolutions."""
+    return [network for network in found if not s.quick or network.name in QUICK]
+
+
+def summary(section: str, work: str, results: Iterable[Result], target: float) -> list[Result]:
+    """The geometric mean of ratios, if there are any."""
+    found = [r.value for r in results if r.value == r.value]  # NaN: no peer
+    mean = [statistics.geometric_mean(found)] if found else []
+    return [Result(section, f"{work}, geometric mean of {len(found)}", value, "x", target) for value in mean]
+
+
+def training(s: Session) -> list[Result]:
+    """A training step of each network, in a pass through a few batches by ``fit``."""
+    results = []
+    for network in chosen(s, NETWORKS.values()):
+        times = s.race_with(network, trainers(s), s.steps(network))
+        work = f"training step, {network.name}, batch {s.sizes(network)[0]}"
+        results.append(against_fastest("networks", work, times, 1.5 if network is LARGE_IMAGES else 2.0))
+    small = [r for r in results if LARGE_IMAGES.name not in r.work]
+    return summary("networks", "training step", small, 3.0) + results
+
+
+def inference(s: Session) -> list[Result]:
+    """``model(x)`` for a batch: the mean and the slowest of all, and each of them."""
+    contenders = [peers.TINYCONV, *(c for c in s.contenders if c.infers and c not in SLOW)]
+    results = []
+    for network in chosen(s, SMALL):
+        for batch_size in (1, 2) if s.quick else (1, 32, 256):
+            turn = functools.partial(infer, batch_size=batch_size, at_least=s.samples(100, 1) / 1000)
+            times = s.race_with(network, contenders, turn)
+            work = f"inference, {network.name}, batch {batch_size}"
+            results.append(against_fastest("networks-inference", work, times, None))
+    rows = summary("networks-inference", "inference", results, 1.5)
+    if rows:
+        slowest = min(results, key=lambda r: r.value)
+        rows.append(replace(slowest, work=f"slowest {slowest.work}", target=1.0))
+    return rows + results
+
+
+def infer(worker: Worker, **arguments: float) -> float:
+    """A turn of inference."""
+    return worker.call("infer", **arguments)
+
+
+def busy(s: Session) -> list[Result]:
+    """How much slower a training step becomes beside two busy processes: ours, over the least of the peers'."""
+    results = []
+    for network in chosen(s, SMALL):
+        turns = {
+            (c.name, others): functools.partial(beside, s, s.other(c, network), network, others)
+            for c in trainers(s)
+            for others in (0, 2)
+        }
+        times = interleave(turns, s.rounds)
+        factors = {c.name: times[c.name, 2].median / times[c.name, 0].median for c in trainers(s)}
+        ours, work = factors.pop(peers.TINYCONV.name), f"beside two busy processes, {network.name}"
+        seconds = {f"{name}, {others} others": timing.seconds for (name, others), timing in times.items()}
+        columns = {"ours": slower(ours, times, peers.TINYCONV.name), "seconds": seconds}
+        if factors:
+            best = min(factors, key=factors.__getitem__)
+            columns["theirs"] = f"{best} {slower(factors[best], times, best)}"
+            results.append(Result("networks-busy", work, ours / factors[best], "x", 1.0, True, **columns))
+        else:
+            results.append(Result("networks-busy", work, ours, "x", **columns))
+    return results
+
+
+def beside(s: Session, worker: Worker, network: Network, others: int) -> float:
+    with busy_processes(others):
+        return s.steps(network, 0.5)(worker)
+
+
+def slower(factor: float, times: dict[tuple[str, int], Timing], name: str) -> str:
+    return f"{factor:.2f} times slower: {times[name, 0]}, then {times[name, 2]}"
+
+
+def memory(s: Session) -> list[Result]:
+    """The most memory of a process that trains each network for a few steps: ours, and the fastest peer's."""
+    results = []
+    for network in chosen(s, NETWORKS.values()):
+        fastest = fastest_peer(s, network)
+        found = {c.name: peak(s, c, network) for c in (peers.TINYCONV, *fastest)}
+        ours, work = found[peers.TINYCONV.name], f"peak memory, {network.name}, batch {s.sizes(network)[0]}"
+        if not fastest:
+            results.append(Result("networks-memory", work, ours, "MB"))
+            continue
+        theirs = found[fastest[0].name]
+        columns = f"{ours:.0f} MB", f"{fastest[0].name} {theirs:.0f} MB"
+        results.append(Result("networks-memory", work, 100 * ours / theirs, "%", 50, True, *columns))
+    return results
+
+
+def fastest_peer(s: Session, network: Network) -> list[Contender]:
+    """The peer that trains it in the least time, by two turns; none if there is no peer."""
+    turns = {c: functools.partial(s.steps(network), s.other(c, network)) for c in trainers(s)[1:]}
+    times = interleave(turns, 2)
+    return [min(times, key=lambda c: times[c].median)] if times else []
+
+
+def peak(s: Session, contender: Contender, network: Network) -> float:
+    """MB of a new process, which does nothing else."""
+    with s.start(contender, keep_memory=False) as worker:
+        s.take(worker, contender, network)
+        s.steps(network)(worker)
+        return worker.call("peak_memory") / MIB

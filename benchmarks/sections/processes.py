@@ -1,0 +1,98 @@
+"""What a whole process costs: its memory, its import, its first step."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+from benchmarks import network, peers
+from benchmarks.measure import Timing, interleave
+from benchmarks.report import Result
+from benchmarks.sections.session import BATCH, Session
+from benchmarks.worker import ROOT
+
+
+def memory(s: Session) -> list[Result]:
+    """The most memory that the example takes, and that the same training takes in Keras. One run each."""
+    mib = 2**20
+    command = [sys.executable, "examples/mnist.py", "--epochs=1", "--report=", f"--backend={s.backend}"]
+    found = {}
+    if not s.quick:
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError("examples/mnist.py failed.")
+        found["tinyconv"] = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / mib
+    for contender in (peers.TINYCONV, peers.KERAS_TENSORFLOW):
+        if contender.name not in found and contender in [peers.TINYCONV, *s.contenders]:
+            with s.start(contender, keep_memory=False) as worker:
+                worker.call("load", folder=str(s.folder))
+                samples = s.samples(network.TRAINING_SAMPLES)
+                worker.call("train", samples=samples, batch_size=BATCH)
+                worker.call("outputs", samples=min(samples, 10_000))
+                found[contender.name] = worker.call("peak_memory") / mib
+    ours, theirs = found["tinyconv"], found.get(peers.KERAS_TENSORFLOW.name)
+    if theirs is None:
+        return [Result("memory", "peak memory of the example", ours, "MB")]
+    columns = f"{ours:.0f} MB", f"Keras on TensorFlow {theirs:.0f} MB"
+    return [Result("memory", "peak memory of the example", 100 * ours / theirs, "%", 50, True, *columns)]
+
+
+def python(code: str, environment: dict[str, str] | None = None) -> list[str]:
+    """Run some Python in a process of its own, and return the lines that it prints."""
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=settings, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+
+
+def imports(s: Session) -> list[Result]:
+    """``import tinyconv``, against importing what it depends on."""
+
+    def turn(modules: str) -> float:
+        code = f"import time; start = time.perf_counter(); import {modules}; print(time.perf_counter() - start)"
+        return float(python(code)[-1])
+
+    for modules in ("tinyconv", "numpy, numba"):
+        turn(modules)  # from the disk, once
+    times = interleave({m: lambda m=m: turn(m) for m in ("tinyconv", "numpy, numba")}, s.rounds)
+    ours, theirs = times["tinyconv"], times["numpy, numba"]
+    value = 1000 * (ours.median - theirs.median)
+    seconds = {name: timing.seconds for name, timing in times.items()}
+    work, columns = "import tinyconv, over numpy and numba", (str(ours), f"numpy and numba {theirs}")
+    return [Result("import", work, value, "ms", 50, True, *columns, seconds)]
+
+
+FIRST_STEP = """
+import time
+import numpy as np
+import tinyconv
+from benchmarks import network
+model = network.keras_model(tinyconv)
+model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"], backend={backend!r})
+x, y = np.zeros((128, 28, 28, 1), np.float32), np.eye(10, dtype=np.float32)[np.arange(128) % 10]
+start = time.perf_counter()
+model.fit(x, y, batch_size=128, epochs=1, verbose=2)
+print(time.perf_counter() - start)
+"""
+
+
+def first_step(s: Session) -> list[Result]:
+    """The first training step of a process, with an empty compile cache and with a full one."""
+    code = FIRST_STEP.format(backend=s.backend)
+    announced = []
+
+    def turns() -> tuple[float, float]:
+        with tempfile.TemporaryDirectory() as cache:
+            cold, warm = (python(code, {"NUMBA_CACHE_DIR": cache}) for _ in range(2))
+        announced.append(any("ompil" in line for line in cold))
+        return float(cold[-1]), float(warm[-1])
+
+    cold, warm = (Timing(times) for times in zip(*(turns() for _ in range(s.rounds)), strict=True))
+    said = "announced" if all(announced) else "not announced"
+    works = (("first step, warm cache", warm, 2), (f"first step, cold cache ({said})", cold, 6))
+    return [
+        Result("first step", work, times.median, "s", target, True, str(times), seconds={work: times.seconds})
+        for work, times, target in works
+    ]
