@@ -22,15 +22,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyconv.kernels.cpu.registers.copies import load, store
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.vector import (
     select,
     vector_fill,
     vector_load,
-    vector_load_first,
     vector_multiply_add,
     vector_store,
-    vector_store_first,
 )
 from tinyconv.kernels.cpu.runtime.cutting import LINE, pieces, share
 from tinyconv.kernels.cpu.runtime.literals import ONE, ZERO
@@ -87,21 +86,6 @@ def _block(number, width, size):
     return number * width, min((number + 1) * width, size)
 
 
-@helper(forceinline=True)
-def _load(x, at, count):
-    """A vector of x, or its first ``count`` numbers, and zeros."""
-    return vector_load(x, at) if count >= LANES else vector_load_first(x, at, count)
-
-
-@helper(forceinline=True)
-def _store(vector, out, at, count):
-    """Write a vector to out, or its first ``count`` numbers."""
-    if count >= LANES:
-        vector_store(vector, out, at)
-    else:
-        vector_store_first(vector, out, at, count)
-
-
 @helper
 def _clear(array):
     for c in range(array.size):
@@ -116,7 +100,7 @@ def _add_deviations(total, squares, x, shift, columns, rows, block):
     _clear(squares)
     for at in range(rows[0] * columns + first, rows[1] * columns + first, columns):
         for c in range(0, width, LANES):
-            d = _load(x, at + c, width - c) - vector_load(shift, c)
+            d = load(x, at + c, width - c) - vector_load(shift, c)
             vector_store(vector_load(total, c) + d, total, c)
             vector_store(vector_multiply_add(d, d, vector_load(squares, c)), squares, c)
 
@@ -196,8 +180,8 @@ def _write_out(task, wide, mean, inv_std, gamma, beta):
 def _normal(x, at, wide, c, count):
     """x - mean, and from it the result before ReLU; forward and backward, which must agree on where that is 0."""
     columns = wide.shape[1]
-    d = _load(x, at, count) - _load(wide, c, count)
-    return d, vector_multiply_add(d, _load(wide, columns + c, count), _load(wide, 2 * columns + c, count))
+    d = load(x, at, count) - load(wide, c, count)
+    return d, vector_multiply_add(d, load(wide, columns + c, count), load(wide, 2 * columns + c, count))
 
 
 @kernel
@@ -208,7 +192,7 @@ def _scale_and_shift(task, tasks, out, x, wide, floor):
     for at in range(first * columns, last * columns, columns):
         for c in range(0, columns, LANES):
             _, y = _normal(x, at + c, wide, c, columns - c)
-            _store(select(y < lowest, lowest, y), out, at + c, columns - c)
+            store(select(y < lowest, lowest, y), out, at + c, columns - c)
 
 
 def _run_forward(out, statistics, x, gamma, beta, options, floor):
@@ -230,7 +214,7 @@ def _run_scale_and_shift(cut, out, x, channels, floor):
 def _passed(dout, x, at, wide, c, count, lowest):
     """Of a vector of dout what the ReLU lets pass; and x - mean."""
     d, y = _normal(x, at, wide, c, count)
-    return select(y <= lowest, vector_fill(ZERO), _load(dout, at, count)), d
+    return select(y <= lowest, vector_fill(ZERO), load(dout, at, count)), d
 
 
 @kernel
@@ -290,8 +274,8 @@ def _input_gradient(task, tasks, dx, dout, x, wide, pull, floor):
         for c in range(0, columns, LANES):
             count = columns - c
             g, d = _passed(dout, x, at + c, wide, c, count, lowest)
-            rest = vector_multiply_add(_load(pull, c, count), d, _load(pull, columns + c, count))
-            _store(vector_multiply_add(_load(wide, columns + c, count), g, rest), dx, at + c, count)
+            rest = vector_multiply_add(load(pull, c, count), d, load(pull, columns + c, count))
+            store(vector_multiply_add(load(wide, columns + c, count), g, rest), dx, at + c, count)
 
 
 def _run_backward(dx, dgamma, dbeta, dout, x, channels, floor):

@@ -1,4 +1,4 @@
-"""Pooling. The innermost loop is over the channels, which lie side by side in memory.
+"""Pooling, a vector of channels at a time, which lie side by side in memory; a window passes by in a register.
 
 Backward is written the other way round than in the reference: a window does not hand its gradient to its pixels, but
 each pixel collects from all windows that it lies in. So each number has one owner.
@@ -8,7 +8,10 @@ import functools
 
 import numpy as np
 
-from tinyconv.kernels.cpu.runtime.cutting import copy_row, pieces, share
+from tinyconv.kernels.cpu.registers.copies import load, store
+from tinyconv.kernels.cpu.registers.host import LANES
+from tinyconv.kernels.cpu.registers.vector import select, vector_fill
+from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.jit import jit
 from tinyconv.kernels.cpu.runtime.literals import ONE, ZERO
 from tinyconv.kernels.cpu.runtime.tasks import helper, in_tasks, kernel, run
@@ -17,10 +20,10 @@ NOWHERE = np.zeros((0, 0, 0, 0), np.int32)  # for an argmax that a kernel does n
 
 
 @jit
-def window(position, size, stride, before, limit):
-    """The pixels, from first to before stop, of the window at ``position`` that lie inside the image, in one axis."""
-    start = position * stride - before
-    return max(start, 0), min(start + size, limit)
+def window(start, size, limit):
+    """The pixels of a window, from first to before stop, that lie inside the image, in one axis; counted in the window,
+    which begins at the pixel ``start``."""
+    return max(-start, 0), min(size, limit - start)
 
 
 @jit
@@ -38,8 +41,9 @@ def _tasks(written, read):
 
 @functools.cache
 def _forward(reduce):
-    """The kernel that calls ``reduce(out, argmax, x, place, rows, columns, corner, width)`` for each window: where in
-    the result it is, which rows and columns of x it has, and where it begins, as if x had rows as long as its own."""
+    """The kernel that calls ``reduce(out, argmax, at, x, corner, rows, columns, strides, count)`` for each window and
+    vector of channels: where in the result it goes, where in memory the window begins, as if the image had no edge,
+    which of its rows and columns lie inside, how far these are apart, and how many channels are left."""
 
     @kernel
     def pool2d_forward(task, tasks, out, argmax, x, pool_size, strides, padding):
@@ -47,20 +51,24 @@ def _forward(reduce):
         N, OH, OW, C = out.shape
         first, last = share(task, tasks, N * OH)
         for row in range(first, last):
-            n, i = row // OH, row % OH
-            rows = window(i, pool_size[0], strides[0], padding[0], H)
+            n, top = row // OH, row % OH * strides[0] - padding[0]
+            rows = window(top, pool_size[0], H)
             for j in range(OW):
-                columns = window(j, pool_size[1], strides[1], padding[1], W)
-                corner = (i * strides[0] - padding[0]) * pool_size[1] + j * strides[1] - padding[1]
-                reduce(out, argmax, x, (n, i, j), rows, columns, corner, pool_size[1])
+                left = j * strides[1] - padding[1]
+                columns = window(left, pool_size[1], W)
+                corner = ((n * H + top) * W + left) * C
+                for c in range(0, C, LANES):
+                    at = (row * OW + j) * C + c
+                    reduce(out, argmax, at, x, corner + c, rows, columns, (W * C, C, pool_size[1]), C - c)
 
     return pool2d_forward
 
 
 @functools.cache
-def _backward(add):
-    """The kernel that calls ``add(total, dout, argmax, place, pixel, image, pool_size, strides, padding)`` for each
-    pixel and each window that it lies in: where in the result that is, where in the image, and how large it is."""
+def _backward(part):
+    """The kernel that adds up ``part(dout, argmax, at, pixel, corner, pool_size, image, count)`` for each pixel, each
+    window that it lies in, and each vector of channels: where in memory the window's gradient is; where in the image
+    the pixel is, and where the window begins; how large window and image are; how many channels are left."""
 
     @kernel
     def pool2d_backward(task, tasks, dx, dout, argmax, pool_size, strides, padding):
@@ -72,46 +80,50 @@ def _backward(add):
             top, bottom = windows(y, pool_size[0], strides[0], padding[0], OH)
             for z in range(W):
                 left, right = windows(z, pool_size[1], strides[1], padding[1], OW)
-                total = dx[n, y, z]
-                total[:] = ZERO
+                pixel, begun = (row * W + z) * C, False
                 for i in range(top, bottom):
                     for j in range(left, right):
-                        add(total, dout, argmax, (n, i, j), (y, z), (H, W), pool_size, strides, padding)
+                        corner = i * strides[0] - padding[0], j * strides[1] - padding[1]
+                        at = ((n * OH + i) * OW + j) * C
+                        for c in range(0, C, LANES):
+                            before = load(dx, pixel + c, C - c) if begun else vector_fill(ZERO)
+                            more = part(dout, argmax, at + c, (y, z), corner, pool_size, (H, W), C - c)
+                            store(before + more, dx, pixel + c, C - c)
+                        begun = True
+                if not begun:
+                    for c in range(0, C, LANES):
+                        store(vector_fill(ZERO), dx, pixel + c, C - c)
 
     return pool2d_backward
 
 
 @helper(forceinline=True)
-def _max(out, argmax, x, place, rows, columns, corner, width):
-    n, i, j = place
-    best = out[n, i, j]
-    copy_row(best, x[n, rows[0], columns[0]])
-    for y in range(rows[0], rows[1]):
-        for z in range(columns[0], columns[1]):
-            pixels = x[n, y, z]
-            for c in range(best.size):
-                value = pixels[c]
-                best[c] = value if (value > best[c]) | ((value != value) & (best[c] == best[c])) else best[c]
+def _max(out, argmax, at, x, corner, rows, columns, strides, count):
+    best = load(x, corner + rows[0] * strides[0] + columns[0] * strides[1], count)
+    for k in range(rows[0], rows[1]):
+        for l in range(columns[0], columns[1]):
+            value = load(x, corner + k * strides[0] + l * strides[1], count)
+            best = select(_wins(value, best), value, best)
+    store(best, out, at, count)
 
 
 @helper(forceinline=True)
-def _max_and_where(out, argmax, x, place, rows, columns, corner, width):
-    n, i, j = place
-    best, winner = out[n, i, j], argmax[n, i, j]
-    copy_row(best, x[n, rows[0], columns[0]])
-    winner[:] = np.int32(rows[0] * width + columns[0] - corner)
-    for y in range(rows[0], rows[1]):
-        for z in range(columns[0], columns[1]):
-            _take_larger(best, winner, x[n, y, z], np.int32(y * width + z - corner))
+def _wins(value, best):
+    """Whether a value is larger, or the first NaN."""
+    return (value > best) | ((value != value) & (best == best))
 
 
-@jit
-def _take_larger(best, winner, pixels, position):
-    for c in range(best.size):
-        value = pixels[c]
-        wins = (value > best[c]) | ((value != value) & (best[c] == best[c]))
-        best[c] = value if wins else best[c]
-        winner[c] = position if wins else winner[c]
+@helper(forceinline=True)
+def _max_and_where(out, argmax, at, x, corner, rows, columns, strides, count):
+    best = load(x, corner + rows[0] * strides[0] + columns[0] * strides[1], count)
+    winner = vector_fill(rows[0] * strides[2] + columns[0])
+    for k in range(rows[0], rows[1]):
+        for l in range(columns[0], columns[1]):
+            value = load(x, corner + k * strides[0] + l * strides[1], count)
+            wins = _wins(value, best)
+            best, winner = select(wins, value, best), select(wins, vector_fill(k * strides[2] + l), winner)
+    store(best, out, at, count)
+    store(winner, argmax, at, count)
 
 
 @in_tasks
@@ -123,38 +135,26 @@ def max_pool2d_forward(out, argmax, x, pool_size, strides, padding):
 
 
 @helper(forceinline=True)
-def _add_where(total, dout, argmax, place, pixel, image, pool_size, strides, padding):
-    (n, i, j), (y, z) = place, pixel
-    k, l = y + padding[0] - i * strides[0], z + padding[1] - j * strides[1]
-    position, gradient, winner = np.int32(k * pool_size[1] + l), dout[n, i, j], argmax[n, i, j]
-    for c in range(total.size):
-        total[c] += gradient[c] if winner[c] == position else ZERO
+def _won(dout, argmax, at, pixel, corner, size, image, count):
+    position = vector_fill((pixel[0] - corner[0]) * size[1] + pixel[1] - corner[1])
+    return select(load(argmax, at, count) == position, load(dout, at, count), vector_fill(ZERO))
 
 
 @in_tasks
 def max_pool2d_backward(dx, dout, argmax, pool_size, strides, padding):
     """Parallel over rows of dx."""
     tasks = _tasks(dx, dout)
-    run(_backward(_add_where), tasks, tasks, dx, dout, argmax, pool_size, strides, padding)
-
-
-@jit
-def _add_scaled(total, values, factor):
-    for c in range(total.size):
-        total[c] += values[c] * factor
+    run(_backward(_won), tasks, tasks, dx, dout, argmax, pool_size, strides, padding)
 
 
 @helper(forceinline=True)
-def _mean(out, argmax, x, place, rows, columns, corner, width):
-    n, i, j = place
-    mean = out[n, i, j]
-    mean[:] = ZERO
-    for y in range(rows[0], rows[1]):
-        for z in range(columns[0], columns[1]):
-            _add_scaled(mean, x[n, y, z], ONE)
-    count = np.float32((rows[1] - rows[0]) * (columns[1] - columns[0]))
-    for c in range(mean.size):
-        mean[c] /= count
+def _mean(out, argmax, at, x, corner, rows, columns, strides, count):
+    total = vector_fill(ZERO)
+    for k in range(rows[0], rows[1]):
+        for l in range(columns[0], columns[1]):
+            total = total + load(x, corner + k * strides[0] + l * strides[1], count)
+    pixels = (rows[1] - rows[0]) * (columns[1] - columns[0])
+    store(total / vector_fill(np.float32(pixels)), out, at, count)
 
 
 @in_tasks
@@ -165,15 +165,14 @@ def average_pool2d_forward(out, x, pool_size, strides, padding):
 
 
 @helper(forceinline=True)
-def _add_part(total, dout, argmax, place, pixel, image, pool_size, strides, padding):
-    n, i, j = place
-    top, bottom = window(i, pool_size[0], strides[0], padding[0], image[0])
-    left, right = window(j, pool_size[1], strides[1], padding[1], image[1])
-    _add_scaled(total, dout[n, i, j], ONE / np.float32((bottom - top) * (right - left)))
+def _share(dout, argmax, at, pixel, corner, size, image, count):
+    top, bottom = window(corner[0], size[0], image[0])
+    left, right = window(corner[1], size[1], image[1])
+    return load(dout, at, count) * vector_fill(ONE / np.float32((bottom - top) * (right - left)))
 
 
 @in_tasks
 def average_pool2d_backward(dx, dout, pool_size, strides, padding):
     """Parallel over rows of dx."""
     tasks = _tasks(dx, dout)
-    run(_backward(_add_part), tasks, tasks, dx, dout, NOWHERE, pool_size, strides, padding)
+    run(_backward(_share), tasks, tasks, dx, dout, NOWHERE, pool_size, strides, padding)

@@ -6,7 +6,13 @@ Loops run over slices: then the compiler knows that no index is negative, and mo
 import numpy as np
 
 from tinyconv.kernels.cpu.registers.host import LANES
-from tinyconv.kernels.cpu.registers.vector import prefetch, vector_load, vector_load_first, vector_store
+from tinyconv.kernels.cpu.registers.vector import (
+    prefetch,
+    vector_load,
+    vector_load_first,
+    vector_store,
+    vector_store_first,
+)
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, flat, helper, kernel, run
 
@@ -35,6 +41,21 @@ def fill(target, at, size, value):
         line[i] = value
 
 
+@helper(forceinline=True)
+def load(array, at, count):
+    """A vector, or its first ``count`` numbers, and zeros."""
+    return vector_load(array, at) if count >= LANES else vector_load_first(array, at, count)
+
+
+@helper(forceinline=True)
+def store(vector, array, at, count):
+    """Write a vector, or its first ``count`` numbers."""
+    if count >= LANES:
+        vector_store(vector, array, at)
+    else:
+        vector_store_first(vector, array, at, count)
+
+
 @helper
 def copy_panel(target, at, matrix, start, width, rows, first, columns):
     """Copy columns ``first ..`` of a matrix (rows, width), which lies at ``matrix[start:]``, to ``target[at:]``,
@@ -42,10 +63,7 @@ def copy_panel(target, at, matrix, start, width, rows, first, columns):
     count = min(columns, width - first)
     for place in range(start + first, start + first + rows * width, width):
         for column in range(0, columns, LANES):
-            if column + LANES <= count:
-                vector_store(vector_load(matrix, place + column), target, at + column)
-            else:
-                vector_store(vector_load_first(matrix, place + column, count - column), target, at + column)
+            vector_store(load(matrix, place + column, count - column), target, at + column)
         at += columns
 
 

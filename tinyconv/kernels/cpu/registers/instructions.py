@@ -22,6 +22,7 @@ from tinyconv.kernels.cpu.registers.host import LANES
 
 INT32 = ir.IntType(32)
 FLOAT_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_MASKED = {"float": ("f32", 4), "i32": ("i32", 4), "i8": ("i8", 1)}  # how masked accesses call a type, and align it
 
 
 def in_registers(twin):
@@ -67,16 +68,19 @@ def multiply_add(builder, a, b, c):
     return builder.call(function, [a, b, c])
 
 
-def load_masked(builder, pointer, mask):
-    """The floats for which ``mask`` is true, and zeros for the others, whose memory is not touched."""
-    kind = ir.FunctionType(FLOAT_VECTOR, [pointer.type, INT32, mask.type, FLOAT_VECTOR])
-    load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
-    return builder.call(load, [pointer, INT32(4), mask, ir.Constant(FLOAT_VECTOR, None)])
+def load_masked(builder, pointer, mask, vector=FLOAT_VECTOR):
+    """The numbers for which ``mask`` is true, and zeros for the others, whose memory is not touched."""
+    kind, (name, align) = (
+        ir.FunctionType(vector, [pointer.type, INT32, mask.type, vector]),
+        _MASKED[str(vector.element)],
+    )
+    load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}{name}.p0")
+    return builder.call(load, [pointer, INT32(align), mask, ir.Constant(vector, None)])
 
 
 def store_masked(builder, value, pointer, mask):
     """Store the lanes of ``value`` for which ``mask`` is true; the memory of the others is not touched."""
-    name, align = ("f32", 4) if value.type == FLOAT_VECTOR else ("i8", 1)
+    name, align = _MASKED[str(value.type.element)]
     kind = ir.FunctionType(ir.VoidType(), [value.type, pointer.type, INT32, mask.type])
     store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}{name}.p0")
     builder.call(store, [value, pointer, INT32(align), mask])

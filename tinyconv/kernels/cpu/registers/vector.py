@@ -18,7 +18,6 @@ from numba.extending import lower_builtin, models, register_model, type_callable
 
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.instructions import (
-    FLOAT_VECTOR,
     INT32,
     fill,
     in_registers,
@@ -84,21 +83,24 @@ def _(typing_context, array, offset):
 
 
 def vector_load_first(array, offset, count):
-    """The first ``count`` of the LANES float32 numbers from ``offset`` on, and zeros for the others, whose memory is
-    not touched."""
-    vector = np.zeros(LANES, np.float32)
+    """The first ``count`` of the LANES numbers, float32 or int32, from ``offset`` on, and zeros for the others, whose
+    memory is not touched."""
+    vector = np.zeros(LANES, array.dtype)
     vector[: max(0, count)] = array.reshape(-1)[offset : offset + min(count, LANES)]
     return vector
 
 
 @in_registers(vector_load_first)
 def _(typing_context, array, offset, count):
+    kind = FLOATS if array.dtype == types.float32 else INTS
+
     def write(context, builder, signature, arguments):
         place, offset, count = arguments
-        first = pointer(context, builder, array, place, offset, FLOAT_VECTOR)
-        return load_masked(builder, first, lanes_below(builder, count))
+        vector = ir.VectorType(_LLVM[kind.element], LANES)
+        first = pointer(context, builder, array, place, offset, vector)
+        return load_masked(builder, first, lanes_below(builder, count), vector)
 
-    return FLOATS(array, types.intp, types.intp), write
+    return kind(array, types.intp, types.intp), write
 
 
 def vector_store(vector, array, offset):
@@ -121,7 +123,8 @@ def _(typing_context, vector, array, offset):
 
 
 def vector_store_first(vector, array, offset, count):
-    """Write the first ``count`` of the lanes from ``offset`` on; the memory behind them is not touched."""
+    """Write the first ``count`` of the lanes from ``offset`` on; the memory behind them is not touched. The array has
+    the vector's own kind of numbers."""
     count = max(0, min(count, LANES))
     array.reshape(-1)[offset : offset + count] = vector[:count]
 
@@ -130,11 +133,11 @@ def vector_store_first(vector, array, offset, count):
 def _(typing_context, vector, array, offset, count):
     def write(context, builder, signature, arguments):
         value, place, offset, count = arguments
-        first = pointer(context, builder, array, place, offset, FLOAT_VECTOR)
+        first = pointer(context, builder, array, place, offset, value.type)
         store_masked(builder, value, first, lanes_below(builder, count))
         return context.get_dummy_value()
 
-    return types.void(FLOATS, array, types.intp, types.intp), write
+    return types.void(vector, array, types.intp, types.intp), write
 
 
 def vector_multiply_add(a, b, c):
@@ -226,10 +229,12 @@ def _operator(symbol, operand, result, instruction):
 _operator(operator.add, FLOATS, FLOATS, ir.IRBuilder.fadd)
 _operator(operator.sub, FLOATS, FLOATS, ir.IRBuilder.fsub)
 _operator(operator.mul, FLOATS, FLOATS, ir.IRBuilder.fmul)
+_operator(operator.truediv, FLOATS, FLOATS, ir.IRBuilder.fdiv)
 _operator(operator.gt, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
 _operator(operator.lt, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_ordered("<", a, b))
 _operator(operator.le, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_ordered("<=", a, b))
 _operator(operator.ne, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_unordered("!=", a, b))  # NaN != NaN
+_operator(operator.eq, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_ordered("==", a, b))
 _operator(operator.eq, INTS, BOOLEANS, lambda builder, a, b: builder.icmp_signed("==", a, b))
 _operator(operator.and_, BOOLEANS, BOOLEANS, ir.IRBuilder.and_)
 _operator(operator.or_, BOOLEANS, BOOLEANS, ir.IRBuilder.or_)
