@@ -1,7 +1,8 @@
-"""How the cost of a training step grows with the batch, the image, the channels and the threads.
+"""How the cost of a training step grows with the batch, the image, the channels and the threads; or the processes.
 
     python benchmarks/scaling.py             prints the table
     python benchmarks/scaling.py --record    writes it, and a picture, into benchmarks/results
+    python benchmarks/scaling.py --ranks     the same of the number of processes (scaling_ranks.py)
 
 Varies one of them at a time around the MNIST network at batch 128.
 """
@@ -18,7 +19,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tinyconv as keras
-from benchmarks import measure, network, report
+from benchmarks import measure, network, report, scaling_ranks
 from tinyconv.kernels.cpu.runtime import threads as pool
 
 MOST_THREADS = pool.get_threads()
@@ -112,8 +113,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each")
     parser.add_argument("--quick", action="store_true", help="tiny networks; the times mean nothing")
     parser.add_argument("--backend", default="cpu", help="tinyconv's kernels")
+    parser.add_argument("--ranks", action="store_true", help="the number of processes instead")
     report.add_output(parser)
     options = parser.parse_args(arguments)
+    if options.ranks:
+        scaling_ranks.record(options.rounds, options.quick, options.out)
+        return
     watch = report.LoadWatch()
     settings = axes(options.quick)
     costs = measure_all(settings, options.rounds, options.backend)

@@ -1,13 +1,12 @@
 """How training scales with the number of processes, and what the exchange of gradients costs.
 
-    python benchmarks/scaling_ranks.py             prints the tables (needs mpi4py and mpiexec: the extra "mpi")
-    python benchmarks/scaling_ranks.py --record    writes them into benchmarks/results
-
-Each rank has one thread. A model of the exchange, with two numbers that are measured here, says what to expect of more
-ranks; those of networks are assumptions, and said to be.
+This is what ``python benchmarks/scaling.py --ranks`` measures, and runs in each rank (it needs mpi4py and mpiexec, the
+extra "mpi"). Each rank has one thread. A model of the exchange, with two numbers that are measured here, says what to
+expect of more ranks; those of faster and slower networks are assumptions, and said to be. Where it can be done
+(``hosts.sh``), ranks are also run on hosts of their own, which are namespaces of this machine.
 """
 
-import argparse
+import functools
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +36,9 @@ class Link(NamedTuple):
     name: str
     latency: float
     bandwidth: float
+
+    def __str__(self) -> str:
+        return f"{self.name}, {measure.duration(self.latency)} for a message, {self.bandwidth / 1e9:.1f} GB/s"
 
 
 ASSUMED = [Link("10 Gb/s Ethernet", 30e-6, 1.1e9), Link("100 Gb/s InfiniBand", 2e-6, 11e9)]
@@ -70,14 +72,14 @@ def expected(link: Link, ranks: int, size: int) -> float:
     return found.messages * link.latency + found.bytes / link.bandwidth
 
 
-def fitted(times: dict[int, float]) -> Link:
+def fitted(name: str, times: dict[int, float]) -> Link:
     """The link between two ranks that explains what exchanges of these sizes took, by least squares of the ratios."""
     sizes = np.array(list(times))
     weights = 1 / np.array(list(times.values()))
     messages = np.array([traffic(2, size).messages for size in sizes])
     columns = np.stack([messages, sizes], axis=1) * weights[:, None]
     (latency, inverse), *_ = np.linalg.lstsq(columns, np.ones(len(sizes)), rcond=None)
-    return Link("this machine's memory", max(latency, 1e-7), 1 / inverse)
+    return Link(name, max(latency, 1e-7), 1 / inverse)
 
 
 # What runs in each rank
@@ -130,74 +132,91 @@ def exchange(size: int) -> float:
 # What starts them
 
 
-def run(ranks: int, *arguments: object) -> object:
-    """The result of :func:`work` in so many ranks."""
+def run(ranks: int, *arguments: object, hosts: bool = False) -> Any:
+    """The result of :func:`work` in so many ranks, all on this host or each on one of its own."""
     mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if mpiexec is None:
         raise SystemExit("There is no mpiexec here. Fix: pip install 'tinyconv[mpi]'")
-    command = [mpiexec, "-n", ranks, sys.executable, __file__, "--work", *arguments]
+    start = ["sh", Path(__file__).with_name("hosts.sh"), mpiexec, ranks] if hosts else [mpiexec, "-n", ranks]
+    command = [*start, sys.executable, __file__, *arguments]
     done = subprocess.run([str(each) for each in command], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
-    parser.add_argument("--quick", action="store_true", help="few steps, small sizes; the times mean nothing")
-    parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
-    report.add_output(parser)
-    options = parser.parse_args(arguments)
-    if options.work:
-        work(options.work[0], *map(int, options.work[1:]))
-        return
-    watch, steps = report.LoadWatch(), 2 if options.quick else 50
-    sizes = SIZES[:2] if options.quick else SIZES
-    kinds = {"1 rank": (1, BATCH), "2 ranks, weak": (2, 2 * BATCH), "2 ranks, strong": (2, BATCH)}
-    turns = {name: lambda n=n, batch=batch: run(n, "step", batch, steps) for name, (n, batch) in kinds.items()}
-    results = measure.interleave(turns, options.rounds)
+def hosts_missing() -> str:
+    """Why there can be no hosts of their own; nothing if there can."""
+    try:
+        done = subprocess.run(["sh", Path(__file__).with_name("hosts.sh"), "true", "2"], capture_output=True, text=True)
+    except OSError as error:
+        return str(error)
+    return done.stderr.strip() or "without a reason" if done.returncode else ""
+
+
+HOSTS = (
+    "namespaces of this machine with a network of their own, joined by a bridge (`benchmarks/hosts.sh`): ranks talk by "
+    "TCP, not through memory. The bridge cannot be slowed down to the speed of a real network here."
+)
+
+
+def record(rounds: int, quick: bool, out: Path | None) -> None:
+    """Measure all of it, print it, and write it to ``out``."""
+    watch, steps, sizes = report.LoadWatch(), 2 if quick else 50, SIZES[:2] if quick else SIZES
+    missing = "none were asked for" if quick else hosts_missing()
+    kinds = {"1 rank": (1, BATCH, False), "2 ranks, weak": (2, 2 * BATCH, False), "2 ranks, strong": (2, BATCH, False)}
+    kinds |= {} if missing else {"2 hosts, weak": (2, 2 * BATCH, True)}
+    turns = {name: functools.partial(step_of, *kind, steps) for name, kind in [*kinds.items()][: 2 if quick else None]}
+    results = measure.interleave(turns, rounds)
     timings, spent = (
         {name: measure.Timing(tuple(turn[i] for turn in found.seconds)) for name, found in results.items()}
         for i in (0, 1)
     )
-    exchanges = {ranks: dict(zip(sizes, run(ranks, "exchange", *sizes), strict=True)) for ranks in (2, 3, 4)}
-    link = fitted(exchanges[2])
+    places = [("memory", False), *([] if missing else [("hosts", True)])]
+    exchanges = {
+        f"{ranks} ranks, {place}": (ranks, dict(zip(sizes, run(ranks, "exchange", *sizes, hosts=hosts), strict=True)))
+        for place, hosts in places
+        for ranks in ((2,) if quick else (2, 3))
+    }
+    links = {place: fitted(place, exchanges[f"2 ranks, {place}"][1]) for place, _ in places}
+    one = timings["1 rank"].median
     body = "\n\n".join(
         [
-            about(options.rounds),
+            about(rounds),
             steps_table(timings, spent),
-            "The exchange, with its sums; three and four ranks share two cores here, and wait for each other:",
-            exchange_table(exchanges, link),
-            f"Fitted to two ranks: {measure.duration(link.latency)} for a message, {link.bandwidth / 1e9:.1f} GB/s. "
-            f"What to expect of more ranks, {BATCH} images each, with the network of the example "
-            f"({SEED_NETWORK // 1024} KB of gradients, {measure.duration(timings['1 rank'].median)} a step). The links "
-            "of networks are assumed:",
-            forecast_table(timings["1 rank"].median, [link, *ASSUMED]),
+            "Hosts are " + (f"missing here: {missing}." if missing else HOSTS),
+            "The exchange, with its sums; three ranks share two cores here, and wait for each other. The model is "
+            "fitted to two ranks: " + "; ".join(map(str, links.values())) + ".",
+            exchange_table(exchanges, links),
+            forecast(one, [*links.values(), *ASSUMED]),
         ]
     )
     print(body)
     facts = report.machine() | {"other load": watch.share()}
+    body = f"{body}\n\n{report.facts_list(facts)}"
     content = {
         "machine": facts,
         "steps": {name: each.seconds for name, each in timings.items()},
         "exchanges": exchanges,
     }
-    body = f"{body}\n\n{report.facts_list(facts)}"
-    report.write(options.out, "scaling_ranks", "How training scales with the number of processes", body, content)
+    report.write(out, "scaling_ranks", "How training scales with the number of processes", body, content)
+
+
+def step_of(ranks: int, batch: int, hosts: bool, steps: int) -> Any:
+    return run(ranks, "step", batch, steps, hosts=hosts)
 
 
 def about(rounds: int) -> str:
     return (
-        "Made by `python benchmarks/scaling_ranks.py --record`: the MNIST network under `mpiexec`, one thread for each "
-        f"rank, {BATCH} images for each rank (weak scaling) or for all (strong). Medians of {rounds} turns, ± half the "
-        "distance between the slowest and the fastest. Processor time is that of all ranks, and hardly depends on what "
-        "else the machine does, as the time of a step does; waiting for other ranks counts."
+        "Made by `python benchmarks/scaling.py --ranks --record`: the MNIST network under `mpiexec`, one thread for "
+        f"each rank, {BATCH} images for each rank (weak scaling) or for all (strong). Medians of {rounds} turns, ± "
+        "half the distance between the slowest and the fastest. Processor time is that of all ranks, and hardly "
+        "depends on what else the machine does, as the time of a step does; waiting for other ranks counts."
     )
 
 
 def steps_table(timings: dict[str, measure.Timing], spent: dict[str, measure.Timing]) -> str:
-    images = {name: 2 * BATCH if name == "2 ranks, weak" else BATCH for name in timings}
+    images = {name: 2 * BATCH if "weak" in name else BATCH for name in timings}
     rows = []
     for name, timing in timings.items():
         ranks = int(name[0])
@@ -208,22 +227,38 @@ def steps_table(timings: dict[str, measure.Timing], spent: dict[str, measure.Tim
     return report.table(columns, rows, right=(1, 2, 3, 4))
 
 
-def exchange_table(exchanges: dict[int, dict[int, float]], link: Link) -> str:
+def exchange_table(exchanges: dict[str, tuple[int, dict[int, float]]], links: dict[str, Link]) -> str:
     rows = [
-        (ranks, f"{size // 1024:,} KB", measure.duration(seconds), measure.duration(expected(link, ranks, size)))
-        for ranks, found in exchanges.items()
+        (
+            name,
+            f"{size // 1024:,} KB",
+            *map(measure.duration, (seconds, expected(links[name.split()[-1]], ranks, size))),
+        )
+        for name, (ranks, found) in exchanges.items()
         for size, seconds in found.items()
     ]
-    return report.table(("ranks", "gradients", "measured", "model"), rows, right=(0, 1, 2, 3))
+    return report.table(("ranks", "gradients", "measured", "model"), rows, right=(1, 2, 3))
 
 
-def forecast_table(step: float, links: list[Link]) -> str:
+def forecast(step: float, links: list[Link]) -> str:
+    """What the exchange costs more ranks, and what could be gained by hiding it."""
     rows = []
     for ranks in (2, 4, 8, 16, 32, 64):
-        costs = [expected(link, ranks, SEED_NETWORK) for link in links]
-        rows.append((ranks, *(f"{measure.duration(cost)}, {100 * step / (step + cost):.0f} %" for cost in costs)))
-    return report.table(("ranks", *(link.name for link in links)), rows, right=(0, 1, 2, 3))
+        found = []
+        for link in links:
+            cost, sent = expected(link, ranks, SEED_NETWORK), traffic(ranks, SEED_NETWORK).bytes / link.bandwidth
+            efficiency, most = step / (step + cost), step / (step + cost - sent)
+            found.append(f"{measure.duration(cost)}, {efficiency:.1%} (+ {100 * (most - efficiency):.1f})")
+        rows.append((ranks, *found))
+    table = report.table(("ranks", *(link.name for link in links)), rows, right=range(len(links) + 1))
+    return (
+        f"What to expect of more ranks, {BATCH} images each, with the network of the example ({SEED_NETWORK // 1024} "
+        f"KB of gradients, {measure.duration(step)} a step): the exchange, the efficiency that it leaves, and in "
+        "brackets how much of it could be gained at most if all bytes were on their way during the backward pass. That "
+        "would cut the exchange into more messages, each with its latency, which is the larger part; so it comes after "
+        f"the backward pass. The last two links are assumed.\n\n{table}"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    work(sys.argv[1], *map(int, sys.argv[2:]))

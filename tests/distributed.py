@@ -77,7 +77,7 @@ def receipts():
     for make in (seed_network, norm_network, graph):
         keras.utils.set_random_seed(1)
         model, history = make()
-        scores = model.evaluate(Batches()) if make is graph else model.evaluate(X, Y, verbose=0)
+        scores = model.evaluate(Batches(), verbose=0) if make is graph else model.evaluate(X, Y, verbose=0)
         said = model.predict(Batches() if make is graph else X, batch_size=None if make is graph else 8)
         found[make.__name__] = [
             keras.distribution.receipt(model).sha256,

@@ -20,7 +20,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tinyconv.distribution.ranks import GONE, RankError, Ranks
+from tinyconv.distribution.ranks import GONE, NAP, PLACE, RankError, Ranks
 
 SHELL = "/bin/sh"
 WATCH = """
@@ -74,10 +74,18 @@ class Watch:
         self._excepthook(kind, error, trace)
 
     def _leave(self) -> None:
-        """The program ends, perhaps earlier than elsewhere."""
+        """The program ends, perhaps earlier than elsewhere. MPI waits for all to end anyway, and some kinds of it
+        complain of messages that nobody has taken."""
         if self.pipe is not None:
             os.write(self.pipe, b"bye\n")
-        self._notes = [self.ranks.comm.Isend(b"", rank, GONE) for rank in self.ranks.others]
+        comm = self.ranks.comm
+        self._notes = [comm.Isend(b"", rank, GONE) for rank in self.ranks.others]
+        for rank in self.ranks.others:
+            while not comm.Iprobe(rank, GONE):
+                time.sleep(NAP)
+            comm.Recv(bytearray(), rank, GONE)
+            while comm.Iprobe(rank, PLACE):
+                comm.recv(source=rank, tag=PLACE)
 
 
 def _error_stream() -> int | None:
