@@ -240,15 +240,6 @@ def test_ladder_has_seven_or_eight_rungs_that_agree(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.long
-def test_scaling_with_the_number_of_processes(tmp_path):
-    pytest.importorskip("mpi4py")
-    run("benchmarks/scaling.py", "--ranks", "--quick", "--rounds=1", f"--out={tmp_path}")
-    found = json.loads((tmp_path / "scaling_ranks.json").read_text())
-    assert list(found["steps"]) == ["1 rank", "2 ranks, weak"]
-    assert found["exchanges"]["2 ranks, memory"][0] == 2
-
-
-@pytest.mark.long
 def test_scaling_varies_everything(tmp_path):
     run("benchmarks/scaling.py", "--quick", "--rounds=1", f"--out={tmp_path}")
     costs = json.loads((tmp_path / "scaling.json").read_text())["costs"]

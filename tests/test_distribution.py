@@ -5,7 +5,6 @@ What needs MPI is skipped where it is not installed: pip install -e '.[mpi]'.
 
 import contextlib
 import importlib.util
-import inspect
 import itertools
 import json
 import os
@@ -23,7 +22,7 @@ import numpy as np
 import pytest
 
 import tinyconv as keras
-from benchmarks import scaling_ranks
+from benchmarks import scaling, scaling_ranks
 from tinyconv import layers
 from tinyconv.distribution import parallel
 from tinyconv.distribution.ranks import GONE, RankError, Ranks
@@ -203,17 +202,6 @@ def test_arguments_are_refused_by_name(in_shards):
     assert keras.distribution.get_device_count("cpu") == 1
 
 
-def test_names_and_arguments_are_those_of_keras():
-    theirs = pytest.importorskip("keras").distribution
-    for name in ("DataParallel", "distribution", "get_device_count", "initialize", "list_devices", "set_distribution"):
-        expected, found = (
-            list(inspect.signature(getattr(each, name)).parameters.values()) for each in (theirs, keras.distribution)
-        )
-        own = [parameter for parameter in found if parameter.kind is parameter.KEYWORD_ONLY]
-        assert [(p.name, p.default) for p in found if p not in own] == [(p.name, p.default) for p in expected], name
-        assert [parameter.name for parameter in own] == (["shards"] if name == "DataParallel" else [])
-
-
 def test_without_mpi_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     monkeypatch.setattr(parallel, "_ranks", None)
@@ -241,6 +229,22 @@ def test_a_rank_that_has_said_everything_before_it_ended_is_no_loss():
         ranks.wait("another message", lambda: False, lambda: [1])
     come.clear()
     ranks.wait("another message", lambda: bool(come), lambda: [1])
+
+
+@pytest.mark.long
+def test_the_benchmark_measures_steps_and_exchanges(in_shards, monkeypatch, tmp_path):
+    """In this process, where it would start several."""
+
+    def run(ranks, what, *numbers, hosts):
+        return scaling_ranks.step(*numbers) if what == "step" else [scaling_ranks.exchange(size) for size in numbers]
+
+    monkeypatch.setenv("TINYCONV_BACKEND", "reference")
+    monkeypatch.setattr(scaling_ranks, "BATCH", 4)
+    monkeypatch.setattr(scaling_ranks, "run", run)
+    scaling.main(["--ranks", "--quick", "--rounds=1", f"--out={tmp_path}"])
+    found = json.loads((tmp_path / "scaling_ranks.json").read_text())
+    assert list(found["steps"]) == ["1 rank", "2 ranks, weak"]
+    assert found["exchanges"]["2 ranks, memory"][0] == 2
 
 
 # In several processes
