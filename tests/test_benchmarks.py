@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, augmentation, measure, networks, peers, record, report, sections
+from benchmarks import accuracy, augmentation, bandwidth, measure, networks, peers, record, report, sections
 from benchmarks.worker import ROOT
 
 
@@ -263,6 +263,14 @@ def test_kernel_benchmarks_check_and_report(tmp_path):
     for benchmark in benchmarks:
         assert benchmark["extra_info"].keys() == {"bytes", "compile seconds", "GFLOP/s"}
         assert "function" not in str(benchmark["params"])
+
+
+@pytest.mark.long
+def test_bandwidth_is_that_of_a_copy(tmp_path):
+    bandwidth.main(["--quick", "--rounds", "1", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "bandwidth.json").read_text())["rows"]
+    assert [row["of its bytes' time"] for row in rows if row["work"] == "a copy"] == ["1.00"]
+    assert len(rows) == 7
 
 
 @pytest.mark.long

@@ -39,7 +39,7 @@ from tinyconv.kernels.cpu.runtime.views import stack_array
 LONG = 128  # numbers of a long row, at least, if the number of rows allows
 CHUNK = 16384  # numbers of a chunk,
 FEWEST, MOST = 16, 512  # but not fewer rows, nor more: sums in float32 should not be long
-PARTS = 64  # of the batch, at most
+PARTS = 32  # of the batch, at most
 WIDTH = 512  # columns that are added up at a time
 RELU, NO_RELU = floats(0), floats(np.nan)  # the floor
 
