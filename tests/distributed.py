@@ -110,6 +110,24 @@ class Noisy(Counted):
         self.noise = np.random.default_rng(1)
 
 
+class Shuffled(Counted):
+    """In another order each epoch, which all ranks draw alike."""
+
+    seed = 1
+
+    def on_epoch_end(self):
+        self.order = np.random.default_rng(self.seed).permutation(7)
+
+    def __getitem__(self, index):
+        return super().__getitem__(self.order[index] if hasattr(self, "order") else index)
+
+
+class Unseeded(Shuffled):
+    """Each rank draws another order."""
+
+    seed = property(lambda self: RANK)
+
+
 def generator():
     """Nobody but rank 0 may read it."""
     for index in range(7):
@@ -118,16 +136,17 @@ def generator():
 
 
 def sources():
-    """What data sets give, and how often each batch was read: the first one is looked at in advance, twice if ranks can
-    share the reading."""
+    """What data sets give, and how often each batch was read, but for the first: it is looked at in advance, twice if
+    ranks could share the reading, and once more where the data set changes between epochs."""
     found = {}
-    for source in (Counted, Noisy, generator):
+    for source, ahead in ((Counted, 2), (Noisy, 2), (Shuffled, 3), (Unseeded, 3), (generator, 0)):
         READ.clear()
         model = small(source(), epochs=1)
         read = RANKS.everyone(list(READ))
-        ahead = {Counted: 2, Noisy: 2, generator: 0}[source]
         once = sorted(number for each in read for number in each[ahead:]) == list(range(7))
-        shared = [len(each) > ahead for each in read] == [source is Counted or rank == 0 for rank in range(len(read))]
+        shared = [len(each) > ahead for each in read] == [
+            source in (Counted, Shuffled) or rank == 0 for rank in range(len(read))
+        ]
         seen = Outputs()
         said = model.predict(source() if source is Counted else generator(), callbacks=[seen])
         with RANKS.alone():

@@ -62,9 +62,9 @@ class DataParallel:
 
     Of arrays each process takes its samples. Of data sets each batch is read once, by one process that hands the others
     their samples: a PyDataset and a folder of images by all in turns, if the first batch is the same when it is read
-    twice; a batch must then depend on its number alone, and on the epoch. A data set of which that is not so is read by
-    rank 0, in order, and so is what cannot be read by number: a generator, a tf.data.Dataset, a DataLoader. ``predict``
-    gives each process whole batches, and all of them the outputs of all.
+    twice, and on all of them; a batch must then depend on its number alone, and on the epoch. A data set of which that
+    is not so is read by rank 0, in order, and so is what cannot be read by number: a generator, a tf.data.Dataset, a
+    DataLoader. ``predict`` gives each process whole batches, and all of them the outputs of all.
 
     Args:
         device_mesh: Keras' only; must be None.

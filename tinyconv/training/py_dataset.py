@@ -8,6 +8,7 @@ from tinyconv.checking import integer
 from tinyconv.checking.messages import refuse
 
 SETTINGS: dict[str, Any] = {"workers": 1, "use_multiprocessing": False, "max_queue_size": 10}
+HOOKS = ("on_epoch_begin", "on_epoch_end")
 
 
 class PyDataset:

@@ -3,7 +3,9 @@
 One adapter for all of them, by what they can do and not by what they are: no other library is imported here.
 """
 
+import hashlib
 import itertools
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +13,10 @@ from numbers import Integral
 from typing import Any
 
 from tinyconv.checking import invalid
-from tinyconv.distribution.parallel import together
+from tinyconv.distribution.parallel import DataParallel, together
 from tinyconv.training.data import STEPS, Draw, warn_of_end
 from tinyconv.training.dealer import Dealer
-from tinyconv.training.py_dataset import SETTINGS, check_no_processes
+from tinyconv.training.py_dataset import HOOKS, SETTINGS, PyDataset, check_no_processes
 from tinyconv.training.reader import Reader
 
 ENDLESS = -1  # as a length; tf.data says so too
@@ -31,7 +33,7 @@ class Stream:
     next epoch, but for an iterator, with which all is over.
 
     Ranks that share a run read what is read by number in turns, each a batch that it deals out (:class:`Dealer`), if
-    the first batch is the same when it is read again. Everything else is read by rank 0 alone.
+    the first batch is the same when it is read again, and for all of them. Everything else is read by rank 0 alone.
 
     Args:
         source: what gives the batches.
@@ -161,6 +163,8 @@ class Stream:
     def _open(self, prepare: Prepare) -> Reader | Dealer:
         """Begin the source; or go on, with an iterator. Of ranks that share a run each begins what it reads itself."""
         team, share = together(), slice(None)
+        if team is not None and self.in_turns and self._is_hooked:
+            self.in_turns = self._agrees(team)
         found: Reader | Dealer
         if team is None:
             found = self._reader_of(share, prepare)
@@ -170,6 +174,17 @@ class Stream:
             found = Dealer(team.ranks, self._reader_of(share, prepare) if reads else None, self.in_turns)
         self._first, self.skip = [], 0
         return found
+
+    @property
+    def _is_hooked(self) -> bool:
+        """Whether the data set can be another one in the next epoch."""
+        return any(getattr(type(self.source), hook, None) not in (None, getattr(PyDataset, hook)) for hook in HOOKS)
+
+    def _agrees(self, team: DataParallel) -> bool:
+        """Whether all ranks would read the same: they do not if each draws for itself what changes between epochs."""
+        number = next(itertools.islice(self._numbers(), self.skip, None), None)
+        batch = None if number is None else self.source[number]
+        return len(set(team.ranks.everyone(hashlib.sha256(pickle.dumps(batch)).digest()))) == 1
 
     def _reader_of(self, share: slice, prepare: Prepare) -> Reader:
         """What reads this share of the batches that are to come."""
