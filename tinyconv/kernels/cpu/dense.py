@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from tinyconv.kernels.cpu.registers.copies import add, copy, copy_panel, fill, pack
+from tinyconv.kernels.cpu.registers.copies import STRAIGHT, TRANSPOSED, add, copy, copy_panel, fill, pack
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
@@ -108,9 +108,13 @@ def dense_workspace(out_shape, x_shape, w_shape):
 
 @in_tasks
 def dense_prepare(work, w):
-    """Pack the weights, and the transposed weights behind them."""
+    """Pack the weights."""
+    _pack(work, w, STRAIGHT)
+
+
+def _pack(work, w, what):
     columns = tile_of(1, w.shape[1])[1] * LANES
-    pack(work, w, 1, columns, columns)
+    pack(work, w, 1, columns, columns, what)
 
 
 @in_tasks
@@ -121,11 +125,13 @@ def dense_forward(out, x, w, b, work, relu):
 
 @in_tasks
 def dense_backward(dx, dw, db, dout, x, w, work):
-    """dout into panels, and db: parallel over panels; dw: parallel over blocks of rows; dx: as the forward."""
+    """dout into panels, and db: parallel over panels; dw: parallel over blocks of rows; dx: as the forward, with the
+    transposed weights, which are packed here: a first layer needs none."""
     jobs = dense_jobs(*x.shape, dout.shape[1])
     jobs.panels.run(db, dout, NOTHING, work)
     jobs.dw.run(dw, x, NOTHING, work)
     if dx.size:
+        _pack(work, w, TRANSPOSED)
         jobs.dx.run(dx, dout, NOTHING, work)
 
 

@@ -91,33 +91,46 @@ def prefetch_part(array, start, size, part, count, parts):
         prefetch(array, line)
 
 
-def pack(work, w, taps, columns, columns_T):
+STRAIGHT, TRANSPOSED = 1, 2  # what to pack; or both
+
+
+def pack(work, w, taps, columns, columns_T, what=STRAIGHT | TRANSPOSED):
     """Pack filters (taps, C, F) in panels, [panel][tap][c][columns of f], and behind them the transposed filters,
     [panel][tap][f][columns of c]. Parallel over taps and blocks of channels."""
     C, F = w.shape[-2:]
     parts = taps * -(-C // columns_T)
     tasks = min(parts, pieces(w.size, cost=4))
-    run(_pack, tasks, *flat(w, NOTHING, NOTHING, work), (tasks, parts, taps, C, F, columns, columns_T))
+    run(_pack, tasks, *flat(w, NOTHING, NOTHING, work), (tasks, parts, taps, C, F, columns, columns_T, what))
 
 
 @kernel
 def _pack(task, w, _, __, work, numbers):
     """A task's share of the blocks."""
-    tasks, parts, taps, C, F, columns, columns_T = numbers
+    tasks, parts, taps, C, F, columns, columns_T, what = numbers
     first, last = share(task, tasks, parts)
     for part in range(first, last):
-        _pack_block(work, w, part % taps, part // taps, taps, C, F, columns, columns_T)
+        tap, block = part % taps, part // taps
+        if what & STRAIGHT:
+            _pack_block(work, w, tap, block, taps, C, F, columns, columns_T)
+        if what & TRANSPOSED:
+            _pack_transposed(work, w, tap, block, taps, C, F, columns, columns_T)
 
 
 @helper
 def _pack_block(work, w, tap, block, taps, C, F, columns, columns_T):
     """One block of channels, as many as a transposed panel has, of one tap."""
     first = block * columns_T
-    count = min(columns_T, C - first)
-    start = (tap * C + first) * F
     for panel in range(-(-F // columns)):
         at = ((panel * taps + tap) * C + first) * columns
-        copy_panel(work, at, w, start, F, count, panel * columns, columns)
+        count = min(columns_T, C - first)
+        copy_panel(work, at, w, (tap * C + first) * F, F, count, panel * columns, columns)
+
+
+@helper
+def _pack_transposed(work, w, tap, block, taps, C, F, columns, columns_T):
+    """The same block, transposed: a panel's part of this tap."""
+    first = block * columns_T
+    count, start = min(columns_T, C - first), (tap * C + first) * F
     transposed = -(-F // columns) * taps * C * columns + (block * taps + tap) * F * columns_T
     for f in range(F):
         line = work[transposed + f * columns_T : transposed + (f + 1) * columns_T]
