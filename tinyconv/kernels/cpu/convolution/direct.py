@@ -119,6 +119,16 @@ def _taps_inside(axis, first, last, size):
     return start, stop
 
 
+@helper(forceinline=True)
+def _further(row, column, pixels, width):
+    """Row and column so many pixels on: counted, since a division takes as long as several outer products."""
+    column += pixels
+    while column >= width:
+        column -= width
+        row += 1
+    return row, column
+
+
 class Band(NamedTuple):
     """A band of rows of one class of the destination's pixels: where tiles read and write.
 
@@ -149,8 +159,11 @@ def _make_add_tiles(R, V):
             taps, run = 1, h.taps * g.src_C
         tap_size = g.src_C * V * LANES
         first, pixels, row_size = band.first * h.count, band.last * h.count, band.row_size
+        row, place_in_row = band.first, 0
         for pixel in range(first, pixels, R):
-            start, stop = _taps_inside(v, pixel // h.count, (min(pixel + R, pixels) - 1) // h.count, g.src_H)
+            last_row, _ = _further(row, place_in_row, min(R, pixels - pixel) - 1, h.count)
+            start, stop = _taps_inside(v, row, last_row, g.src_H)
+            row, place_in_row = _further(row, place_in_row, R, h.count)
             reads = pixel_offsets(pixel, pixels - 1, h.count, v.read_step * row_size, h.read_step * g.src_C, R)
             prefetch_part(src, band.coming, band.coming_size, pixel - first, R, pixels - first)
             row_step, step = v.write_step * g.dst_W * g.dst_C, h.write_step * g.dst_C

@@ -14,10 +14,9 @@ from tinyconv.kernels.cpu.registers.instructions import (
     constant,
     fill,
     in_registers,
-    lanes_below,
     multiply_add,
     pointer,
-    store_masked,
+    store_first,
 )
 from tinyconv.kernels.cpu.registers.vector import FLOATS, vector_multiply_add
 
@@ -60,18 +59,9 @@ def _store_pooled(context, builder, corners, out, argmax, types_, offset, column
     place = builder.bitcast(pointer(context, builder, out_type, out, offset), FLOAT_VECTOR.as_pointer())
     wanted = context.make_array(argmax_type)(context, builder, argmax).nitems
     wanted = builder.icmp_signed(">", wanted, ir.Constant(wanted.type, 0))
-    whole = builder.icmp_signed(">=", columns, ir.Constant(columns.type, LANES))
-    with builder.if_else(whole) as (all_lanes, some_lanes):
-        with all_lanes:
-            builder.store(best, place, align=4)
-            with builder.if_then(wanted):
-                winners = pointer(context, builder, argmax_type, argmax, offset, _BYTES)
-                builder.store(winner, winners, align=1)
-        with some_lanes:
-            store_masked(builder, best, place, lanes_below(builder, columns))
-            with builder.if_then(wanted):
-                winners = pointer(context, builder, argmax_type, argmax, offset, _BYTES)
-                store_masked(builder, winner, winners, lanes_below(builder, columns))
+    store_first(builder, [(best, place)], columns)
+    with builder.if_then(wanted):
+        store_first(builder, [(winner, pointer(context, builder, argmax_type, argmax, offset, _BYTES))], columns)
 
 
 def window_corners(offsets, right, down):

@@ -38,13 +38,13 @@ from numba.extending import models, register_model
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.instructions import (
     FLOAT_VECTOR,
+    INT32,
     fill,
     in_registers,
-    lanes_below,
     multiply_add,
     pointer,
     prefetch_line,
-    store_masked,
+    store_first,
 )
 from tinyconv.kernels.cpu.registers.vector import vector_multiply_add
 
@@ -175,14 +175,12 @@ def _(typing_context, tile, array, offsets, offset, columns):
     def write(context, builder, signature, arguments):
         value, place, starts, offset, columns = arguments
         here = pointer(context, builder, array, place, offset)
-        masks = [
-            lanes_below(builder, builder.sub(columns, ir.Constant(columns.type, j * LANES)))
-            for j in range(tile.vectors)
-        ]
-        for i, j, position in tile.places():
-            row = builder.gep(here, [builder.extract_value(starts, i)])
-            vector = builder.extract_value(value, position)
-            store_masked(builder, vector, _floats_at(builder, row, j), masks[j])
+        rows = [builder.gep(here, [builder.extract_value(starts, i)]) for i in range(tile.rows)]
+        for j in range(tile.vectors):
+            vectors = [builder.extract_value(value, i * tile.vectors + j) for i in range(tile.rows)]
+            places = [_floats_at(builder, row, j) for row in rows]
+            left = builder.sub(columns, ir.Constant(columns.type, j * LANES))
+            store_first(builder, list(zip(vectors, places, strict=True)), left)
         return context.get_dummy_value()
 
     return types.void(tile, array, types.UniTuple(types.intp, tile.rows), types.intp, types.intp), write
@@ -373,8 +371,11 @@ def _(typing_context, first, last, width, row_stride, column_stride, R):
     def write(context, builder, signature, arguments):
         pixel, last, width, row_stride, column_stride, _ = arguments
         one, zero = ir.Constant(pixel.type, 1), ir.Constant(pixel.type, 0)
-        column = builder.srem(pixel, width)
-        offset = builder.add(builder.mul(builder.sdiv(pixel, width), row_stride), builder.mul(column, column_stride))
+        row, column = (  # both are small: a division of 64 bits takes up to three times as long as one of 32
+            builder.zext(divide(builder.trunc(pixel, INT32), builder.trunc(width, INT32)), pixel.type)
+            for divide in (builder.udiv, builder.urem)
+        )
+        offset = builder.add(builder.mul(row, row_stride), builder.mul(column, column_stride))
         to_next_row = builder.sub(row_stride, builder.mul(builder.sub(width, one), column_stride))
         offsets = [offset]
         for _ in range(R - 1):

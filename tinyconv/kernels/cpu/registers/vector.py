@@ -26,7 +26,7 @@ from tinyconv.kernels.cpu.registers.instructions import (
     multiply_add,
     pointer,
     prefetch_line,
-    store_masked,
+    store_first,
 )
 
 
@@ -134,7 +134,7 @@ def _(typing_context, vector, array, offset, count):
     def write(context, builder, signature, arguments):
         value, place, offset, count = arguments
         first = pointer(context, builder, array, place, offset, value.type)
-        store_masked(builder, value, first, lanes_below(builder, count))
+        store_first(builder, [(value, first)], count)
         return context.get_dummy_value()
 
     return types.void(vector, array, types.intp, types.intp), write
