@@ -10,7 +10,7 @@ import numpy as np
 
 import tinyconv as keras
 from tinyconv import layers
-from tinyconv.distribution import ranks
+from tinyconv.distribution import parallel, ranks
 from tinyconv.training import agreement
 from tinyconv.training.agreement import digest
 
@@ -149,7 +149,7 @@ def sources():
         ]
         seen = Outputs()
         said = model.predict(source() if source is Counted else generator(), callbacks=[seen])
-        with RANKS.alone():
+        with parallel.alone():
             alone = model.predict(X, batch_size=10)
         whole = np.array_equal(said, alone) and (RANK > 0 or np.array_equal(np.concatenate(seen.all), said))
         found[source.__name__] = [keras.distribution.receipt(model).sha256, digest([said]), once, shared, whole]

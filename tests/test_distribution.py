@@ -27,6 +27,7 @@ from tinyconv import layers
 from tinyconv.distribution import parallel
 from tinyconv.distribution.ranks import GONE, RankError, Ranks
 from tinyconv.distribution.shards import Tree, cut, owned, portion
+from tinyconv.training.sharded import Shards
 
 HERE = Path(__file__).parent
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -181,6 +182,12 @@ def test_what_shards_would_get_wrong_is_refused(in_shards):
     model.compile("sgd", "mse", backend="reference")
     with pytest.raises(ValueError, match="Layer 'moves' moves statistics of its own"):
         model.fit(np.zeros((4, 4)), np.zeros((4, 1)), verbose=0)
+
+
+def test_a_gpu_is_refused_by_name():
+    owner = type("Owner", (), {"state": type("State", (), {"on_host": False})})
+    with pytest.raises(ValueError, match=r'DataParallel computes on processors\. Expected.*Received: "cuda"'):
+        Shards(owner, type("Team", (), {"ranks": None}))
 
 
 def test_arguments_are_refused_by_name(in_shards):

@@ -1,7 +1,8 @@
 """Keras' names for training on several devices: here, in the processes of an MPI job."""
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tinyconv.checking import choice, integer, invalid
 from tinyconv.checking.messages import explained, refuse
@@ -137,6 +138,14 @@ def together() -> DataParallel | None:
     if current is None or current.ranks.is_alone or threading.get_ident() != current.ranks.thread:
         return None
     return current
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """What this process does inside of it the others take no part in: pictures of a model, say."""
+    current = together()
+    with contextlib.nullcontext() if current is None else current.ranks.alone():
+        yield
 
 
 def leads() -> bool:

@@ -14,6 +14,7 @@ from tinyconv import checking
 from tinyconv.callbacks import curves
 from tinyconv.callbacks.curves import training_curves
 from tinyconv.checking.messages import received
+from tinyconv.distribution.parallel import alone
 from tinyconv.inspect import explain, report
 from tinyconv.layers import Conv2D
 from tinyconv.models.model import Model
@@ -204,7 +205,8 @@ def saliency(model: Network, image: np.ndarray, label: int | None = None) -> "Fi
         )
     if label is not None:
         label = checking.integer("saliency", "label", label, at_least=0, at_most=outputs[0] - 1)  # type: ignore[operator]
-    scores = model.predict(image[None])
+    with alone():
+        scores = model.predict(image[None])
     report.check_finite(f"The output of model {model.name!r}", scores)
     predicted = int(scores.argmax())
     label = predicted if label is None else label

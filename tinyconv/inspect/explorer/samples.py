@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.distribution.parallel import alone
 from tinyconv.inspect.explorer.data import Data
 from tinyconv.inspect.explorer.requests import Request
 from tinyconv.inspect.explorer.warp import warped
@@ -115,7 +116,8 @@ class Samples:
             if self._stop.is_set():
                 return
             x = self.data.rows(slice(start, start + CHUNK)).x
-            outputs.append(np.asarray(self.model.predict(x, verbose=0)))  # type: ignore[call-arg]
+            with alone():
+                outputs.append(np.asarray(self.model.predict(x, verbose=0)))  # type: ignore[call-arg]
         rows = np.concatenate(outputs).reshape(len(self), -1).astype(np.float64)
         answers, wrongness = self._judged(rows)
         with self._lock:
