@@ -27,6 +27,12 @@ def chosen(s: Session, found: Iterable[Network]) -> list[Network]:
     return [network for network in found if not s.quick or network.name in QUICK]
 
 
+def told(result: Result) -> Result:
+    """The sections here take minutes: each row is printed when it is there."""
+    print(*filter(None, result.row), sep=" | ", flush=True)
+    return result
+
+
 def summary(section: str, work: str, results: Iterable[Result], target: float) -> list[Result]:
     """The geometric mean of ratios, if there are any."""
     found = [r.value for r in results if r.value == r.value]  # NaN: no peer
@@ -40,7 +46,7 @@ def training(s: Session) -> list[Result]:
     for network in chosen(s, NETWORKS.values()):
         times = s.race_with(network, trainers(s), s.steps(network))
         work = f"training step, {network.name}, batch {s.sizes(network)[0]}"
-        results.append(against_fastest("networks", work, times, 1.5 if network is LARGE_IMAGES else 2.0))
+        results.append(told(against_fastest("networks", work, times, 1.5 if network is LARGE_IMAGES else 2.0)))
     small = [r for r in results if LARGE_IMAGES.name not in r.work]
     return summary("networks", "training step", small, 3.0) + results
 
@@ -54,7 +60,7 @@ def inference(s: Session) -> list[Result]:
             turn = functools.partial(infer, batch_size=batch_size, at_least=s.samples(100, 1) / 1000)
             times = s.race_with(network, contenders, turn)
             work = f"inference, {network.name}, batch {batch_size}"
-            results.append(against_fastest("networks-inference", work, times, None))
+            results.append(told(against_fastest("networks-inference", work, times, None)))
     rows = summary("networks-inference", "inference", results, 1.5)
     if rows:
         slowest = min(results, key=lambda r: r.value)
@@ -81,12 +87,12 @@ def busy(s: Session) -> list[Result]:
         ours, work = factors.pop(peers.TINYCONV.name), f"beside two busy processes, {network.name}"
         seconds = {f"{name}, {others} others": timing.seconds for (name, others), timing in times.items()}
         columns = {"ours": slower(ours, times, peers.TINYCONV.name), "seconds": seconds}
-        if factors:
-            best = min(factors, key=factors.__getitem__)
-            columns["theirs"] = f"{best} {slower(factors[best], times, best)}"
-            results.append(Result("networks-busy", work, ours / factors[best], "x", 1.0, True, **columns))
-        else:
+        if not factors:
             results.append(Result("networks-busy", work, ours, "x", **columns))
+            continue
+        best = min(factors, key=factors.__getitem__)
+        columns["theirs"] = f"{best} {slower(factors[best], times, best)}"
+        results.append(told(Result("networks-busy", work, ours / factors[best], "x", 1.0, True, **columns)))
     return results
 
 
@@ -111,7 +117,7 @@ def memory(s: Session) -> list[Result]:
             continue
         theirs = found[fastest[0].name]
         columns = f"{ours:.0f} MB", f"{fastest[0].name} {theirs:.0f} MB"
-        results.append(Result("networks-memory", work, 100 * ours / theirs, "%", 50, True, *columns))
+        results.append(told(Result("networks-memory", work, 100 * ours / theirs, "%", 50, True, *columns)))
     return results
 
 

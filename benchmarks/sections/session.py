@@ -177,7 +177,7 @@ def reference_outputs(folder: Path, samples: int = 64) -> np.ndarray:
     return model(network.load_data(str(folder))[0][:samples])
 
 
-def against_fastest(section: str, work: str, times: dict[str, Timing], target: float) -> Result:
+def against_fastest(section: str, work: str, times: dict[str, Timing], target: float | None) -> Result:
     """tinyconv's time against the fastest peer's."""
     ours = times[peers.TINYCONV.name]
     rest = {name: timing for name, timing in times.items() if name != peers.TINYCONV.name}
