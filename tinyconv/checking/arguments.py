@@ -190,6 +190,18 @@ def is_stream(value: Any) -> bool:
 
 def numbers(what: str, value: Any) -> np.ndarray:
     """``value`` as an array of numbers: bool, integers or floats. ``what`` begins the message: "The targets"."""
+    array = value if type(value) is np.ndarray else _as_array(what, value)
+    if array.dtype.kind not in "biuf":
+        given = f"dtype {array.dtype}" if array.ndim else f"{received(value)} (dtype {array.dtype})"
+        raise TypeError(
+            f"{what}: unsupported type. Expected numbers (float32 is used as it is, other floats and integers are "
+            f"converted). Received: {given}."
+        )
+    return array
+
+
+def _as_array(what: str, value: Any) -> np.ndarray:
+    """What is no plain array yet, as one."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{what}: masked arrays are not supported, since their mask would be lost. Expected a plain array. "
@@ -206,17 +218,10 @@ def numbers(what: str, value: Any) -> np.ndarray:
             "Fix: give fit, evaluate or predict the data set as x, or collect what it gives, np.concatenate(list(...))."
         )
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except Exception:  # ragged lists, tensors that another library does not give away, ...
         fix = " Fix: .detach().cpu().numpy()." if hasattr(value, "detach") else ""
         raise TypeError(
             f"{what}: not an array. Expected numbers, all rows of the same length. "
             f"Received: {received(value)} ({type(value).__name__}).{fix}"
         ) from None
-    if array.dtype.kind not in "biuf":
-        given = f"dtype {array.dtype}" if array.ndim else f"{received(value)} (dtype {array.dtype})"
-        raise TypeError(
-            f"{what}: unsupported type. Expected numbers (float32 is used as it is, other floats and integers are "
-            f"converted). Received: {given}."
-        )
-    return array

@@ -319,7 +319,7 @@ class Model(Compiled):
     def _compute(self, x: Any, training: bool | None) -> Any:
         if training is not None:
             training = checking.boolean(self._who(), "training", training)
-        elif not any(isinstance(layer, Augmentation) for _, layer in self._leaves):
+        elif not any(isinstance(use.layer, Augmentation) for use in self._first_uses):
             training = False
         trainer = self._need_trainer("__call__", x, compiled=False)
         plan = trainer.run_batch(self._input_arrays(x), None, (), training, update=False)
