@@ -42,6 +42,8 @@ def unwrapped(x: Any, sample_shape: Shape | None) -> Any:
 def as_input(x: Any, sample_shape: Shape, where: str, any_rank: bool = False) -> np.ndarray:
     """``x`` as a clean float32 array of shape (batch, *sample_shape). With ``any_rank`` a last axis of length 1 may be
     missing, or be too many: models, as Keras', take grey images with or without it."""
+    if is_clean(x, np.float32) and x.ndim and len(x) and x.shape[1:] == sample_shape:
+        return x  # at once: for a batch of one, checks and their messages took as long as a layer
     array = as_batch(x, where)
     if any_rank and ((*array.shape[1:], 1) == sample_shape or array.shape[1:] == (*sample_shape, 1)):
         array = array.reshape((len(array), *sample_shape))
@@ -80,9 +82,14 @@ def _shape_hint(shape: Shape, sample_shape: Shape) -> str:
     return ""
 
 
+def is_clean(array: Any, dtype: Any) -> bool:
+    """Whether it is an array as kernels take it: C-contiguous, native, aligned, writable, of that type."""
+    return type(array) is np.ndarray and array.dtype == dtype and array.flags.carray
+
+
 def clean(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """C-contiguous, native, aligned, writable, of that type; copied only if it is not already."""
-    if type(array) is np.ndarray and array.dtype == dtype and array.flags.carray:
+    """The array, or a copy that is clean."""
+    if is_clean(array, dtype):
         return array
     with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes inf, and stays visible as such
         return np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE", "ENSUREARRAY"))

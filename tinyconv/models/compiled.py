@@ -358,8 +358,8 @@ class Compiled(Rebuilt, Structure):
             else:
                 alone = inputs.unwrapped(each, layer.shape) if len(given) == 1 else each
                 arrays.append(inputs.as_input(alone, layer.shape, who, any_rank=True))
-        counts = {layer.name: len(array) for layer, array in zip(self._inputs, arrays, strict=True)}
-        if len(set(counts.values())) > 1:
+        if len({len(array) for array in arrays}) > 1:
+            counts = {layer.name: len(array) for layer, array in zip(self._inputs, arrays, strict=True)}
             raise ValueError(
                 f"The inputs of model {self.name!r} differ in length. Expected the same. Received: {counts}."
             )
