@@ -30,6 +30,10 @@ SIZES = [1 << 14, 1 << 17, 1 << 20, 1 << 22, 1 << 24]  # bytes of all gradients
 SEED_NETWORK = 4 * 34_826  # bytes
 
 
+Timings = dict[str, measure.Timing]
+Exchanges = dict[str, tuple[int, dict[int, float]]]  # the number of ranks, and seconds by bytes
+
+
 class Link(NamedTuple):
     """What joins two ranks: seconds until a message is there, and bytes per second."""
 
@@ -178,9 +182,25 @@ def record(rounds: int, quick: bool, out: Path | None) -> None:
         for place, hosts in places
         for ranks in ((2,) if quick else (2, 3))
     }
-    links = {place: fitted(place, exchanges[f"2 ranks, {place}"][1]) for place, _ in places}
-    one = timings["1 rank"].median
-    body = "\n\n".join(
+    text = body(rounds, timings, spent, exchanges, missing)
+    print(text)
+    facts = report.machine() | {"other load": watch.share()}
+    content = {
+        "machine": facts,
+        "steps": {name: each.seconds for name, each in timings.items()},
+        "processor time": {name: each.seconds for name, each in spent.items()},
+        "exchanges": exchanges,
+    }
+    title = "How training scales with the number of processes"
+    report.write(out, "scaling_ranks", title, f"{text}\n\n{report.facts_list(facts)}", content)
+
+
+def body(rounds: int, timings: Timings, spent: Timings, exchanges: Exchanges, missing: str) -> str:
+    """All that is reported. ``missing``: why there are no hosts."""
+    links = {
+        name.split()[-1]: fitted(name.split()[-1], found) for name, (ranks, found) in exchanges.items() if ranks == 2
+    }
+    return "\n\n".join(
         [
             about(rounds),
             steps_table(timings, spent),
@@ -188,18 +208,9 @@ def record(rounds: int, quick: bool, out: Path | None) -> None:
             "The exchange, with its sums; three ranks share two cores here, and wait for each other. The model is "
             "fitted to two ranks: " + "; ".join(map(str, links.values())) + ".",
             exchange_table(exchanges, links),
-            forecast(one, [*links.values(), *ASSUMED]),
+            forecast(timings["1 rank"].median, [*links.values(), *ASSUMED]),
         ]
     )
-    print(body)
-    facts = report.machine() | {"other load": watch.share()}
-    body = f"{body}\n\n{report.facts_list(facts)}"
-    content = {
-        "machine": facts,
-        "steps": {name: each.seconds for name, each in timings.items()},
-        "exchanges": exchanges,
-    }
-    report.write(out, "scaling_ranks", "How training scales with the number of processes", body, content)
 
 
 def step_of(ranks: int, batch: int, hosts: bool, steps: int) -> Any:
@@ -215,7 +226,7 @@ def about(rounds: int) -> str:
     )
 
 
-def steps_table(timings: dict[str, measure.Timing], spent: dict[str, measure.Timing]) -> str:
+def steps_table(timings: Timings, spent: Timings) -> str:
     images = {name: 2 * BATCH if "weak" in name else BATCH for name in timings}
     rows = []
     for name, timing in timings.items():
@@ -227,7 +238,7 @@ def steps_table(timings: dict[str, measure.Timing], spent: dict[str, measure.Tim
     return report.table(columns, rows, right=(1, 2, 3, 4))
 
 
-def exchange_table(exchanges: dict[str, tuple[int, dict[int, float]]], links: dict[str, Link]) -> str:
+def exchange_table(exchanges: Exchanges, links: dict[str, Link]) -> str:
     rows = [
         (
             name,
@@ -248,15 +259,15 @@ def forecast(step: float, links: list[Link]) -> str:
         for link in links:
             cost, sent = expected(link, ranks, SEED_NETWORK), traffic(ranks, SEED_NETWORK).bytes / link.bandwidth
             efficiency, most = step / (step + cost), step / (step + cost - sent)
-            found.append(f"{measure.duration(cost)}, {efficiency:.1%} (+ {100 * (most - efficiency):.1f})")
+            found.append(f"{measure.duration(cost)}, {100 * efficiency:.1f} % (+ {100 * (most - efficiency):.1f})")
         rows.append((ranks, *found))
     table = report.table(("ranks", *(link.name for link in links)), rows, right=range(len(links) + 1))
     return (
         f"What to expect of more ranks, {BATCH} images each, with the network of the example ({SEED_NETWORK // 1024} "
         f"KB of gradients, {measure.duration(step)} a step): the exchange, the efficiency that it leaves, and in "
         "brackets how much of it could be gained at most if all bytes were on their way during the backward pass. That "
-        "would cut the exchange into more messages, each with its latency, which is the larger part; so it comes after "
-        f"the backward pass. The last two links are assumed.\n\n{table}"
+        "would cut the exchange into more messages, each with its latency, which is the larger part from four ranks on; "
+        f"so it comes after the backward pass. The last two links are assumed.\n\n{table}"
     )
 
 
