@@ -266,8 +266,8 @@ def forecast(step: float, links: list[Link]) -> str:
         f"What to expect of more ranks, {BATCH} images each, with the network of the example ({SEED_NETWORK // 1024} "
         f"KB of gradients, {measure.duration(step)} a step): the exchange, the efficiency that it leaves, and in "
         "brackets how much of it could be gained at most if all bytes were on their way during the backward pass. That "
-        "would cut the exchange into more messages, each with its latency, which is the larger part from four ranks on; "
-        f"so it comes after the backward pass. The last two links are assumed.\n\n{table}"
+        "would cut the exchange into more messages, each with its latency, which is the larger part from four ranks "
+        f"on; so it comes after the backward pass. The last two links are assumed.\n\n{table}"
     )
 
 
