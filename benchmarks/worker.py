@@ -8,6 +8,7 @@ The parent holds :class:`Worker` objects; ``python -m benchmarks.worker NAME THR
 pickled (method, arguments) and (succeeded, result) over pipes.
 """
 
+import ctypes
 import importlib
 import os
 import pickle
@@ -96,8 +97,16 @@ class Worker:
         return result
 
 
+def end_with_parent() -> None:
+    """Let Linux kill this process with its parent: a stopped one would not see that the pipe is closed."""
+    if sys.platform == "linux":
+        parent_death = 1
+        ctypes.CDLL(None).prctl(parent_death, signal.SIGKILL)
+
+
 def serve(peer: str, threads: int) -> None:
     """The other end: make the peer, and do what the parent asks until it closes the pipe."""
+    end_with_parent()
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever the frameworks print must not get into the answers
     if hasattr(os, "sched_setaffinity"):

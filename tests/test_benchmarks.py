@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy, augmentation, bandwidth, measure, networks, peers, record, report, sections
+from benchmarks.sections import networks as section
 from benchmarks.worker import ROOT
 
 
@@ -190,6 +191,21 @@ def test_only_the_same_network_is_timed():
 
     with pytest.raises(AssertionError, match="losses of PyTorch, MLP"):
         session.take(Wrong(), peers.TORCH, network)
+
+
+def test_the_fastest_peer_is_the_one_whose_memory_counts():
+    seconds = {peers.TORCH.name: 3.0, peers.KERAS_TENSORFLOW.name: 2.0, peers.TORCH_COMPILED.name: 1.0}
+
+    class Timed:
+        trainers = (peers.TORCH, peers.KERAS_TENSORFLOW, peers.TORCH_COMPILED)
+
+        def other(self, contender, network):
+            return contender
+
+        def steps(self, network):
+            return lambda contender: seconds[contender.name]
+
+    assert section.fastest_peer(Timed(), networks.SMALL[0]) == [peers.KERAS_TENSORFLOW]  # the compiled one is left out
 
 
 def test_records_report_every_seed_and_every_peer(monkeypatch, tmp_path):

@@ -123,9 +123,10 @@ def memory(s: Session) -> list[Result]:
 
 def fastest_peer(s: Session, network: Network) -> list[Contender]:
     """The peer that trains it in the least time, by two turns; none if there is no peer."""
-    turns = {c: functools.partial(s.steps(network), s.other(c, network)) for c in trainers(s)[1:]}
+    rivals = {c.name: c for c in trainers(s)[1:]}
+    turns = {name: functools.partial(s.steps(network), s.other(c, network)) for name, c in rivals.items()}
     times = interleave(turns, 2)
-    return [min(times, key=lambda c: times[c].median)] if times else []
+    return [rivals[min(times, key=lambda name: times[name].median)]] if times else []
 
 
 def peak(s: Session, contender: Contender, network: Network) -> float:
