@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -19,6 +20,7 @@ X = RNG.normal(size=(61, 12, 12, 1)).astype(np.float32)
 Y = RNG.integers(0, 4, 61)
 ONE_HOT = np.eye(4, dtype=np.float32)[Y]
 INPUT = (12, 12, 1)
+FOLDER = tempfile.TemporaryDirectory()
 READ, SEEN = [], []  # what this rank has read, and which epochs its callbacks have seen
 
 
@@ -135,17 +137,31 @@ def generator():
         yield X[10 * index : 10 * index + 10] + RANK, ONE_HOT[10 * index : 10 * index + 10]
 
 
+def folder():
+    """Images in files, read by all."""
+
+    def seen(images, labels):
+        READ.append(int(images[0, 0, 0, 0]) // 3)
+        return images / 20, labels
+
+    for number in range(21):
+        keras.utils.save_img(os.path.join(FOLDER.name, f"{number:02}.png"), np.full(INPUT, number), scale=False)
+    settings = {"label_mode": "categorical", "color_mode": "grayscale", "image_size": INPUT[:2], "batch_size": 3}
+    labels = (np.arange(21) % 4).tolist()
+    return keras.utils.image_dataset_from_directory(FOLDER.name, labels, shuffle=False, verbose=0, **settings).map(seen)
+
+
 def sources():
     """What data sets give, and how often each batch was read, but for the first: it is looked at in advance, twice if
     ranks could share the reading, and once more where the data set changes between epochs."""
     found = {}
-    for source, ahead in ((Counted, 2), (Noisy, 2), (Shuffled, 3), (Unseeded, 3), (generator, 0)):
+    for source, ahead in ((Counted, 2), (Noisy, 2), (Shuffled, 3), (Unseeded, 3), (generator, 0), (folder, 2)):
         READ.clear()
         model = small(source(), epochs=1)
         read = RANKS.everyone(list(READ))
         once = sorted(number for each in read for number in each[ahead:]) == list(range(7))
         shared = [len(each) > ahead for each in read] == [
-            source in (Counted, Shuffled) or rank == 0 for rank in range(len(read))
+            source in (Counted, Shuffled, folder) or rank == 0 for rank in range(len(read))
         ]
         seen = Outputs()
         said = model.predict(source() if source is Counted else generator(), callbacks=[seen])

@@ -302,7 +302,7 @@ def test_receipts_are_the_same_for_any_number_of_ranks_and_threads(ranks, thread
     expected = receipts(1)
     assert receipts(ranks, threads, hosts=ranks > 3 and not scaling_ranks.hosts_missing()) == expected
     assert [value for name, value in expected.items() if name.endswith("every rank")] == [1, 1, 1]
-    for name in ("Counted", "Noisy", "Shuffled", "Unseeded", "generator"):
+    for name in ("Counted", "Noisy", "Shuffled", "Unseeded", "generator", "folder"):
         assert expected[name][2:] == [True] * 3, (
             name
         )  # each batch was read once, and predictions are those of one process
