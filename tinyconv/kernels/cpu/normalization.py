@@ -5,9 +5,9 @@ pass that writes the result.
   and x is read straight on. What belongs to a channel is written out once for each of its columns.
 * A part of the long rows is added up chunk by chunk. Inside of a chunk numbers are float32; chunks, and then parts, are
   added in float64 and in order. How many parts there are, and which rows are theirs, follows from the shape.
-* A chunk's numbers are taken as deviations from the mean of those before them, in whose squares nothing large cancels;
-  a glance at the first rows gives the first chunk something near its own mean. So x is read once, not once for the mean
-  and once more for the variance.
+* The numbers of a chunk are added up as deviations from the mean of the chunks before it, so that no large numbers
+  cancel in the sum of their squares; for the first chunk, that of its first rows stands in. So x is read once, not once
+  for the mean and once more for the variance.
 * The variance of several sets of rows is found from their means and variances, by the formula of Chan, Golub and
   LeVeque ("Updating formulae and a pairwise algorithm for computing sample variances", 1979): with n rows, mean a and
   sum of squared deviations s, and n', a', s' of other rows, all of them have the mean a + (a' - a) n' / (n + n') and
