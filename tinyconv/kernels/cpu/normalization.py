@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyconv.kernels.cpu.registers.copies import load, store
+from tinyconv.kernels.cpu.registers.copies import load
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.vector import (
     select,
@@ -30,6 +30,7 @@ from tinyconv.kernels.cpu.registers.vector import (
     vector_load,
     vector_multiply_add,
     vector_store,
+    vector_store_first,
 )
 from tinyconv.kernels.cpu.runtime.cutting import LINE, pieces, share
 from tinyconv.kernels.cpu.runtime.literals import ONE, ZERO
@@ -192,7 +193,7 @@ def _scale_and_shift(task, tasks, out, x, wide, floor):
     for at in range(first * columns, last * columns, columns):
         for c in range(0, columns, LANES):
             _, y = _normal(x, at + c, wide, c, columns - c)
-            store(select(y < lowest, lowest, y), out, at + c, columns - c)
+            vector_store_first(select(y < lowest, lowest, y), out, at + c, columns - c)
 
 
 def _run_forward(out, statistics, x, gamma, beta, options, floor):
@@ -275,7 +276,7 @@ def _input_gradient(task, tasks, dx, dout, x, wide, pull, floor):
             count = columns - c
             g, d = _passed(dout, x, at + c, wide, c, count, lowest)
             rest = vector_multiply_add(load(pull, c, count), d, load(pull, columns + c, count))
-            store(vector_multiply_add(load(wide, columns + c, count), g, rest), dx, at + c, count)
+            vector_store_first(vector_multiply_add(load(wide, columns + c, count), g, rest), dx, at + c, count)
 
 
 def _run_backward(dx, dgamma, dbeta, dout, x, channels, floor):

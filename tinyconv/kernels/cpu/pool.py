@@ -8,14 +8,15 @@ import functools
 
 import numpy as np
 
-from tinyconv.kernels.cpu.registers.copies import load, store
+from tinyconv.kernels.cpu.registers.copies import load
 from tinyconv.kernels.cpu.registers.host import LANES
-from tinyconv.kernels.cpu.registers.vector import select, vector_fill
+from tinyconv.kernels.cpu.registers.vector import select, vector_fill, vector_store_first
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.jit import jit
 from tinyconv.kernels.cpu.runtime.literals import ONE, ZERO
 from tinyconv.kernels.cpu.runtime.tasks import helper, in_tasks, kernel, run
 
+LOWEST = np.float32(-np.inf)
 NOWHERE = np.zeros((0, 0, 0, 0), np.int32)  # for an argmax that a kernel does not use
 
 
@@ -88,42 +89,41 @@ def _backward(part):
                         for c in range(0, C, LANES):
                             before = load(dx, pixel + c, C - c) if begun else vector_fill(ZERO)
                             more = part(dout, argmax, at + c, (y, z), corner, pool_size, (H, W), C - c)
-                            store(before + more, dx, pixel + c, C - c)
+                            vector_store_first(before + more, dx, pixel + c, C - c)
                         begun = True
                 if not begun:
                     for c in range(0, C, LANES):
-                        store(vector_fill(ZERO), dx, pixel + c, C - c)
+                        vector_store_first(vector_fill(ZERO), dx, pixel + c, C - c)
 
     return pool2d_backward
 
 
 @helper(forceinline=True)
 def _max(out, argmax, at, x, corner, rows, columns, strides, count):
-    best = load(x, corner + rows[0] * strides[0] + columns[0] * strides[1], count)
+    best = vector_fill(LOWEST)
     for k in range(rows[0], rows[1]):
         for l in range(columns[0], columns[1]):
             value = load(x, corner + k * strides[0] + l * strides[1], count)
-            best = select(_wins(value, best), value, best)
-    store(best, out, at, count)
+            best = select(_stays(best, value), best, value)
+    vector_store_first(best, out, at, count)
 
 
 @helper(forceinline=True)
-def _wins(value, best):
-    """Whether a value is larger, or the first NaN."""
-    return (value > best) | ((value != value) & (best == best))
+def _stays(best, value):
+    """Whether the best until now is as large as a value, or a NaN."""
+    return (value <= best) | (best != best)
 
 
 @helper(forceinline=True)
 def _max_and_where(out, argmax, at, x, corner, rows, columns, strides, count):
-    best = load(x, corner + rows[0] * strides[0] + columns[0] * strides[1], count)
-    winner = vector_fill(rows[0] * strides[2] + columns[0])
+    best, winner = vector_fill(LOWEST), vector_fill(rows[0] * strides[2] + columns[0])
     for k in range(rows[0], rows[1]):
         for l in range(columns[0], columns[1]):
             value = load(x, corner + k * strides[0] + l * strides[1], count)
-            wins = _wins(value, best)
-            best, winner = select(wins, value, best), select(wins, vector_fill(k * strides[2] + l), winner)
-    store(best, out, at, count)
-    store(winner, argmax, at, count)
+            stays = _stays(best, value)
+            best, winner = select(stays, best, value), select(stays, winner, vector_fill(k * strides[2] + l))
+    vector_store_first(best, out, at, count)
+    vector_store_first(winner, argmax, at, count)
 
 
 @in_tasks
@@ -154,7 +154,7 @@ def _mean(out, argmax, at, x, corner, rows, columns, strides, count):
         for l in range(columns[0], columns[1]):
             total = total + load(x, corner + k * strides[0] + l * strides[1], count)
     pixels = (rows[1] - rows[0]) * (columns[1] - columns[0])
-    store(total / vector_fill(np.float32(pixels)), out, at, count)
+    vector_store_first(total / vector_fill(np.float32(pixels)), out, at, count)
 
 
 @in_tasks

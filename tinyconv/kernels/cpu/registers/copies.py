@@ -6,13 +6,7 @@ Loops run over slices: then the compiler knows that no index is negative, and mo
 import numpy as np
 
 from tinyconv.kernels.cpu.registers.host import LANES
-from tinyconv.kernels.cpu.registers.vector import (
-    prefetch,
-    vector_load,
-    vector_load_first,
-    vector_store,
-    vector_store_first,
-)
+from tinyconv.kernels.cpu.registers.vector import prefetch, vector_load, vector_load_first, vector_store
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, flat, helper, kernel, run
 
@@ -45,15 +39,6 @@ def fill(target, at, size, value):
 def load(array, at, count):
     """A vector, or its first ``count`` numbers, and zeros."""
     return vector_load(array, at) if count >= LANES else vector_load_first(array, at, count)
-
-
-@helper(forceinline=True)
-def store(vector, array, at, count):
-    """Write a vector, or its first ``count`` numbers."""
-    if count >= LANES:
-        vector_store(vector, array, at)
-    else:
-        vector_store_first(vector, array, at, count)
 
 
 @helper

@@ -234,7 +234,6 @@ _operator(operator.gt, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_orde
 _operator(operator.lt, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_ordered("<", a, b))
 _operator(operator.le, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_ordered("<=", a, b))
 _operator(operator.ne, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_unordered("!=", a, b))  # NaN != NaN
-_operator(operator.eq, FLOATS, BOOLEANS, lambda builder, a, b: builder.fcmp_ordered("==", a, b))
 _operator(operator.eq, INTS, BOOLEANS, lambda builder, a, b: builder.icmp_signed("==", a, b))
 _operator(operator.and_, BOOLEANS, BOOLEANS, ir.IRBuilder.and_)
 _operator(operator.or_, BOOLEANS, BOOLEANS, ir.IRBuilder.or_)
