@@ -1,8 +1,10 @@
 """The one way in which all benchmarks here measure: warm up, take turns, and report medians with their spread."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 K = TypeVar("K")
@@ -68,3 +70,16 @@ def duration(seconds: float) -> str:
         if abs(seconds) >= size:
             return f"{seconds / size:.3g} {unit}" if seconds / size < 1000 else f"{seconds / size:.0f} {unit}"
     return f"{seconds * 1e9:.3g} ns"
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has had. Not Linux's ``ru_maxrss``: a process begins there with what
+    the one that started it had."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = (line.split() for line in status.read_text().splitlines())
+        return next(int(line[1]) for line in lines if line[0] == "VmHWM:") * 1024
+    import resource  # which Windows has not
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

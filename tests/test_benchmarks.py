@@ -208,6 +208,13 @@ def test_the_fastest_peer_is_the_one_whose_memory_counts():
     assert section.fastest_peer(Timed(), networks.SMALL[0]) == [peers.KERAS_TENSORFLOW]  # the compiled one is left out
 
 
+def test_the_memory_of_who_starts_a_process_does_not_count():
+    code = "from benchmarks.measure import peak_memory; print(peak_memory())"
+    small = int(run("-c", code))
+    held = np.ones(10 * small, np.uint8)
+    assert int(run("-c", code)) < 2 * small < held.size
+
+
 def test_records_report_every_seed_and_every_peer(monkeypatch, tmp_path):
     monkeypatch.setattr(
         record, "timed", lambda who, seed, *_: record.Run(who, seed, 0.99 + seed / 1000, 2.0 + len(who))

@@ -1,7 +1,5 @@
 """What every peer can be asked to do."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -9,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import network, networks, report
+from benchmarks import measure, network, networks, report
 from benchmarks.measure import seconds_per_call
 
 
@@ -100,5 +98,4 @@ class Peer:
 
     def peak_memory(self) -> int:
         """The most bytes of memory this process has had."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return measure.peak_memory()

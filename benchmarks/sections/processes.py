@@ -11,19 +11,22 @@ from benchmarks.report import Result
 from benchmarks.sections.session import BATCH, Session
 from benchmarks.worker import ROOT
 
+EXAMPLE = """
+import runpy
+import sys
+from benchmarks.measure import peak_memory
+sys.argv = ["examples/mnist.py", "--epochs=1", "--report=", "--backend={backend}"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print(peak_memory())
+"""
+
 
 def memory(s: Session) -> list[Result]:
     """The most memory that the example takes, and that the same training takes in Keras. One run each."""
     mib = 2**20
-    command = [sys.executable, "examples/mnist.py", "--epochs=1", "--report=", f"--backend={s.backend}"]
     found = {}
     if not s.quick:
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise RuntimeError("examples/mnist.py failed.")
-        found["tinyconv"] = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / mib
+        found["tinyconv"] = int(python(EXAMPLE.format(backend=s.backend))[-1]) / mib
     for contender in (peers.TINYCONV, peers.KERAS_TENSORFLOW):
         if contender.name not in found and contender in [peers.TINYCONV, *s.contenders]:
             with s.start(contender, keep_memory=False) as worker:
