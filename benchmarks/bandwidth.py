@@ -101,10 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     facts = report.machine() | {"rounds": str(options.rounds), "other load": watch.share()}
     columns = ("layer", "work", "median ± spread", "GB/s, quickest", "of its bytes' time", "of the quickest")
     body = f"{report.facts_list(facts)}\n\n{report.table(columns, rows, right=(2, 3, 4, 5))}\n\n"
-    body += (
-        f"At most {LIMIT} times what a copy takes for the same bytes is the aim. Where the layer's arrays fit into the "
-    )
-    body += "last cache, the copy's do too, and it runs at several times the bandwidth of memory."
+    body += f"At most {LIMIT} times what a copy takes for the same bytes is the aim. Where the layer's arrays fit into "
+    body += "the last cache, the copy's do too, and it runs at several times the bandwidth of memory."
     print(body)
     content = {"facts": facts, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}
     report.write(options.out, "bandwidth", "Batch normalisation, ReLU and pooling beside a copy", body, content)
