@@ -39,6 +39,7 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
+from numba.core.types import unliteral
 
 import tinyconv.kernels.cpu.runtime.private as private  # not "from": sources() looks for the file
 from tinyconv.kernels.cpu.runtime.threads import SETTINGS
@@ -60,9 +61,21 @@ def jit(function=None, *, reassociate=False, **options):
     }
     named = under_a_name_of_its_own(function)
     compiled: Any = numba.njit(**flags)(named)
+    _take_numbers_as_such(compiled)
     if os.path.exists(function.__code__.co_filename):  # not so in a notebook
         compiled._cache = KernelCache(named, flags)
     return compiled
+
+
+def _take_numbers_as_such(compiled: Any) -> None:
+    """Called with a number that is known when the caller is compiled, ``f(x, 1)``, be no other function than with one
+    that is not: Numba would compile it once more for each, which takes seconds and gains nothing."""
+    template = compiled.get_call_template
+
+    def get_call_template(args, kws):
+        return template(tuple(map(unliteral, args)), {name: unliteral(kind) for name, kind in kws.items()})
+
+    compiled.get_call_template = get_call_template
 
 
 def under_a_name_of_its_own(function: Callable) -> Callable:
