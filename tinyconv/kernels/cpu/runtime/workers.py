@@ -28,7 +28,7 @@ ADDRESS, TASK_COUNT, ARGUMENTS = 0, 1, 2  # where in a line they stand
 MOST = 80  # words of arguments
 WORDS = ARGUMENTS + MOST
 CACHE_LINE = 8  # counters lie so far apart that no two share one, or workers would fight for it
-PATIENCE = 2000  # looks at a counter, some tens of us, before a waiting worker offers its processor to others
+PATIENCE = 2000  # looks at a counter, some tens of us, before a waiting worker leaves its processor to others
 
 helper = functools.partial(jit, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # never called from Python
 
@@ -42,9 +42,13 @@ def counters_of(lines: int) -> int:
 
 
 def _give_way() -> int:
-    """The address of the system's function that lets another thread have the processor."""
+    """The address of the system's function that lets another thread have the processor for a moment.
+
+    It sleeps for a microsecond rather than yield: who only yields is runnable all the time, and where there are more
+    runnable threads than processors, gets its turn before the worker that it waits for.
+    """
     system = ctypes.WinDLL("kernel32") if os.name == "nt" else ctypes.CDLL(None)  # type: ignore[attr-defined]
-    function = system.SwitchToThread if os.name == "nt" else system.sched_yield
+    function = system.SwitchToThread if os.name == "nt" else system.usleep
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
@@ -128,11 +132,11 @@ def _pause(typing_context):
 
 @intrinsic
 def _call_system(typing_context, address):
-    """Call a function of the system that takes nothing and returns an int."""
+    """Call a function of the system with the number 1, if it takes one; it returns an int."""
 
     def write(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.IntType(32), []).as_pointer()
-        builder.call(builder.inttoptr(arguments[0], kind), [])
+        kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32)]).as_pointer()
+        builder.call(builder.inttoptr(arguments[0], kind), [ir.IntType(32)(1)])
         return context.get_dummy_value()
 
     return types.void(types.int64), write
