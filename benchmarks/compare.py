@@ -12,7 +12,6 @@ benchmarks/measure.py (turns and medians).
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -85,12 +84,11 @@ def open_session(folder: Path, options: argparse.Namespace) -> Session:
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
     names = [peer.name for peer in peers.PEERS]
     parser.add_argument("--peers", nargs="*", choices=names, default=names, metavar="NAME", help="whom to compare with")
-    parser.add_argument("--threads", type=int, default=cores, help="threads for every library")
+    parser.add_argument("--threads", type=int, default=report.cores(), help="threads for every library")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every library; results are medians of them")
     parser.add_argument("--backend", default="cpu", help="tinyconv's kernels")
     parser.add_argument("--quick", action="store_true", help="tiny amounts of work; the times mean nothing")

@@ -3,8 +3,8 @@
     python -m benchmarks.fastest tinyconv --seed 3
 
 Three epochs in batches of 128. The learning rate rises to 6e-3 and falls again along half waves of a cosine
-(Smith and Topin, 2018); drop-out is 0.25. These are DESIGN's; ``--held-out`` tests on the last 10,000 training images
-instead, which is how to try others: the test images have no say in it.
+(Smith and Topin, 2018); drop-out is 0.25. ``--held-out`` tests on the last 10,000 training images instead, which is how
+to try other settings: the test images have no say in them.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import network
+from benchmarks import network, report
 
 EPOCHS, BATCH, RATE, DROPOUT = 3, 128, 6e-3, 0.25
 HELD_OUT = 10_000
@@ -106,7 +106,7 @@ def pytorch(options: argparse.Namespace, channels_last: bool) -> float:
     from benchmarks.peers.pytorch import PyTorch
 
     train, (x_test, y_test) = read(options)
-    peer = PyTorch(len(os.sched_getaffinity(0)), channels_last)
+    peer = PyTorch(report.cores(), channels_last)
     peer.x, peer.y = train
     peer.build(options.seed, DROPOUT)
     schedule = OneCycleLR(peer.optimizer, RATE, steps(options, len(peer.x)), div_factor=25, cycle_momentum=False)

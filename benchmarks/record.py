@@ -97,14 +97,13 @@ def timed(who: str, seed: int, command: Sequence[str], options: argparse.Namespa
     """Run a program on as many processors as there are threads."""
 
     def confine() -> None:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
 
     environment = {**os.environ, **KEEP, "PYTHONPATH": str(ROOT)}
     started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, preexec_fn=confine, capture_output=True, text=True
-    )
+    first = confine if hasattr(os, "sched_setaffinity") else None
+    command = [sys.executable, *command]
+    done = subprocess.run(command, cwd=ROOT, env=environment, preexec_fn=first, capture_output=True, text=True)
     seconds = time.perf_counter() - started
     reached = re.search(r"^Test accuracy: +([\d.]+)", done.stdout, re.MULTILINE)
     if done.returncode or reached is None:
@@ -151,7 +150,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     add("--seeds", type=int, help="how many (10, and 5 for 99.5 %%)")
     add("--peers", nargs="*", choices=names, default=names, metavar="NAME", help="whom to compare with")
     add("--peer-seeds", type=int, default=3, help="seeds of each peer (3)")
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="processors for every process")
+    add("--threads", type=int, default=report.cores(), help="processors for every process")
     add("--backend", default="cpu", help="tinyconv's kernels")
     add("--quick", action="store_true", help="a few steps of one seed; the results mean nothing")
     report.add_output(parser)

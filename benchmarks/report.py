@@ -59,11 +59,16 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.{digits}f}{'' if unit == 'x' else ' '}{unit}"
 
 
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine(packages: Sequence[str] = ("numpy", "numba")) -> dict[str, str]:
     """The facts that give a time its meaning."""
     return {
         "processor": processor(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(cores()),
         "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         **{package: version(package) for package in packages},
