@@ -25,7 +25,7 @@ def scaled(count):
 def few(values, count=1):
     """The values of a test's parameter, or tuples for several: the first ``count``, and with ``--long`` the others."""
     values = list(values)
-    marked = (value if isinstance(value, tuple) else (value,) for value in values[count:])
+    marked = (value if type(value) is tuple else (value,) for value in values[count:])
     return [*values[:count], *(pytest.param(*value, marks=pytest.mark.long) for value in marked)]
 
 

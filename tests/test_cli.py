@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import tinyconv
-from tests.strategies import few
 from tinyconv import callbacks, layers
 from tinyconv.__main__ import main, parser
 from tinyconv.datasets import pictures
@@ -133,7 +132,8 @@ def test_mistakes_are_one_line_without_a_traceback(capsys, tmp_path):
         assert not out
 
 
-@pytest.mark.parametrize("command", few([["bench", "--seconds", "0.01", "--batch-size", "2"], ["warmup"]]))
+@pytest.mark.parametrize("command", [["bench", "--seconds", "0.01", "--batch-size", "2"], ["warmup"]])
+@pytest.mark.long
 def test_warmup_and_bench_on_the_cpu_kernels(capsys, command):
     status, out, _ = run(capsys, *command, "--json")
     assert status == 0

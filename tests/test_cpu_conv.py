@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import Window, examples, normal, seeds, windows
+from tests.strategies import Window, examples, few, normal, seeds, windows
 from tinyconv.kernels import reference
 from tinyconv.kernels.cpu import conv
 from tinyconv.kernels.cpu.convolution import choice, direct, filter_gradient, geometry
@@ -102,13 +102,16 @@ def test_any_convolution_is_the_references(window, channels, filters, relu, seed
 
 @pytest.mark.parametrize(
     "window",
-    [
-        Window(3, (9, 8), 3, 20, (3, 3), (1, 1), (1, 1), "same"),
-        Window(2, (17, 16), 1, 40, (7, 5), (2, 3), (1, 1), "same"),
-        Window(2, (12, 13), 2, 9, (2, 2), (3, 4), (1, 1), "valid"),
-        Window(1, (12, 13), 3, 33, (3, 3), (1, 1), (2, 3), "valid"),
-        Window(1, (1, 1), 3, 5, (3, 3), (1, 1), (1, 1), "same"),
-    ],
+    few(
+        [
+            Window(2, (17, 16), 1, 40, (7, 5), (2, 3), (1, 1), "same"),
+            Window(1, (1, 1), 3, 5, (3, 3), (1, 1), (1, 1), "same"),
+            Window(3, (9, 8), 3, 20, (3, 3), (1, 1), (1, 1), "same"),
+            Window(2, (12, 13), 2, 9, (2, 2), (3, 4), (1, 1), "valid"),
+            Window(1, (12, 13), 3, 33, (3, 3), (1, 1), (2, 3), "valid"),
+        ],
+        2,
+    ),
 )
 def test_dx_of_few_channels(window, monkeypatch):
     """Also where vectors are so short that it would not pay."""

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import tinyconv.kernels
+from tests.strategies import few
 from tinyconv.kernels import cpu
 from tinyconv.kernels.cpu.registers import host
 from tinyconv.kernels.cpu.runtime import cutting, jit, private, threads
@@ -429,7 +430,7 @@ def test_compile_watch_says_when_and_how_long(monkeypatch, tmp_path):
         pytest.param("NUMBA_NUM_THREADS", "two", "correct or unset it", marks=pytest.mark.long),
         pytest.param("NUMBA_NUM_THREADS", "99999999999", "correct or unset it", marks=pytest.mark.long),
         ("NUMBA_THREADING_LAYER", "openmp", "unset it, or install the library"),
-        ("NUMBA_THREADING_LAYER_PRIORITY", "omp omp omp", "correct or unset it"),
+        pytest.param("NUMBA_THREADING_LAYER_PRIORITY", "omp omp omp", "correct or unset it", marks=pytest.mark.long),
     ],
 )
 def test_settings_that_numba_cannot_work_with_are_named_at_the_first_use(variable, value, fix):
@@ -487,7 +488,8 @@ def test_all_kernels_stay_within_bounds(name):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("threads", [pytest.param("1", marks=pytest.mark.long), "2"])
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.long
 def test_bounds_checks_find_a_label_out_of_range(threads):
     program = """
         import numpy as np
@@ -527,7 +529,10 @@ WITHOUT_TBB = 'import sys; sys.modules["numba.np.ufunc.tbbpool"] = None\n'
 has_omp = pytest.mark.skipif(not threads._importable("omppool"), reason="no OpenMP library here")
 
 
-@pytest.mark.parametrize("layer", ["workqueue", pytest.param("omp", marks=[has_omp, pytest.mark.long]), "default"])
+OMP = pytest.param("omp", marks=[has_omp, pytest.mark.long])
+
+
+@pytest.mark.parametrize("layer", [*few(["default", "workqueue"]), OMP])
 def test_two_python_threads_may_call_kernels_at_once(layer):
     expected = threads.LAYER if layer == "default" else layer
     assert run(TWO_THREADS, NUMBA_THREADING_LAYER=layer) == f"{expected} {expected} 0"

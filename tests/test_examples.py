@@ -13,6 +13,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.strategies import few
 from tinyconv import datasets
 from tinyconv.inspect import report
 
@@ -77,11 +78,13 @@ def test_mnist_helps():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--epochs", "0"], "argument --epochs: expected at least 1, received 0"),
-        (["--batch-size", "many"], "argument --batch-size: invalid positive value: 'many'"),
-        (["--backend", "tpu"], "argument --backend: invalid choice: 'tpu'"),
-    ],
+    few(
+        [
+            (["--epochs", "0"], "argument --epochs: expected at least 1, received 0"),
+            (["--batch-size", "many"], "argument --batch-size: invalid positive value: 'many'"),
+            (["--backend", "tpu"], "argument --backend: invalid choice: 'tpu'"),
+        ]
+    ),
 )
 def test_mnist_refuses(arguments, message):
     done = run(*arguments, cwd=ROOT)
@@ -204,7 +207,7 @@ def test_the_report_shows_curves_mistakes_and_confusion():
 
 @pytest.mark.parametrize(
     ("shape", "classes", "history"),
-    [((32, 32, 3), 10, HISTORY), ((8, 8), 2, {"loss": [0.5]}), ((9, 7, 4), 100, {})],
+    few([((32, 32, 3), 10, HISTORY), ((8, 8), 2, {"loss": [0.5]}), ((9, 7, 4), 100, {})]),
     ids=["colour", "two classes, one epoch", "many classes, no epoch"],
 )
 def test_the_report_of_other_data(shape, classes, history):

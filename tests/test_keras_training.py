@@ -84,7 +84,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", few(LOSSES, 4))
+@pytest.mark.parametrize("name", few(LOSSES, 2))
 def test_loss(name):
     """Twenty steps with each loss, where the activation before it is absorbed and where it is not."""
     activation, make, targets = LOSSES[name]
@@ -117,7 +117,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", few(OPTIMIZERS, 3))
+@pytest.mark.parametrize("name", few(OPTIMIZERS, 2))
 def test_optimizer(name):
     """The losses of twenty steps and the weights after them."""
     _, theirs = pair(head(4, "softmax"))

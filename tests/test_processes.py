@@ -202,7 +202,8 @@ def test_a_pool_of_forked_processes_computes_the_same(layer, tmp_path):
     assert run(MODEL + POOL.format(method="fork"), tmp_path, layer) == ["True"]
 
 
-@pytest.mark.parametrize("method", [pytest.param("forkserver", marks=[forks, pytest.mark.long]), "spawn"])
+@pytest.mark.parametrize("method", [pytest.param("forkserver", marks=forks), "spawn"])
+@pytest.mark.long
 def test_a_pool_of_fresh_processes_computes_the_same(method, tmp_path):
     assert run(MODEL + POOL.format(method=method), tmp_path) == ["True"]
 
