@@ -144,7 +144,9 @@ class Programs(RuleBasedStateMachine):
 
     @rule(trainable=st.booleans())
     def freeze_all(self, trainable):
-        self.both(lambda _, model: setattr(model, "trainable", trainable))
+        """By the property itself: TensorFlow's objects ignore that an attribute is set to what it is already, so that
+        Keras on TensorFlow, and only there, does not hand ``True`` on to its layers if the model is not frozen."""
+        self.both(lambda _, model: type(model).trainable.fset(model, trainable))
         self.frozen_changed = True
 
     @rule()
