@@ -26,18 +26,20 @@ SHELL = "/bin/sh"
 WATCH = """
 read -r bye
 [ -n "$bye" ] && exit
-mkdir "$1" 2>/dev/null && printf '\\n%s\\n' "$2" >&2
+set -C
+{ true >"$1"; } 2>/dev/null && printf '\\n%s\\n' "$2" >&2
 exec 2>&-
 sleep 2
-rmdir "$1"
+rm -f "$1"
 """
 HEAD_START = 0.3  # seconds that rank 0 has for its message: an error of all of them is said once
 HEARSAY = 3.0  # seconds that the rank that went wrong has
 
 
 class Watch:
-    """What looks after a rank, from the outside and from the inside. ``mark``: a folder that is made by whoever says
-    first, on this machine, why the job ends."""
+    """What looks after a rank, from the outside and from the inside. ``mark``: a file that is made by whoever says
+    first, on this machine, why the job ends. (By the shell itself, not by a program that it would have to start: MPI
+    kills the other ranks at once, and their shells are not far behind.)"""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -69,7 +71,7 @@ class Watch:
             text = "".join(traceback.format_exception(kind, error, trace))
             print(f"Rank {ranks.rank} of {ranks.size} ends the job:\n{text}", file=sys.stderr, end="", flush=True)
             with contextlib.suppress(OSError):
-                self.mark.mkdir()
+                self.mark.touch()
             ranks.comm.Abort(1)
         self._excepthook(kind, error, trace)
 
