@@ -234,7 +234,7 @@ def check_many(count, backend, chunk):
     draw()
 
 
-@pytest.mark.parametrize("chunk", few(range(10), 3))
+@pytest.mark.parametrize("chunk", few(range(10), 2))
 def test_drawn_graphs_compute_and_learn_as_in_keras(chunk):
     check_many(50, "reference", chunk)
 

@@ -42,6 +42,7 @@ def test_cifar10(run, tmp_path):
     assert not (tmp_path / "backup").exists()
 
 
+@pytest.mark.long
 def test_fashion_mnist(run, tmp_path):
     pytest.importorskip("matplotlib")
     out = run(

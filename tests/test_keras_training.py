@@ -627,6 +627,7 @@ def test_a_batch_reports_its_own_loss_and_metrics_whatever_ran_before():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_data_may_lack_the_last_axis_or_stand_in_a_list_or_a_dictionary():
     """A last axis of length 1 may be missing or be too many, and one input may be [x]."""
     rng = np.random.default_rng(9)

@@ -237,7 +237,7 @@ sys.exit(bad)
 
 
 @pytest.mark.parametrize("how", few(["spawn", "fork", "joblib", "forkserver"]))
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", few(["reference", "cpu"]))
 def test_a_model_travels_to_another_process(how, backend):
     """As an argument, and back as a result: trained there, it is what it would have been here."""
     if how == "fork" and not hasattr(os, "fork"):
