@@ -7,8 +7,7 @@ import numpy as np
 from benchmarks import peers
 from benchmarks.measure import interleave
 from benchmarks.report import Result
-from benchmarks.sections.session import Session
-from benchmarks.worker import Worker
+from benchmarks.sections.session import Session, asked
 
 SHAPE = (128, 32, 32, 64)  # 32 MiB: more than caches keep from one pass to the next
 PASSES = {"forward": 3, "backward": 5}  # how often an array of that shape must go through memory; see batch_norm
@@ -20,7 +19,8 @@ def batch_norm(s: Session) -> list[Result]:
     shape = (2, 4, 4, 8) if s.quick else SHAPE
     worker, at_least = s.worker(peers.TINYCONV), s.samples(100, 1) / 1000
     works = ("copy", *PASSES)
-    turns = {what: functools.partial(moved, worker, shape=shape, what=what, at_least=at_least) for what in works}
+    turn = functools.partial(asked, "batch_norm", shape=shape, at_least=at_least)
+    turns = {what: functools.partial(turn(what=what), worker) for what in works}
     times = interleave(turns, s.rounds)
     size, copy, rows = 4 * int(np.prod(shape)), times["copy"], []
     for what, arrays in PASSES.items():
@@ -31,7 +31,3 @@ def batch_norm(s: Session) -> list[Result]:
         work = f"batch norm + ReLU, {what}: time over that of its {arrays} passes through memory"
         rows.append(Result("batch-norm", work, value, "x", 1.5, True, *columns, seconds))
     return rows
-
-
-def moved(worker: Worker, **arguments: object) -> float:
-    return worker.call("batch_norm", **arguments)

@@ -12,7 +12,7 @@ from benchmarks import network, peers
 from benchmarks.measure import Timing
 from benchmarks.peers import Contender
 from benchmarks.report import Result
-from benchmarks.sections.session import Session, against_fastest
+from benchmarks.sections.session import Session, against_fastest, asked
 from benchmarks.worker import Worker
 
 
@@ -73,7 +73,7 @@ def conv_summary(s: Session, results: list[Result], shapes: Sequence[network.Con
 def sgemm_peak(s: Session, contenders: Sequence[Contender]) -> float:
     """The machine's speed in FLOP/s: the fastest large matrix product that any contender achieves."""
     size = s.samples(2048, 128)
-    times = s.race(contenders, lambda w: w.call("matrix_product", size=size))
+    times = s.race(contenders, asked("matrix_product", size=size))
     best = min(min(timing.seconds) for timing in times.values())  # the peak is the best, not the usual
     return 2 * size**3 / best
 

@@ -6,7 +6,7 @@ from benchmarks import network, peers
 from benchmarks.measure import Timing, interleave
 from benchmarks.peers import Contender
 from benchmarks.report import Result
-from benchmarks.sections.session import BATCH, PART, Session, against_fastest, busy_processes
+from benchmarks.sections.session import BATCH, PART, Session, against_fastest, asked, busy_processes
 
 
 def epoch(s: Session) -> list[Result]:
@@ -42,7 +42,7 @@ def inference(s: Session) -> list[Result]:
     results = []
     for batch_size in (1, 32, 1000):
         size = min(batch_size, s.samples(batch_size, 64))
-        times = s.race(contenders, lambda w: w.call("infer", batch_size=size, at_least=at_least))  # noqa: B023
+        times = s.race(contenders, asked("infer", batch_size=size, at_least=at_least))
         results.append(against_fastest("inference", f"inference, batch {size}", times, 1.5))
     return results
 

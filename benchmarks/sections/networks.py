@@ -10,7 +10,7 @@ from benchmarks.measure import Timing, interleave
 from benchmarks.networks import LARGE_IMAGES, NETWORKS, SMALL, Network
 from benchmarks.peers import Contender
 from benchmarks.report import Result
-from benchmarks.sections.session import Session, against_fastest, busy_processes
+from benchmarks.sections.session import Session, against_fastest, asked, busy_processes
 from benchmarks.worker import Worker
 
 SLOW = (peers.KERAS_JAX, peers.TORCH_COMPILED)  # at the epoch: two to four times the fastest peer's time
@@ -57,7 +57,7 @@ def inference(s: Session) -> list[Result]:
     results = []
     for network in chosen(s, SMALL):
         for batch_size in (1, 2) if s.quick else (1, 32, 256):
-            turn = functools.partial(infer, batch_size=batch_size, at_least=s.samples(100, 1) / 1000)
+            turn = asked("infer", batch_size=batch_size, at_least=s.samples(100, 1) / 1000)
             times = s.race_with(network, contenders, turn)
             work = f"inference, {network.name}, batch {batch_size}"
             results.append(told(against_fastest("networks-inference", work, times, None)))
@@ -66,11 +66,6 @@ def inference(s: Session) -> list[Result]:
         slowest = min(results, key=lambda r: r.value)
         rows.append(replace(slowest, work=f"slowest {slowest.work}", target=1.0))
     return rows + results
-
-
-def infer(worker: Worker, **arguments: float) -> float:
-    """A turn of inference."""
-    return worker.call("infer", **arguments)
 
 
 def busy(s: Session) -> list[Result]:

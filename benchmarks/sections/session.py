@@ -167,6 +167,11 @@ class Session:
         return self.race(contenders, lambda w: w.call("train", samples=samples, batch_size=batch_size)[0], rounds)
 
 
+def asked(method: str, **arguments: object) -> Callable[[Worker], float]:
+    """A turn: the seconds that a worker's method returns."""
+    return lambda worker: worker.call(method, **arguments)
+
+
 def reference_outputs(folder: Path, samples: int = 64) -> np.ndarray:
     """The correct outputs of the network, from the reference kernels."""
     import tinyconv

@@ -53,7 +53,7 @@ from tinyconv.kernels.cpu.convolution.winograd_tiles import (
     SKEW,
     first_place,
     next_place,
-    read_pixels,
+    read_tile,
     tiles_of,
     transformed,
 )
@@ -207,7 +207,7 @@ def make_winograd(R, V, finish):
         products = pixels + 16 * size
         start = place = first_place(g, first)
         for t in range(tiles):
-            read_pixels(work, pixels + t * g.src_C, size, src, g, place, 0, g.src_C, products + 16 * product_size)
+            read_tile(work, pixels + t * g.src_C, size, src, g, place, 0, g.src_C, products + 16 * product_size)
             place = next_place(g, place)
         coming = src.size * (first + g.block) // g.count + (2 - g.top) * g.src_W * g.src_C
         coming_size = src.size * g.block // g.count

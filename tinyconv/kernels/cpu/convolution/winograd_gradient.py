@@ -46,7 +46,7 @@ from tinyconv.kernels.cpu.convolution.winograd_tiles import (
     SKEW,
     first_place,
     next_place,
-    read_pixels,
+    read_tile,
     tiles_of,
     transformed,
 )
@@ -192,7 +192,7 @@ def _read_block(work, x, dout, g, place, tiles, held, columns):
     first = place
     for t in range(tiles):
         at, border = held.pixels + t * held.channels, held.bias + held.filters
-        read_pixels(work, at, held.sizes[1], x, g, place, held.c, held.channels, border)
+        read_tile(work, at, held.sizes[1], x, g, place, held.c, held.channels, border)
         place = next_place(g, place)
     place = first  # in a loop of its own: 32 places to write to, far apart, were too many at once
     for t in range(tiles):

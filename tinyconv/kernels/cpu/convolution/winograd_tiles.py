@@ -106,7 +106,7 @@ def next_place(g, place):
 
 
 @helper
-def read_pixels(work, at, size, src, g, place, first, channels, border):
+def read_tile(work, at, size, src, g, place, first, channels, border):
     """Transform the pixels of a tile, so many channels from ``first`` on; where the tile reaches over the edge of the
     image, those of a copy with zeros around, at ``work[border:]``."""
     n, i, j = place

@@ -177,10 +177,12 @@ def _(typing_context, tile, array, offsets, offset, columns):
         here = pointer(context, builder, array, place, offset)
         rows = [builder.gep(here, [builder.extract_value(starts, i)]) for i in range(tile.rows)]
         for j in range(tile.vectors):
-            vectors = [builder.extract_value(value, i * tile.vectors + j) for i in range(tile.rows)]
-            places = [_floats_at(builder, row, j) for row in rows]
-            left = builder.sub(columns, ir.Constant(columns.type, j * LANES))
-            store_first(builder, list(zip(vectors, places, strict=True)), left)
+            stores = [
+                (builder.extract_value(value, position), _floats_at(builder, rows[i], j))
+                for i, column, position in tile.places()
+                if column == j
+            ]
+            store_first(builder, stores, builder.sub(columns, ir.Constant(columns.type, j * LANES)))
         return context.get_dummy_value()
 
     return types.void(tile, array, types.UniTuple(types.intp, tile.rows), types.intp, types.intp), write

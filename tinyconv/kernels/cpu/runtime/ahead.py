@@ -8,9 +8,7 @@ without; so nothing is reported, and nothing waited for.
 """
 
 import contextlib
-import importlib
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -42,7 +40,10 @@ def _start(calls: Sequence[Any]) -> "subprocess.Popen[bytes] | None":
     """The other process, or None where there is no Python to be started, as in a program that embeds it."""
     if getattr(sys, "frozen", False) or not Path(sys.executable or "").name.startswith("python"):
         return None
-    start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import compile_calls; compile_calls()"
+    start = (
+        f"import sys; sys.path[:] = {sys.path!r}; import pickle; from {__package__} import tasks; "
+        "tasks.compile_backwards(pickle.load(sys.stdin.buffer))"
+    )
     with contextlib.suppress(Exception), tempfile.TemporaryFile() as file:
         file.write(_without_data(calls))
         file.seek(0)
@@ -62,10 +63,3 @@ def _without_data(calls: Sequence[Any]) -> bytes:
     written = io.BytesIO()
     Pickler(written).dump([call for call in calls if call[0].__module__.startswith("tinyconv.")])
     return written.getvalue()
-
-
-def compile_calls() -> None:
-    """What the other process does: compile the calls that it is given, from the last to the first."""
-    tasks = importlib.import_module("tinyconv.kernels.cpu.runtime.tasks")  # which imports this file
-    tasks.compile_backwards(pickle.load(sys.stdin.buffer))
-    os._exit(0)

@@ -139,7 +139,8 @@ class KernelCache(_Cache):
         """Whether there is a file for the signature that is not stale; ``load_overload`` checks its content."""
         try:
             path, identity = self._locate(sig, target_context.codegen())
-            return private.read(path)[32:64] == identity
+            with open(path, "rb") as file:
+                return file.read(64)[32:] == identity
         except OSError:
             return False
 

@@ -59,6 +59,9 @@ class Line(NamedTuple):
     arguments: tuple[Any, ...]
 
 
+Parts = list[list[Line] | Callable[[], None]]  # of a program, in order: lines of a table, or something else to call
+
+
 def run(function, tasks: int, *arguments) -> None:
     """Call ``function(task, *arguments)``, a kernel, for each task in 0 .. tasks - 1, in parallel."""
     line = Line(function, tasks, arguments)
@@ -103,18 +106,23 @@ class Program:
         self._parts: list[Callable[[], None]] = []
 
     def __call__(self) -> None:
-        if not self._parts:
+        if self.is_cold:
             compile_programs([self])
         for part in self._parts:
             part()
 
-    def compile(self) -> None:
-        """Make everything ready to run."""
-        self._parts = [Table(part) if isinstance(part, list) else part for part in self.write_down()]
+    @property
+    def is_cold(self) -> bool:
+        """Whether it is still to be compiled."""
+        return not self._parts
 
-    def write_down(self) -> list[list[Line] | Callable[[], None]]:
+    def compile(self, written: Parts) -> None:
+        """Make what is written down ready to run."""
+        self._parts = [Table(part) if isinstance(part, list) else part for part in written]
+
+    def write_down(self) -> Parts:
         """The calls in order, neighbours that are kernels as a list of lines. Compiles nothing."""
-        parts: list[list[Line] | Callable[[], None]] = []
+        parts: Parts = []
         lines = _recorder.lines = []
         try:
             for function, arguments in self.calls:
@@ -131,21 +139,23 @@ class Program:
 
 def compile_programs(programs: Iterable[Any]) -> None:
     """Compile what those of these that are programs need, and may not find in the cache: see ``ahead.py``."""
-    cold = [program for program in programs if isinstance(program, Program)]
-    lines = [line for program in cold for part in program.write_down() if isinstance(part, list) for line in part]
-    missing = sum(_is_missing(*code) for code in set(map(_machine_code, lines)))
+    cold = {each: each.write_down() for each in programs if isinstance(each, Program) and each.is_cold}
+    needed = {_machine_code(line) for written in cold.values() for line in _lines_of(written)}
     calls = [call for program in cold for call in program.calls if _is_in_tasks(call[0])]
-    with ahead.second_process(calls, missing):
-        for program in cold:
-            program.compile()
+    with ahead.second_process(calls, sum(_is_missing(*code) for code in needed)):
+        for program, written in cold.items():
+            program.compile(written)
 
 
 def compile_backwards(calls: Calls) -> None:
     """Compile what these calls need, and what runs them, from the last to the first."""
     Table([])()
-    for part in reversed(Program(calls).write_down()):
-        for line in reversed(part if isinstance(part, list) else []):
-            _address(*_machine_code(line))
+    for line in reversed(_lines_of(Program(calls).write_down())):
+        _address(*_machine_code(line))
+
+
+def _lines_of(written: Parts) -> list[Line]:
+    return [line for part in written if isinstance(part, list) for line in part]
 
 
 class Table:
