@@ -85,7 +85,7 @@ class Learner(Worker):
             if len(points) > MOST_POINTS:
                 points = points[:: -(-len(points) // MOST_POINTS)]
             return {
-                "running": self._wanted["left"] != 0,
+                "running": self._wanted["left"] != 0 or self._since > 0,  # or the page would not hear of those steps
                 "step": self.step,
                 "points": points,
                 "count": len(self.points),
@@ -147,7 +147,7 @@ class Learner(Worker):
                     self.model.fit(self.data.x, self.data.y, callbacks=[watch], **run)
             except (ValueError, TypeError, RuntimeError, MemoryError) as error:
                 with self._wake:
-                    self.error, self._wanted = str(error), {"left": 0}
+                    self.error, self._wanted, self._since = str(error), {"left": 0}, 0
 
     def _settle(self, wanted: dict[str, Any]) -> None:
         """Take over what was asked for."""
