@@ -389,11 +389,17 @@ def test_of_two_models_compiled_with_one_optimizer_the_first_to_be_trained_has_i
     fit(second)
 
 
-def test_new_weights_need_a_new_optimizer():
+@pytest.mark.parametrize("what_between", ["nothing", "evaluate", "fit"])
+def test_new_weights_need_a_new_optimizer(what_between):
     model = network()
     fit(model)
     model.pop()
     model.add(layers.Dense(3, activation="softmax"))  # of the same name and shape as the old one
+    if what_between == "evaluate":
+        model.evaluate(X, Y, verbose=0)  # which may use the new weights
+    elif what_between == "fit":
+        with pytest.raises(ValueError, match="Unknown weight"):  # and is refused again below
+            fit(model)
     with pytest.raises(ValueError, match=r"Unknown weight: 'dense/kernel'.*compile with a new optimizer"):
         fit(model)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # its optimizer is as strange to it

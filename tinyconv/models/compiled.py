@@ -124,7 +124,14 @@ class Compiled(Rebuilt, Structure):
 
     def _weights_moved(self) -> None:
         self._hand_over_moments()
+        self._forget_trainer()
+
+    def _forget_trainer(self) -> None:
+        """The next step looks anew which weights are trained, and whether they are the optimiser's; what comes between
+        (``evaluate`` needs a trainer too) does not."""
         self._trainer = None
+        if self._compiled is not None:
+            self._compiled["bound"] = False
 
     def _weights_changed(self) -> None:
         if self._trainer is not None:
@@ -201,7 +208,7 @@ class Compiled(Rebuilt, Structure):
                         f"array of shape {array.shape}. Received: {None if given is None else np.shape(given)}."
                     )
         self._bind()
-        self._trainer = None
+        self._forget_trainer()
         self._optimizer.keep(
             {slot: {name: np.array(moments[slot][name], np.float32) for name in shapes} for slot in slots}
         )
@@ -268,7 +275,7 @@ class Compiled(Rebuilt, Structure):
             "loss_weights": loss_weights,
             "backend": resolve_backend(backend),
             "fuse": checking.boolean("compile", "fuse", fuse),
-            "trained": False,
+            "bound": False,
         }
         found = self._heads_of(new_loss, compiled)
         self._weights_moved()  # the old trainer, if there was one, gives its optimiser what it knows
@@ -313,18 +320,15 @@ class Compiled(Rebuilt, Structure):
 
     def _see_what_is_frozen(self) -> None:
         """Before a step: which weights are trained is what ``trainable`` said when the first one was made since
-        ``compile``, as in Keras."""
+        ``compile``, as in Keras, or since layers came, went or were renamed."""
         assert self._compiled is not None
-        if not self._compiled["trained"]:
+        if not self._compiled["bound"]:
             if self._is_stale:
                 self._assemble()
             self._bind()
-            self._compiled["trained"] = True
+            self._compiled["bound"] = True
             if not self.trainable_weights:
                 warn(f"Model {self.name!r} does not have any trainable weights.")
-        elif self._trainer is None:  # layers came, went or were renamed
-            self._assemble()
-            self._bind()
         elif self._is_stale:
             warn(
                 f"Model {self.name!r}: `trainable` of a layer has changed since the first step after compile(), and "

@@ -418,7 +418,7 @@ class Model(Compiled):
         """
         scored = y is not None and self._loss is not None
         self._need_trainer("trace", x, compiled=scored)
-        if scored and self._compiled is not None and not self._compiled["trained"] and self._is_stale:
+        if scored and self._compiled is not None and not self._compiled["bound"] and self._is_stale:
             self._assemble()  # as the next step would find it
         trainer = self._need_trainer("trace", x, compiled=scored)
         if scored:
