@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -99,20 +100,20 @@ def work(what: str, *numbers: int) -> None:
         print(json.dumps(found))
 
 
-def step(batch: int, steps: int) -> tuple[float, float]:
-    """Seconds of a training step of the MNIST network, and seconds of processor time of all ranks: of the fastest of
-    five epochs, and of the cheapest."""
+def step(batch: int, steps: int) -> list[float]:
+    """Seconds of each training step of the MNIST network, of five epochs."""
     (x, y), _ = keras.datasets.mnist.load_data()
     x, y = x[: batch * steps, ..., None].astype(np.float32) / 255, y[: batch * steps].astype(np.int64)
     model = network.keras_model(keras)
     model.compile("adam", "sparse_categorical_crossentropy")
-    seconds, work = [], []
-    for _ in range(6):
-        start, before = time.perf_counter(), time.process_time()
-        model.fit(x, y, batch_size=batch, verbose=0, shuffle=False)
-        seconds.append((time.perf_counter() - start) / steps)
-        work.append((time.process_time() - before) / steps)
-    return min(seconds[1:]), sum(keras.distribution.distribution().ranks.everyone(min(work[1:])))
+    found: list[float] = []
+    for epoch in range(6):
+        ends: list[float] = []
+        note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, ends=ends: ends.append(time.perf_counter()))
+        model.fit(x, y, batch_size=batch, verbose=0, shuffle=False, callbacks=[note])
+        if epoch:  # the first one compiles
+            found.extend(np.diff(ends).tolist())
+    return found
 
 
 def exchange(size: int) -> float:
@@ -138,15 +139,29 @@ def exchange(size: int) -> float:
 
 def run(ranks: int, *arguments: object, hosts: bool = False) -> Any:
     """The result of :func:`work` in so many ranks, all on this host or each on one of its own."""
+    return result(start(ranks, *arguments, hosts=hosts))
+
+
+def start(ranks: int, *arguments: object, hosts: bool = False) -> "subprocess.Popen[str]":
     mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if mpiexec is None:
         raise SystemExit("There is no mpiexec here. Fix: pip install 'tinyconv[mpi]'")
-    start = ["sh", Path(__file__).with_name("hosts.sh"), mpiexec, ranks] if hosts else [mpiexec, "-n", ranks]
-    command = [*start, sys.executable, __file__, *arguments]
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stdout + done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    before = ["sh", Path(__file__).with_name("hosts.sh"), mpiexec, ranks] if hosts else [mpiexec, "-n", ranks]
+    command = [*before, sys.executable, __file__, *arguments]
+    return subprocess.Popen([str(each) for each in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def result(job: "subprocess.Popen[str]") -> Any:
+    out, errors = job.communicate()
+    if job.returncode:
+        raise SystemExit(out + errors)
+    return json.loads(out.splitlines()[-1])
+
+
+def apart(batch: int, steps: int) -> list[float]:
+    """The steps of two runs at once that have nothing to do with each other."""
+    jobs = [start(1, "step", batch, steps) for _ in range(2)]
+    return [seconds for job in jobs for seconds in result(job)]
 
 
 def hosts_missing() -> str:
@@ -166,36 +181,37 @@ HOSTS = (
 
 def record(rounds: int, quick: bool, out: Path | None) -> None:
     """Measure all of it, print it, and write it to ``out``."""
-    watch, steps, sizes = report.LoadWatch(), 2 if quick else 50, SIZES[:2] if quick else SIZES
+    watch, steps, sizes = report.LoadWatch(), 3 if quick else 50, SIZES[:2] if quick else SIZES
     missing = "none were asked for" if quick else hosts_missing()
-    kinds = {"1 rank": (1, BATCH, False), "2 ranks, weak": (2, 2 * BATCH, False), "2 ranks, strong": (2, BATCH, False)}
-    kinds |= {} if missing else {"2 hosts, weak": (2, 2 * BATCH, True)}
-    turns = {name: functools.partial(step_of, *kind, steps) for name, kind in [*kinds.items()][: 2 if quick else None]}
-    results = measure.interleave(turns, rounds)
-    timings, spent = (
-        {name: measure.Timing(tuple(turn[i] for turn in found.seconds)) for name, found in results.items()}
-        for i in (0, 1)
-    )
+    turns = {
+        "1 rank": functools.partial(run, 1, "step", BATCH, steps),
+        "1 rank, twice at once": functools.partial(apart, BATCH, steps),
+        "2 ranks, weak": functools.partial(run, 2, "step", 2 * BATCH, steps),
+        "2 ranks, strong": functools.partial(run, 2, "step", BATCH, steps),
+    }
+    if not missing:
+        turns["2 hosts, weak"] = functools.partial(run, 2, "step", 2 * BATCH, steps, hosts=True)
+    rows = measure.interleave({name: turns[name] for name in [*turns][: 3 if quick else None]}, rounds)
+    timings = {name: measure.Timing(sum(map(tuple, found.seconds), ())) for name, found in rows.items()}
     places = [("memory", False), *([] if missing else [("hosts", True)])]
     exchanges = {
         f"{ranks} ranks, {place}": (ranks, dict(zip(sizes, run(ranks, "exchange", *sizes, hosts=hosts), strict=True)))
         for place, hosts in places
         for ranks in ((2,) if quick else (2, 3))
     }
-    text = body(rounds, timings, spent, exchanges, missing)
+    text = body(rounds, timings, exchanges, missing)
     print(text)
     facts = report.machine() | {"other load": watch.share()}
     content = {
         "machine": facts,
         "steps": {name: each.seconds for name, each in timings.items()},
-        "processor time": {name: each.seconds for name, each in spent.items()},
         "exchanges": exchanges,
     }
     title = "How training scales with the number of processes"
     report.write(out, "scaling_ranks", title, f"{text}\n\n{report.facts_list(facts)}", content)
 
 
-def body(rounds: int, timings: Timings, spent: Timings, exchanges: Exchanges, missing: str) -> str:
+def body(rounds: int, timings: Timings, exchanges: Exchanges, missing: str) -> str:
     """All that is reported. ``missing``: why there are no hosts."""
     links = {
         name.split()[-1]: fitted(name.split()[-1], found) for name, (ranks, found) in exchanges.items() if ranks == 2
@@ -203,38 +219,36 @@ def body(rounds: int, timings: Timings, spent: Timings, exchanges: Exchanges, mi
     return "\n\n".join(
         [
             about(rounds),
-            steps_table(timings, spent),
+            steps_table(timings),
             "Hosts are " + (f"missing here: {missing}." if missing else HOSTS),
             "The exchange, with its sums; three ranks share two cores here, and wait for each other. The model is "
             "fitted to two ranks: " + "; ".join(map(str, links.values())) + ".",
             exchange_table(exchanges, links),
-            forecast(timings["1 rank"].median, [*links.values(), *ASSUMED]),
+            forecast(min(timings["1 rank"].seconds), [*links.values(), *ASSUMED]),
         ]
     )
-
-
-def step_of(ranks: int, batch: int, hosts: bool, steps: int) -> Any:
-    return run(ranks, "step", batch, steps, hosts=hosts)
 
 
 def about(rounds: int) -> str:
     return (
         "Made by `python benchmarks/scaling.py --ranks --record`: the MNIST network under `mpiexec`, one thread for "
-        f"each rank, {BATCH} images for each rank (weak scaling) or for all (strong). Medians of {rounds} turns, ± "
-        "half the distance between the slowest and the fastest. Processor time is that of all ranks, and hardly "
-        "depends on what else the machine does, as the time of a step does; waiting for other ranks counts."
+        f"each rank, {BATCH} images for each rank (weak scaling) or for all (strong), in {rounds} turns. The fastest "
+        "of all steps is what ranks cost each other: nobody else had the processors then. The median step has in it "
+        "what else the machine does, and that is worse for ranks, as each step waits for the slower one; two runs at "
+        "once that do not know of each other show how fast the machine is with both processors busy. Not counted is "
+        "what is done once for a run: ranks compare their arrays first."
     )
 
 
-def steps_table(timings: Timings, spent: Timings) -> str:
-    images = {name: 2 * BATCH if "weak" in name else BATCH for name in timings}
+def steps_table(timings: Timings) -> str:
+    columns = ("", "fastest step", "efficiency", "median step", "efficiency")
+    best, usual = (function(timings["1 rank"].seconds) for function in (min, statistics.median))
     rows = []
     for name, timing in timings.items():
-        ranks = int(name[0])
-        quick = timings["1 rank"].median / BATCH / ranks / (timing.median / images[name])
-        cheap = spent["1 rank"].median / BATCH / (spent[name].median / images[name])
-        rows.append((name, timing, f"{100 * quick:.0f} %", spent[name], f"{100 * cheap:.0f} %"))
-    columns = ("", "training step", "efficiency", "processor time", "efficiency in processor time")
+        ideal = 0.5 if "strong" in name else 1.0
+        fast, median = min(timing.seconds), timing.median
+        row = (measure.duration(fast), f"{100 * ideal * best / fast:.0f} %")
+        rows.append((name, *row, measure.duration(median), f"{100 * ideal * usual / median:.0f} %"))
     return report.table(columns, rows, right=(1, 2, 3, 4))
 
 

@@ -242,15 +242,17 @@ def test_a_rank_that_has_said_everything_before_it_ended_is_no_loss():
 def test_the_benchmark_measures_steps_and_exchanges(in_shards, monkeypatch, tmp_path):
     """In this process, where it would start several."""
 
-    def run(ranks, what, *numbers, hosts):
+    def result(job):
+        what, *numbers = job
         return scaling_ranks.step(*numbers) if what == "step" else [scaling_ranks.exchange(size) for size in numbers]
 
     monkeypatch.setenv("TINYCONV_BACKEND", "reference")
     monkeypatch.setattr(scaling_ranks, "BATCH", 4)
-    monkeypatch.setattr(scaling_ranks, "run", run)
+    monkeypatch.setattr(scaling_ranks, "start", lambda ranks, *job, hosts=False: job)
+    monkeypatch.setattr(scaling_ranks, "result", result)
     scaling.main(["--ranks", "--quick", "--rounds=1", f"--out={tmp_path}"])
     found = json.loads((tmp_path / "scaling_ranks.json").read_text())
-    assert list(found["steps"]) == ["1 rank", "2 ranks, weak"]
+    assert list(found["steps"]) == ["1 rank", "1 rank, twice at once", "2 ranks, weak"]
     assert found["exchanges"]["2 ranks, memory"][0] == 2
 
 
