@@ -204,7 +204,10 @@ def record(rounds: int, quick: bool, out: Path | None) -> None:
     facts = report.machine() | {"other load": watch.share()}
     content = {
         "machine": facts,
-        "steps": {name: each.seconds for name, each in timings.items()},
+        "steps": {
+            name: {"steps": len(each.seconds), "fastest": min(each.seconds), "median": each.median}
+            for name, each in timings.items()
+        },
         "exchanges": exchanges,
     }
     title = "How training scales with the number of processes"
