@@ -1,5 +1,7 @@
 """The explorer's page, in a real browser: every control is used, every number compared with the library's."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,14 @@ LARGE = """(t => parseFloat(t.replace('−', '-')))($$('#inspector .big')[S.expl
 
 def text(page, selector):
     return page.run("$(a).innerText", selector)
+
+
+def at_rest(page):
+    """Wait until the pictures below the network stay where they are: a click needs a place."""
+    seen = []
+    while len(seen) < 5 or len(set(seen[-5:])) > 1:
+        seen.append(page.run("$$('#dock button').map(e => e.dataset.key + e.getBoundingClientRect().left).join()"))
+        time.sleep(0.1)
 
 
 def test_every_stop_shows_the_librarys_numbers(page, model, digits):
@@ -349,6 +359,7 @@ def test_training_is_seen_and_looked_back_at(page, explorer):
     page.wait("+$('.say b').textContent.split(' ')[1] > 12 && $$('.film button').length > 5")
     page.click("[data-key=go]")
     page.wait("$('[data-key=go]').textContent === 'Go on'")
+    at_rest(page)
     page.click("[data-key=moment4]")
     page.wait("S.look.moment === 4 && $('.note').innerText.startsWith('You look back at step 4')")
     kernel = learner.weights_at(4)[0]

@@ -153,6 +153,7 @@ const act = {
   enter(mode) { if (S.mode === mode) return; const leave = MODES[S.mode].leave; S.mode = mode; leave?.(); S.hover = S.explanation = null; S.free = false; S.band = null; S.drawing = false; S.pin = null; if (mode !== "train") settle(); MODES[mode].enter?.(act); look(); render(); },
   look: () => look(), render, again,
   body, redrawNet: redraw,
+  dock() { if (pressed) { late = true; return; } (MODES[S.mode].drawDock ?? drawDock)(); },
   panels() { if (pressed) { late = true; return; } MODES[S.mode].drawBar?.(); MODES[S.mode].drawDock?.(); inspect(); keepFocus(); },
   relist() { list(); drawHead(); },
   mode: e => MODES[S.mode].key?.(e),

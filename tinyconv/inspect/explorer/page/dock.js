@@ -14,14 +14,14 @@ const limits = () => { const [H, W] = S.model.image; return { across: [-W / 4, W
 
 let asked = "";
 export async function list() {                                   // the list as it is now; drawn when it has come
-  if (S.list === "mine" || !S.model.samples) { asked = ""; return drawDock(); }
+  if (S.list === "mine" || !S.model.samples) { asked = ""; return act.dock(); }
   const want = { list: S.list, from: S.from, count: room() }, key = JSON.stringify(want);
-  if (asked === key && S.listed?.ready) return drawDock();
+  if (asked === key && S.listed?.ready) return act.dock();
   try { S.listed = await post("samples", want); asked = key; } catch { return; }
   if (S.listed.accuracy !== null) { S.model.accuracy = S.listed.accuracy; act.head(); }
   if (!S.listed.ready) setTimeout(list, 500);
   if (S.fresh && S.list === "worst" && S.listed.ready) { S.fresh = false; if (S.listed.items.length) return act.sample({ index: S.listed.items[0].index }); }
-  drawDock();
+  act.dock();
 }
 export function drawDock() {
   const dock = $("#dock"), keep = document.activeElement?.dataset?.key;

@@ -112,7 +112,7 @@ const loadFilm = latest(async () => {
   const v = view(n, `weight/${name}`), map = Math.min(S.map, v.lay.count - 1), steps = [...T.moments];
   const data = await binary("film", { weight: `${column(n).name.split(":")[0]}/${name}`, map, slice: sliceOf(n, `weight/${name}`) });
   T.film = { n, map, steps, data, frame: layout(v.shape.length === 4 ? [v.lay.H, v.lay.W, 1] : [data.length / steps.length]), key: `${n}|${map}|${S.slice}` };
-  if (S.mode === "train") drawDock();
+  if (S.mode === "train") act.dock();
 });
 const filmOf = () => weightOf(S.focus) ? S.focus : S.model.columns.findIndex((c, n) => weightOf(n));
 export function drawDock() {
