@@ -152,11 +152,14 @@ NETWORKS = {network.name: network for network in (*SMALL, LARGE_IMAGES)}
 
 class Answers(NamedTuple):
     """What a network computes, from the reference kernels: the first outputs, and the losses of some training steps,
-    all on the first batch."""
+    all on the first batch. And what its definition takes: multiplications and additions of matrix products and
+    convolutions, one by one."""
 
     weights: list[np.ndarray]  # that every peer begins with, in Keras' order
     outputs: np.ndarray
     losses: list[float]
+    inference: float = 0.0  # FLOPs for a sample
+    training: float = 0.0  # FLOPs for a sample
 
 
 def answers(network: Network, batch: int, steps: int = 2) -> Answers:
@@ -170,8 +173,12 @@ def answers(network: Network, batch: int, steps: int = 2) -> Answers:
         if isinstance(layer, tinyconv.layers.BatchNormalization):
             layer.set_weights([rng.uniform(0.5, 1.5, array.shape) for array in layer.get_weights()])
     weights = model.get_weights()
-    model.compile("adam", "sparse_categorical_crossentropy", backend="reference")
+    model.compile("adam", "sparse_categorical_crossentropy", backend="reference", fuse=False)  # as it is defined
     x, y = network.data(batch)
     outputs = model(x[:8])
     losses = [float(model.fit(x, y, batch_size=batch, verbose=0).history["loss"][0]) for _ in range(steps)]
-    return Answers(weights, outputs, losses)
+    forward, all_of_it = (
+        sum(step.flops for step in model.plan.all_steps() if step.phase in phases) / batch
+        for phases in (("forward",), ("forward", "backward"))
+    )
+    return Answers(weights, outputs, losses, forward, all_of_it)

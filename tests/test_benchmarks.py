@@ -158,7 +158,7 @@ def test_networks_are_the_same_in_pytorch(name):
     from benchmarks.peers.pytorch import PyTorch
 
     network = networks.NETWORKS[name]
-    weights, outputs, losses = networks.answers(network, 4)
+    weights, outputs, losses, *_ = networks.answers(network, 4)
     peer = PyTorch(1, channels_last=True)
     peer.take(name, weights, 4)
     np.testing.assert_allclose(peer.outputs(4), outputs, atol=1e-5)

@@ -18,9 +18,8 @@ from benchmarks.worker import Worker
 
 def conv(s: Session) -> list[Result]:
     """Each pass of each convolution, unfused, against PyTorch in its better memory format."""
-    torch = [c for c in s.contenders if c in (peers.TORCH, peers.TORCH_CHANNELS_LAST)]
-    contenders = [peers.TINYCONV, *torch]
-    peak = sgemm_peak(s, contenders)
+    contenders = with_torch(s)
+    peak = sgemm_peak(s)
     raced: dict[tuple[network.Convolution, str], dict[str, Timing]] = {}
     shapes = [c._replace(N=2) for c in network.CONVOLUTIONS[:2]] if s.quick else network.CONVOLUTIONS
     for shape in shapes:
@@ -29,7 +28,7 @@ def conv(s: Session) -> list[Result]:
             at_least = s.samples(100, 1) / 1000
             turn = functools.partial(convolve, shape=shape, what=what, at_least=at_least)
             raced[shape, what] = s.race(contenders, turn)
-    peak = max(peak, sgemm_peak(s, contenders))  # before and after: processors change their clock
+    peak = max(peak, sgemm_peak(s))  # before and after: processors change their clock
     results = []
     for (shape, what), times in raced.items():
         speed = shape.flops / times[peers.TINYCONV.name].median
@@ -70,10 +69,15 @@ def conv_summary(s: Session, results: list[Result], shapes: Sequence[network.Con
     return rows
 
 
-def sgemm_peak(s: Session, contenders: Sequence[Contender]) -> float:
-    """The machine's speed in FLOP/s: the fastest large matrix product that any contender achieves."""
+def with_torch(s: Session) -> list[Contender]:
+    """tinyconv, and PyTorch in both memory formats: who can be asked for a single operation."""
+    return [peers.TINYCONV, *(c for c in s.contenders if c in (peers.TORCH, peers.TORCH_CHANNELS_LAST))]
+
+
+def sgemm_peak(s: Session) -> float:
+    """The machine's speed in FLOP/s: the fastest large matrix product that any of these achieves."""
     size = s.samples(2048, 128)
-    times = s.race(contenders, asked("matrix_product", size=size))
+    times = s.race(with_torch(s), asked("matrix_product", size=size))
     best = min(min(timing.seconds) for timing in times.values())  # the peak is the best, not the usual
     return 2 * size**3 / best
 

@@ -111,7 +111,7 @@ class Session:
         if other.name not in self.answers:
             self.answers[other.name] = networks.answers(other, batch)
         samples = max(batch * steps, 0 if self.quick else other.predicted)
-        weights, outputs, losses = self.answers[other.name]
+        weights, outputs, losses, *_ = self.answers[other.name]
         worker.call("take", name=other.name, weights=weights, samples=samples)
         who = f"{contender.name}, {other.name}"
         np.testing.assert_allclose(worker.call("outputs", samples=len(outputs)), outputs, atol=1e-5, err_msg=who)
