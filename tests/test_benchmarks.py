@@ -222,7 +222,7 @@ def test_a_record_is_the_time_of_a_whole_process(tmp_path):
 
 
 @pytest.mark.skipif(not (find_spec("keras") and find_spec("tensorflow")), reason="Keras is not installed")
-@pytest.mark.long
+@pytest.mark.slow
 def test_train_mnist_prints_the_ratio():
     arguments = ("--samples=256", "--rounds=1", "--backend=reference", "--threads=1")
     assert "times as fast as Keras on TensorFlow" in run("benchmarks/train_mnist.py", *arguments)
@@ -286,7 +286,7 @@ def test_bandwidth_is_that_of_a_copy(tmp_path):
     assert len(rows) == 7
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_trees_take_turns(tmp_path):
     command = "benchmarks/before_after.py", str(ROOT), str(ROOT), "--rounds", "2", "--only", "MLP"
     printed = run(*command, "--out", str(tmp_path))

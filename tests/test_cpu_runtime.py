@@ -454,7 +454,7 @@ def test_settings_that_numba_cannot_work_with_are_named_at_the_first_use(variabl
 
 
 @pytest.mark.skipif(not X86, reason="names processors of another kind")
-@pytest.mark.long
+@pytest.mark.slow  # CI has tests/test_cpu_conv.py for narrower vectors
 def test_narrower_processors_compute_the_same():
     """Both at once, as they spend their time in the compiler."""
 
