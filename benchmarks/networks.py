@@ -173,12 +173,13 @@ def answers(network: Network, batch: int, steps: int = 2) -> Answers:
         if isinstance(layer, tinyconv.layers.BatchNormalization):
             layer.set_weights([rng.uniform(0.5, 1.5, array.shape) for array in layer.get_weights()])
     weights = model.get_weights()
-    model.compile("adam", "sparse_categorical_crossentropy", backend="reference", fuse=False)  # as it is defined
+    model.compile("adam", "sparse_categorical_crossentropy", backend="reference")
     x, y = network.data(batch)
     outputs = model(x[:8])
     losses = [float(model.fit(x, y, batch_size=batch, verbose=0).history["loss"][0]) for _ in range(steps)]
+    model.compile("adam", "sparse_categorical_crossentropy", backend="reference", fuse=False)  # as it is defined
     forward, all_of_it = (
-        sum(step.flops for step in model.plan.all_steps() if step.phase in phases) / batch
+        sum(step.flops for step in model.plan.all_steps() if step.phase in phases) / model.plan.batch_size
         for phases in (("forward",), ("forward", "backward"))
     )
     return Answers(weights, outputs, losses, forward, all_of_it)

@@ -39,11 +39,17 @@ def unwrapped(x: Any, sample_shape: Shape | None) -> Any:
     return x
 
 
+def is_ready(x: Any, sample_shape: Shape) -> bool:
+    """Whether :func:`as_input` would return it as it is. Asked first: for a batch of one, all checks and what their
+    messages begin with take as long as a layer."""
+    return is_clean(x, np.float32) and x.ndim > 0 and len(x) > 0 and x.shape[1:] == sample_shape
+
+
 def as_input(x: Any, sample_shape: Shape, where: str, any_rank: bool = False) -> np.ndarray:
     """``x`` as a clean float32 array of shape (batch, *sample_shape). With ``any_rank`` a last axis of length 1 may be
     missing, or be too many: models, as Keras', take grey images with or without it."""
-    if is_clean(x, np.float32) and x.ndim and len(x) and x.shape[1:] == sample_shape:
-        return x  # at once: for a batch of one, checks and their messages took as long as a layer
+    if is_ready(x, sample_shape):
+        return x
     array = as_batch(x, where)
     if any_rank and ((*array.shape[1:], 1) == sample_shape or array.shape[1:] == (*sample_shape, 1)):
         array = array.reshape((len(array), *sample_shape))

@@ -19,7 +19,6 @@ from tinyconv.checking.messages import explained, refuse
 from tinyconv.distribution.parallel import together
 from tinyconv.files import store
 from tinyconv.layers import InputLayer
-from tinyconv.layers.augmentation import Augmentation
 from tinyconv.layers.symbolic import Tensor, calls_before, in_keras_order, tensors_of
 from tinyconv.models.compiled import Compiled, Weights
 from tinyconv.models.feed import TRAINING, VALIDATION, Feed
@@ -319,7 +318,7 @@ class Model(Compiled):
     def _compute(self, x: Any, training: bool | None) -> Any:
         if training is not None:
             training = checking.boolean(self._who(), "training", training)
-        elif not any(isinstance(use.layer, Augmentation) for use in self._first_uses):
+        elif not self._augments:
             training = False
         trainer = self._need_trainer("__call__", x, compiled=False)
         plan = trainer.run_batch(self._input_arrays(x), None, (), training, update=False)

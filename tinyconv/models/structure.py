@@ -17,6 +17,7 @@ from tinyconv.checking.messages import explained, received, refuse
 from tinyconv.checking.tables import NARROWEST
 from tinyconv.kernels import memory
 from tinyconv.layers import InputLayer, Layer, WeightSpec
+from tinyconv.layers.augmentation import Augmentation
 from tinyconv.layers.symbolic import Tensor
 from tinyconv.layers.variables import Variable, Weighted
 from tinyconv.models.summary import summary
@@ -92,6 +93,7 @@ class Structure(Weighted, Configured):
         self._uses: list[Use] = []
         self._users: weakref.WeakSet[Structure] = weakref.WeakSet()  # models that this one is a part of
         self._first_uses: list[Use] = []  # of each layer, in the order of layers
+        self._augments = False  # whether one of them changes images in training
         self._outputs: list[int] = []  # numbers of values
         self._arenas: tuple[Arena, Arena] | None = None
         self._tensors: tuple[list[Tensor], list[Tensor]] | None = None  # inputs and outputs, once traced
@@ -214,6 +216,7 @@ class Structure(Weighted, Configured):
         }
         first = {id(use.layer): use for use in reversed(uses)}.values()
         self._first_uses = sorted(first, key=lambda use: (place[id(use.entry)], inside.get(id(use.layer), 0)))
+        self._augments = any(isinstance(use.layer, Augmentation) for use in self._first_uses)
 
     def _check_name(self, layer: Any, name: str) -> None:
         """Whether one of the layers may have that name; :meth:`_renamed_layer` tells that it has it."""

@@ -373,7 +373,9 @@ class Trainer:
         """Fill a plan's batch with arrays that Python hands over."""
         for there, x in zip(plan.xs, xs, strict=True):
             self.kernels.upload(there, x)
-        for there, y in zip(plan.all_targets, ys, strict=True) if ys is not None else ():
+        if ys is None:
+            return
+        for there, y in zip(plan.all_targets, ys, strict=True):
             self.kernels.upload(there, inputs.one_hot(y, there.shape) if is_sparse(y) else y)
         for there, each in zip(plan.all_weights, given(weights), strict=True):
             self.kernels.upload(there, each.reshape(-1))
