@@ -41,6 +41,7 @@ class Browser:
 
     def open(self, address):
         self.driver.get("about:blank")
+        self.complaints()  # those of the page before are not this one's
         self.driver.get(address)
         self.wait("document.body.dataset.ready && !document.body.classList.contains('stale')")
 
