@@ -1,6 +1,6 @@
 """Compare tinyconv with every peer that is installed, all in one interleaved run, and hold it to its targets.
 
-    python benchmarks/compare.py                            everything: under half an hour on two quiet cores
+    python benchmarks/compare.py                            everything: about half an hour on two quiet cores
     python benchmarks/compare.py --quick                    a few seconds of work, to see that it runs
     python benchmarks/compare.py --record                   writes compare.md, .json and .png into benchmarks/results/
     python benchmarks/compare.py --record --add --sections epoch inference
@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
+import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,7 +160,7 @@ def draw(results: list[Result], folder: Path | None, caption: str) -> None:
             else:
                 draw_convolutions(a, convolutions)
 
-    report.picture(folder, "compare", (9, sum(sizes) + 0.4), paint, caption)
+    report.picture(folder, "compare", (11, sum(sizes) + 0.4), paint, caption)
 
 
 def draw_epochs(axes, epochs: list[Result]) -> None:
@@ -184,7 +185,8 @@ def draw_targets(axes, held: list[Result]) -> None:
     signs = ("≤" if r.at_most else "≥" for r in held)
     names = [r.work.partition(":")[0] for r in held]
     labels = [
-        f"{name}  {sign} {report.amount(r.target, r.unit)}" for r, name, sign in zip(held, names, signs, strict=True)
+        textwrap.fill(f"{name}  {sign} {report.amount(r.target, r.unit)}", 60)
+        for r, name, sign in zip(held, names, signs, strict=True)
     ]
     axes.set_yticks(range(len(held)), labels)
     axes.invert_yaxis()
@@ -196,7 +198,7 @@ def draw_targets(axes, held: list[Result]) -> None:
     ]
     axes.set_xticks(ticks, [f"{t:g}x" for t in ticks])
     axes.minorticks_off()
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)
     axes.set_xlabel("how far beyond its target")
     axes.set_title("The targets (green: met)")
 
@@ -214,7 +216,7 @@ def draw_convolutions(axes, convolutions: list[Result]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.legend(loc="best", frameon=False)
-    axes.set_xlabel("times as fast as PyTorch in its better memory format (dotted: the lower limit)")
+    axes.set_xlabel("times as fast as PyTorch (dotted: the limit)")
     axes.set_title("Single convolutions, unfused")
 
 
