@@ -158,11 +158,11 @@ def test_networks_are_the_same_in_pytorch(name):
     from benchmarks.peers.pytorch import PyTorch
 
     network = networks.NETWORKS[name]
-    weights, outputs, losses, *_ = networks.answers(network, 4)
+    answers = networks.answers(network, 4)
     peer = PyTorch(1, channels_last=True)
-    peer.take(name, weights, 4)
-    np.testing.assert_allclose(peer.outputs(4), outputs, atol=1e-5)
-    np.testing.assert_allclose([peer.epoch(4, 4) for _ in losses], losses, rtol=1e-3)
+    peer.take(name, answers.weights, 4)
+    np.testing.assert_allclose(peer.outputs(4), answers.outputs, atol=1e-5)
+    np.testing.assert_allclose([peer.epoch(4, 4) for _ in answers.losses], answers.losses, rtol=1e-3)
 
 
 def test_only_the_same_network_is_timed():
@@ -232,9 +232,8 @@ def test_train_mnist_prints_the_ratio():
     ("name", "make", "last"),
     [
         ("ladder", "forward", "| 7   | fused step"),
-        pytest.param(
-            "ladder_backward", "backward", "| 8   | sparse", marks=pytest.mark.slow
-        ),  # half a minute to compile
+        # Half a minute to compile.
+        pytest.param("ladder_backward", "backward", "| 8   | sparse", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.long

@@ -1,10 +1,8 @@
 """Convolutions on their own: each pass of each, unfused."""
 
-import functools
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +11,6 @@ from benchmarks.measure import Timing
 from benchmarks.peers import Contender
 from benchmarks.report import Result
 from benchmarks.sections.session import Session, against_fastest, asked
-from benchmarks.worker import Worker
 
 
 def conv(s: Session) -> list[Result]:
@@ -25,22 +22,20 @@ def conv(s: Session) -> list[Result]:
     for shape in shapes:
         check_convolution(s, shape, contenders)
         for what in network.PASSES:
-            at_least = s.samples(100, 1) / 1000
-            turn = functools.partial(convolve, shape=shape, what=what, at_least=at_least)
+            turn = asked("convolve", shape=shape, what=what, at_least=s.samples(100, 1) / 1000)
             raced[shape, what] = s.race(contenders, turn)
     peak = max(peak, sgemm_peak(s))  # before and after: processors change their clock
     results = []
     for (shape, what), times in raced.items():
-        speed = shape.flops / times[peers.TINYCONV.name].median
         result = against_fastest("conv", f"{what}, {shape.name}", times, 0.8)
-        share = f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of sgemm's peak"
+        share = share_of_peak(shape.flops / times[peers.TINYCONV.name].median, peak)
         results.append(replace(result, ours=f"{result.ours}, {share}"))
     return conv_summary(s, results, shapes, peak) + results
 
 
-def convolve(worker: Worker, **arguments: Any) -> float:
-    """A turn of one pass of a convolution."""
-    return worker.call("convolve", **arguments)
+def share_of_peak(speed: float, peak: float) -> str:
+    """A speed in FLOP/s, and what share of :func:`sgemm_peak` it is."""
+    return f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of sgemm's peak"
 
 
 def conv_summary(s: Session, results: list[Result], shapes: Sequence[network.Convolution], peak: float) -> list[Result]:

@@ -2,7 +2,7 @@
 
 import functools
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from benchmarks import peers
@@ -10,7 +10,7 @@ from benchmarks.measure import Timing, interleave
 from benchmarks.networks import LARGE_IMAGES, NETWORKS, SMALL, Network
 from benchmarks.peers import Contender
 from benchmarks.report import Result
-from benchmarks.sections.convolutions import sgemm_peak
+from benchmarks.sections.convolutions import sgemm_peak, share_of_peak
 from benchmarks.sections.session import Session, against_fastest, asked, busy_processes
 from benchmarks.worker import Worker
 
@@ -41,19 +41,15 @@ def summary(section: str, work: str, results: Iterable[Result], target: float) -
     return [Result(section, f"{work}, geometric mean of {len(found)}", value, "x", target) for value in mean]
 
 
-def bounded(result: Result, times: dict[str, Timing], peak: float, flops: float, weights: int = 0) -> Result:
-    """With what bounds it: ours and the fastest peer's share of the machine's FLOP/s, and how fast they read their
-    ``weights``, so many bytes."""
-    names = sorted(times, key=lambda name: times[name].median)
-    first = next((name for name in names if name != peers.TINYCONV.name), "")
-    columns = {}
-    for column, name in (("ours", peers.TINYCONV.name), ("theirs", first)):
-        if name:
-            seconds = times[name].median
-            share = f"{flops / seconds / 1e9:.0f} GFLOP/s, {100 * flops / seconds / peak:.0f} % of sgemm's peak"
-            read = f", weights at {weights / seconds / 1e9:.1f} GB/s" if weights else ""
-            columns[column] = f"{getattr(result, column)}, {share}{read}"
-    return replace(result, **columns)
+def bound(peak: float, flops: float, weights: int = 0) -> Callable[[float], str]:
+    """What bounds work that takes so many seconds: its share of the machine's FLOP/s, and how fast its ``weights``, so
+    many bytes, are read."""
+
+    def of(seconds: float) -> str:
+        read = f", weights at {weights / seconds / 1e9:.1f} GB/s" if weights else ""
+        return f", {share_of_peak(flops / seconds, peak)}{read}"
+
+    return of
 
 
 def training(s: Session) -> list[Result]:
@@ -63,8 +59,8 @@ def training(s: Session) -> list[Result]:
         times = s.race_with(network, trainers(s), s.steps(network))
         batch = s.sizes(network)[0]
         work, target = f"training step, {network.name}, batch {batch}", 1.5 if network is LARGE_IMAGES else 2.0
-        found = against_fastest("networks", work, times, target)
-        results.append(told(bounded(found, times, peak, batch * s.answers[network.name].training)))
+        bounds = bound(peak, batch * s.answers[network.name].training)
+        results.append(told(against_fastest("networks", work, times, target, bounds)))
     small = [r for r in results if LARGE_IMAGES.name not in r.work]
     return summary("networks", "training step", small, 3.0) + results
 
@@ -78,10 +74,11 @@ def inference(s: Session) -> list[Result]:
             turn = asked("infer", batch_size=batch_size, at_least=s.samples(100, 1) / 1000)
             times = s.race_with(network, contenders, turn)
             work = f"inference, {network.name}, batch {batch_size}"
-            found, answers = against_fastest("networks-inference", work, times, None), s.answers[network.name]
+            answers = s.answers[network.name]
             # All of them are read for one image, or for all of a batch.
             weights = sum(array.nbytes for array in answers.weights) if batch_size == 1 else 0
-            results.append(told(bounded(found, times, peak, batch_size * answers.inference, weights)))
+            bounds = bound(peak, batch_size * answers.inference, weights)
+            results.append(told(against_fastest("networks-inference", work, times, None, bounds)))
     rows = summary("networks-inference", "inference", results, 1.5)
     if rows:
         slowest = min(results, key=lambda r: r.value)

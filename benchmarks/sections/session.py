@@ -111,13 +111,14 @@ class Session:
         if other.name not in self.answers:
             self.answers[other.name] = networks.answers(other, batch)
         samples = max(batch * steps, 0 if self.quick else other.predicted)
-        weights, outputs, losses, *_ = self.answers[other.name]
-        worker.call("take", name=other.name, weights=weights, samples=samples)
+        answers = self.answers[other.name]
+        worker.call("take", name=other.name, weights=answers.weights, samples=samples)
         who = f"{contender.name}, {other.name}"
-        np.testing.assert_allclose(worker.call("outputs", samples=len(outputs)), outputs, atol=1e-5, err_msg=who)
+        outputs = worker.call("outputs", samples=len(answers.outputs))
+        np.testing.assert_allclose(outputs, answers.outputs, atol=1e-5, err_msg=who)
         if contender.trains:
-            found = [worker.call("train", samples=batch, batch_size=batch)[1] for _ in losses]
-            np.testing.assert_allclose(found, losses, rtol=1e-3, err_msg=f"losses of {who}")
+            found = [worker.call("train", samples=batch, batch_size=batch)[1] for _ in answers.losses]
+            np.testing.assert_allclose(found, answers.losses, rtol=1e-3, err_msg=f"losses of {who}")
 
     def sizes(self, other: networks.Network) -> tuple[int, int]:
         """Of a batch, and the number of batches in a turn."""
@@ -182,16 +183,26 @@ def reference_outputs(folder: Path, samples: int = 64) -> np.ndarray:
     return model(network.load_data(str(folder))[0][:samples])
 
 
-def against_fastest(section: str, work: str, times: dict[str, Timing], target: float | None) -> Result:
-    """tinyconv's time against the fastest peer's."""
+def against_fastest(
+    section: str,
+    work: str,
+    times: dict[str, Timing],
+    target: float | None,
+    also: Callable[[float], str] = lambda seconds: "",
+) -> Result:
+    """tinyconv's time against the fastest peer's; behind each stands what is ``also`` to be said of its seconds."""
     ours = times[peers.TINYCONV.name]
     rest = {name: timing for name, timing in times.items() if name != peers.TINYCONV.name}
     seconds = {name: timing.seconds for name, timing in times.items()}
     if not rest:
-        return Result(section, work, float("nan"), "x", None, ours=str(ours), theirs="no peer", seconds=seconds)
+        alone = f"{ours}{also(ours.median)}"
+        return Result(section, work, float("nan"), "x", None, ours=alone, theirs="no peer", seconds=seconds)
     name = min(rest, key=lambda n: rest[n].median)
-    value = rest[name].median / ours.median
-    return Result(section, work, value, "x", target, ours=str(ours), theirs=f"{name} {rest[name]}", seconds=seconds)
+    columns = {
+        "ours": f"{ours}{also(ours.median)}",
+        "theirs": f"{name} {rest[name]}{also(rest[name].median)}",
+    }
+    return Result(section, work, rest[name].median / ours.median, "x", target, seconds=seconds, **columns)
 
 
 @contextlib.contextmanager
