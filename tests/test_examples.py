@@ -1,6 +1,5 @@
 """The examples, run as a user runs them."""
 
-import functools
 import os
 import re
 import runpy
@@ -13,6 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.interrupt import HEEDING
 from tests.strategies import few
 from tinyconv import datasets
 from tinyconv.inspect import report
@@ -98,8 +98,7 @@ def test_mnist_refuses(arguments, message):
 def test_ctrl_c_keeps_what_there_is(tmp_path):
     arguments = [*MNIST, "--epochs", "1000", "--report", str(tmp_path / "report.png")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores Ctrl-C
-    process = subprocess.Popen(arguments, preexec_fn=heed, **pipes)
+    process = subprocess.Popen(arguments, **pipes, **HEEDING)
     try:
         printed = []
         for line in process.stdout:

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyconv
+from tests.interrupt import HEEDING
 from tests.strategies import examples, few
 from tinyconv import layers
 from tinyconv.__main__ import main
@@ -321,12 +322,16 @@ def test_the_command_prints_its_address_alone_and_ends_with_ctrl_c(tmp_path):
     model.save(tmp_path / "m.keras")
     command = [sys.executable, "-m", "tinyconv", "explore", str(tmp_path / "m.keras"), "--no-browser"]
     environment = os.environ | {"TINYCONV_BACKEND": "reference"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    run = subprocess.Popen(command, env=environment, **pipes, **HEEDING)
+    try:
         address = run.stdout.readline().strip()
         with urllib.request.urlopen(address, timeout=120) as page:
             assert page.status == 200
         run.send_signal(signal.SIGINT)
         out, err = run.communicate(timeout=120)
+    finally:
+        run.kill()
     assert (out.strip(), err, run.returncode) == ("", "", 0)
 
 
