@@ -1,6 +1,7 @@
 """What every test run shares."""
 
 import contextlib
+import signal
 
 import pytest
 from hypothesis import settings
@@ -20,6 +21,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.load_profile("slow" if config.getoption("--slow") else "long" if config.getoption("--long") else "quick")
 
 

@@ -12,7 +12,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tests.interrupt import HEEDING
 from tests.strategies import few
 from tinyconv import datasets
 from tinyconv.inspect import report
@@ -98,7 +97,7 @@ def test_mnist_refuses(arguments, message):
 def test_ctrl_c_keeps_what_there_is(tmp_path):
     arguments = [*MNIST, "--epochs", "1000", "--report", str(tmp_path / "report.png")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(arguments, **pipes, **HEEDING)
+    process = subprocess.Popen(arguments, **pipes)
     try:
         printed = []
         for line in process.stdout:

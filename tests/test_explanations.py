@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import runpy
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import tinyconv
 from tests.test_trace import batch, digits, pairs, siamese
 from tinyconv import activations, layers, losses, optimizers
+from tinyconv.kernels.reference import loss
 from tinyconv.kernels.reference.activation import FORMULAS
 from tinyconv.layers.merge import Merge
 from tinyconv.plan import ops
 from tinyconv.trace.explain import EXPLAINERS
-from tinyconv.trace.explanation import LINES
+from tinyconv.trace.explanation import LINES, reference_to
 from tinyconv.trace.formula import as_mathml, as_text
 from tinyconv.trace.pointwise import SIGNS
 
@@ -282,6 +284,15 @@ def test_own_layers_explain_as_far_as_they_can():
     assert [(term.factors[0].place, round(term.factors[1].value, 6)) for term in moved.terms] == [((1, 2), 2)]
     assert len(trace["own"].explain("dfactor", (0,)).terms) == 12
     assert len(moved.sentences) == 2
+
+
+def test_a_file_of_somebody_s_own_is_shown_by_its_name_wherever_it_lies(tmp_path):
+    """Below a folder "tinyconv" too, as a clone has it; the library's own are shown from the package on."""
+    path = tmp_path / "tinyconv" / "mine.py"
+    path.parent.mkdir()
+    path.write_text("def double(x):\n    return 2 * x\n")
+    assert reference_to(runpy.run_path(str(path))["double"]).file == "mine.py"
+    assert reference_to(loss.softmax_cross_entropy_forward).file == "tinyconv/kernels/reference/loss.py"
 
 
 def test_an_own_layer_with_a_wrong_gradient_shows_it():

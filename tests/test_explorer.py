@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyconv
-from tests.interrupt import HEEDING
 from tests.strategies import examples, few
 from tinyconv import layers
 from tinyconv.__main__ import main
@@ -323,7 +322,7 @@ def test_the_command_prints_its_address_alone_and_ends_with_ctrl_c(tmp_path):
     command = [sys.executable, "-m", "tinyconv", "explore", str(tmp_path / "m.keras"), "--no-browser"]
     environment = os.environ | {"TINYCONV_BACKEND": "reference"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    run = subprocess.Popen(command, env=environment, **pipes, **HEEDING)
+    run = subprocess.Popen(command, env=environment, **pipes)
     try:
         address = run.stdout.readline().strip()
         with urllib.request.urlopen(address, timeout=120) as page:

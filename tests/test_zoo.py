@@ -9,6 +9,7 @@ import linecache
 import math
 from fractions import Fraction
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -422,7 +423,7 @@ def complaint(error, argument):
         last = last.tb_next
     code = last.tb_frame.f_code
     line = linecache.getline(code.co_filename, last.tb_lineno).strip()
-    if "/tinyconv/" not in code.co_filename or not line.startswith("raise "):
+    if not Path(code.co_filename).is_relative_to(Path(tinyconv.__file__).parent) or not line.startswith("raise "):
         return f"not raised by tinyconv, but {code.co_filename}:{last.tb_lineno}: {error}"
     message = str(error)
     wanted = argument.removesuffix("s").replace("identifier", "")

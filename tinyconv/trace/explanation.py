@@ -147,6 +147,9 @@ class Fact:
     text: str = ""
 
 
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
 @dataclass(frozen=True)
 class Reference:
     """The function in which the mathematics is written down, and in it the line that computes this number."""
@@ -172,9 +175,8 @@ class Reference:
 def reference_to(function: Any, mark: str = "") -> Reference:
     """A function, and its first line with ``mark`` in it (without one, its last)."""
     lines, first = inspect.getsourcelines(function)
-    file = Path(inspect.getsourcefile(function) or "")
-    parts = file.parts
-    inside = parts[len(parts) - 1 - parts[::-1].index("tinyconv") :] if "tinyconv" in parts else parts[-1:]
+    file = Path(inspect.getsourcefile(function) or "").resolve()
+    shown = file.relative_to(PACKAGE.parent).as_posix() if file.is_relative_to(PACKAGE) else file.name
     code = tuple(line.rstrip() for line in lines)
     begin = 0
     if mark:  # not in the docstring
@@ -184,7 +186,7 @@ def reference_to(function: Any, mark: str = "") -> Reference:
     places = [i for i, line in enumerate(code) if mark and mark in line and i >= begin]
     if mark and not places:
         raise LookupError(f"{function.__name__} has no line with {mark!r}.")
-    return Reference(function.__name__, "/".join(inside), first, first + (places[0] if places else len(code) - 1), code)
+    return Reference(function.__name__, shown, first, first + (places[0] if places else len(code) - 1), code)
 
 
 @dataclass(frozen=True, eq=False)
