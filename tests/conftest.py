@@ -2,11 +2,14 @@
 
 import contextlib
 import signal
+import sys
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
 from tinyconv.kernels import memory
+from tinyconv.utils import set_random_seed
 
 # Every test's own number of drawn configurations is for "long": see tests/strategies.py.
 DRAWN = {"quick": 25, "long": 100, "slow": 2000}
@@ -33,6 +36,17 @@ def pytest_collection_modifyitems(config, items):
         for name in wanted:
             if name in item.keywords and not wanted[name]:
                 item.add_marker(pytest.mark.skip(reason=f"{name}: run with --{name}"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Every test gets the same numbers, alone and after others: weights without a seed, and its module's generators."""
+    set_random_seed(0)
+    if keras := sys.modules.get("keras"):
+        keras.utils.set_random_seed(0)
+    for value in vars(item.module).values():
+        if isinstance(value, np.random.Generator):
+            value.bit_generator.state = type(value.bit_generator)(value.bit_generator.seed_seq).state
 
 
 @pytest.hookimpl(wrapper=True)

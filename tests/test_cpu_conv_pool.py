@@ -4,8 +4,9 @@ import hypothesis.strategies as st
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
+from tests.strategies import examples
 from tinyconv.kernels import cpu, memory, reference
 from tinyconv.kernels.cpu.convolution import pooled_winners, winograd_pooled
 from tinyconv.kernels.cpu.convolution.choice import choose
@@ -62,7 +63,7 @@ def forward(x, w, b, shape, padding):
     return out, argmax, work
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(steps())
 def test_forward_is_the_reference(step):
     *_, padding = step
@@ -82,7 +83,7 @@ def test_forward_is_the_reference(step):
     assert np.abs(expected[argmax < 0]).max(initial=0) <= 4e-5 * max(1, np.abs(full).max())
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(steps(), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.sampled_from([1.0, 2.0]))
 def test_backward_is_the_reference(step, density, scale):
     *_, padding = step
@@ -158,7 +159,7 @@ def test_of_equal_values_the_first_wins():
     assert (argmax == -1).all()  # relu'(0) = 0
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([16, 32]), st.floats(-3, 3))
 def test_winograd_keeps_its_error_bound(seed, C, exponent):
     """(C + 20) u times 4 times the sum of |pixel| |weight| over the whole 4 x 4 tile; see ``winograd.py``."""
