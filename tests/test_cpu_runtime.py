@@ -23,7 +23,7 @@ import tinyconv.kernels
 from tests.strategies import few
 from tinyconv.kernels import cpu
 from tinyconv.kernels.cpu.registers import host
-from tinyconv.kernels.cpu.runtime import cutting, jit, private, threads
+from tinyconv.kernels.cpu.runtime import cutting, jit, private, shipped, threads
 
 HERE = Path(__file__).parent
 KERNELS = Path(tinyconv.kernels.__file__).parent
@@ -96,7 +96,7 @@ def compiled(folder, count=1, **environment):
 def copy(tmp_path):
     """A folder with a copy of the kernels in a package of the same name, nothing compiled yet, and with kernels that
     compile fast: ``small.kernel_0`` and so on."""
-    ignore = shutil.ignore_patterns("__pycache__", "cuda")
+    ignore = shutil.ignore_patterns("__pycache__", "shipped", "cuda")
     shutil.copytree(KERNELS, tmp_path / "tinyconv" / "kernels", ignore=ignore)
     (tmp_path / "tinyconv" / "__init__.py").touch()
     functions = [f"@jit\ndef kernel_{i}(x):\n    return x + {i}\n" for i in range(5)]
@@ -332,6 +332,136 @@ def test_a_chosen_folder_that_others_may_write_is_named_and_another_is_used(copy
     assert warning.startswith("Compiled kernels cannot be kept, so every run compiles them again: ")
     assert warning.endswith("Fix: set NUMBA_CACHE_DIR to a folder that you can write, and nobody else.")
     assert str(copy / "home") in warning
+
+
+# Machine code that came with the installation
+
+FAMILY = shipped.family_here()
+of_a_family = pytest.mark.skipif(FAMILY is None, reason="this processor belongs to none of the families")
+
+
+@pytest.fixture
+def carried(copy):
+    """The kernels' copy, with the machine code of one of them shipped for processors like this one."""
+    asked = {"NUMBA_CPU_NAME": FAMILY, "NUMBA_CPU_FEATURES": shipped.FAMILIES[FAMILY].settings}
+    assert compiled(copy, NUMBA_CACHE_DIR=str(copy / "made"), **asked) == "kernel_0"
+    (made,) = cache_folders(copy)
+    folder = copy / "tinyconv" / "kernels" / "cpu" / "shipped" / FAMILY
+    folder.parent.mkdir()
+    shutil.copytree(made, folder)
+    shutil.rmtree(made)
+    return folder
+
+
+@of_a_family
+def test_shipped_machine_code_is_used_and_only_what_it_lacks_is_compiled(copy, carried):
+    (file,) = carried.iterdir()
+    before = file.read_bytes(), file.stat().st_mtime_ns
+    assert compiled(copy, count=2) == "kernel_1"
+    assert compiled(copy, count=2) == ""
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+    assert cache_folders(copy) == {carried, copy / "tinyconv" / "kernels" / "cpu" / "__pycache__"}
+    said = run("from tinyconv.kernels.cpu.registers.host import target; print(target())", copy)
+    assert said.endswith(f"vectors of {host.LANES} floats, some of it shipped for {FAMILY}")
+
+
+def damage(file, folder):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def open_to_others(file, folder):
+    file.chmod(0o666)
+
+
+def behind_a_link(file, folder):
+    file.rename(folder / "elsewhere")
+    file.symlink_to(folder / "elsewhere")
+
+
+def folder_open_to_others(file, folder):
+    file.parent.chmod(0o777)
+
+
+def edit(file, folder):
+    with (folder / "tinyconv" / "kernels" / "cpu" / "small.py").open("a") as source:
+        source.write("# edited\n")
+
+
+def give_away(file, folder):
+    os.chown(file, 65534, 65534)
+
+
+@of_a_family
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(open_to_others, marks=posix),
+        *few([damage, edit], 0),
+        *(pytest.param(harm, marks=[posix, pytest.mark.long]) for harm in (behind_a_link, folder_open_to_others)),
+        pytest.param(give_away, marks=[needs_root, pytest.mark.long]),
+    ],
+)
+def test_shipped_machine_code_that_is_not_to_be_trusted_is_compiled_anew(copy, carried, harm):
+    (file,) = carried.iterdir()
+    harm(file, copy)
+    assert compiled(copy) == "kernel_0"
+
+
+@of_a_family
+@pytest.mark.long
+def test_a_processor_that_is_told_to_do_less_does_not_take_a_family_s_machine_code(copy, carried):
+    assert compiled(copy, NUMBA_CPU_NAME="nehalem", NUMBA_CPU_FEATURES="+sse4.2") == "kernel_0"
+
+
+@pytest.mark.parametrize(
+    ("has", "lacks", "family"),
+    [
+        (("x86-64-v4", "x86-64-v3"), "", "x86-64-v4"),
+        (("x86-64-v3",), "", "x86-64-v3"),
+        (("x86-64-v4",), "avx512vl", None),  # wide vectors, but not the family's: narrow code would not fit
+        (("x86-64-v3",), "fma", None),
+        ((), "", None),
+    ],
+)
+def test_the_family_of_a_processor(has, lacks, family):
+    known = set().union(*(shipped.FAMILIES[name].needs for name in has)) - {lacks}
+    features = [f"{'+' if name in known else '-'}{name}" for name in shipped.FAMILIES["x86-64-v4"].needs]
+    assert shipped.family_of(",".join(features)) == family
+
+
+@pytest.mark.slow
+@of_a_family
+def test_an_installation_that_carries_its_kernels_compiles_nothing(tmp_path):
+    """Even a first step of the example: ``warmup --for`` in a copy of the package, then a process without a cache."""
+    package = KERNELS.parent
+    shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    said = run(f"import tinyconv.__main__ as m; m.main(['warmup', '--for', '{FAMILY}'])", tmp_path)
+    assert re.search(rf"\n\d{{3}} kernels for {FAMILY} in .*: \d+\.\d MB\.\n", said)
+    program = """
+        import numpy as np, tinyconv
+        from tinyconv.commands import common, course, warmup
+        from tinyconv.kernels import cpu
+        with cpu.compile_watch() as watch:
+            model = common.compiled((28, 28, 1), 10, "cpu")
+            x = np.random.default_rng(0).random((256, 28, 28, 1), np.float32)
+            history = model.fit(x, np.arange(256) % 10, batch_size=128, epochs=2, verbose=0).history
+            model.predict(x)
+        assert np.isfinite(history["loss"]).all(), history
+        with cpu.compile_watch() as all_of_them, cpu.compiling_only():
+            for model, optimizer, loss in course.networks():
+                warmup.train(model, optimizer, loss, "cpu")
+        print(watch.functions, all_of_them.functions)
+    """
+    assert run(program, tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "empty")) == "[] []"
+
+
+def test_what_only_compiles_leaves_all_arrays_as_they_are():
+    x = np.full(3, -1, np.float32)
+    with cpu.compiling_only():
+        cpu.activation_forward(x, x, "relu", ())
+    assert (x == -1).all()
+    cpu.activation_forward(x, x, "relu", ())
+    assert (x == 0).all()
 
 
 def test_a_full_disk_is_no_error(monkeypatch):

@@ -149,7 +149,7 @@ def test_another_process_compiles_what_it_is_given_into_the_cache():
     record([advance])()
     (line,) = tasks.Program([advance]).write_down()[0]
     kernel, kinds = tasks._machine_code(line)
-    path, _ = kernel._cache._locate(tasks._signature(kinds), kernel.targetctx.codegen())
+    path, _ = kernel._cache._locate(tasks._signature(kinds), kernel._cache._own(kernel.targetctx.codegen())[0])
     path.unlink()
     other = ahead._start([(add, (mine, mine, 1)), advance])  # of which the first is not the library's
     assert other.wait() == 0

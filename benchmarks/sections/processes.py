@@ -1,9 +1,11 @@
 """What a whole process costs: its memory, its import, its first step."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 from benchmarks import network, peers
 from benchmarks.measure import Timing, interleave
@@ -42,11 +44,12 @@ def memory(s: Session) -> list[Result]:
     return [Result("memory", "peak memory of the example", 100 * ours / theirs, "%", 50, True, *columns)]
 
 
-def python(code: str, environment: dict[str, str] | None = None) -> list[str]:
-    """Run some Python in a process of its own, and return the lines that it prints."""
-    settings = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+def python(code: str, environment: dict[str, str] | None = None, root: Path | None = None) -> list[str]:
+    """Run some Python in a process of its own, with the tinyconv of a folder (this one's), and return the lines that it
+    prints."""
+    settings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root or ROOT), str(ROOT)]), **(environment or {})}
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=settings, check=True, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=root or ROOT, env=settings, check=True, capture_output=True, text=True
     ).stdout.splitlines()
 
 
@@ -82,20 +85,39 @@ print(time.perf_counter() - start)
 
 
 def first_step(s: Session) -> list[Result]:
-    """The first training step of a process, with an empty compile cache and with a full one."""
+    """The first training step of a process: with an empty compile cache and with a full one; and with an empty one
+    where the installation carries machine code for processors like this."""
+    from tinyconv.kernels.cpu.runtime import shipped
+
     code = FIRST_STEP.format(backend=s.backend)
     announced = []
 
-    def turns() -> tuple[float, float]:
+    def turn(carrier: Path | None) -> tuple[float, float, float]:
         with tempfile.TemporaryDirectory() as cache:
             cold, warm = (python(code, {"NUMBA_CACHE_DIR": cache}) for _ in range(2))
         announced.append(any("ompil" in line for line in cold))
-        return float(cold[-1]), float(warm[-1])
+        with tempfile.TemporaryDirectory() as cache:
+            carried = python(code, {"NUMBA_CACHE_DIR": cache}, carrier) if carrier else ["nan"]
+        if any("ompil" in line for line in carried):
+            raise RuntimeError(f"Something was compiled in spite of the machine code that is there: {carried}")
+        return float(cold[-1]), float(warm[-1]), float(carried[-1])
 
-    cold, warm = (Timing(times) for times in zip(*(turns() for _ in range(s.rounds)), strict=True))
+    family = shipped.family_here()
+    with tempfile.TemporaryDirectory() as folder:
+        carrier = _with_machine_code(Path(folder), family) if family and s.backend == "cpu" and not s.quick else None
+        cold, warm, carried = (Timing(times) for times in zip(*(turn(carrier) for _ in range(s.rounds)), strict=True))
     said = "announced" if all(announced) else "not announced"
-    works = (("first step, warm cache", warm, 2), (f"first step, cold cache ({said})", cold, 6))
+    works = [("first step, warm cache", warm, 2), (f"first step, cold cache ({said})", cold, 6)]
+    if carrier:
+        works.append((f"first step, machine code shipped for {family}", carried, 1))
     return [
         Result("first step", work, times.median, "s", target, True, str(times), seconds={work: times.seconds})
         for work, times, target in works
     ]
+
+
+def _with_machine_code(folder: Path, family: str) -> Path:
+    """An installation in that folder that carries its kernels compiled for a family of processors."""
+    shutil.copytree(ROOT / "tinyconv", folder / "tinyconv", ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    python(f"from tinyconv.__main__ import main; main(['warmup', '--for', {family!r}])", root=folder)
+    return folder

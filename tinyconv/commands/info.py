@@ -16,7 +16,7 @@ def run(options: argparse.Namespace) -> Result:
     from importlib.metadata import version
 
     from tinyconv.kernels.cpu.registers import host
-    from tinyconv.kernels.cpu.runtime import jit, threads
+    from tinyconv.kernels.cpu.runtime import jit, shipped, threads
 
     usable, gpu = _gpu()
     folder = jit.cache_folder()
@@ -33,11 +33,16 @@ def run(options: argparse.Namespace) -> Result:
         "threading_layer": threads.threading_layer(),
         "gpu": gpu,
         "gpu_usable": usable,
+        "shipped": sum(len(list(place.folder.glob("*.nbc"))) for place in shipped.places()),
         "cache": str(folder) if folder else None,
         "cache_files": len(files),
         "cache_bytes": sum(file.stat().st_size for file in files),
     }
-    notes = {"lanes": "float32 numbers per vector register", "registers": "vector registers", "gpu_usable": None}
+    notes = {
+        "lanes": "float32 numbers per vector register",
+        "registers": "vector registers",
+        "shipped": "compiled kernels that came with the installation",
+    }
     for name, value in result.items():
         note = f"  ({notes[name]})" if notes.get(name) else ""
         say(options, f"{name.replace('_', ' '):<16} {value}{note}")

@@ -1,56 +1,99 @@
 """``tinyconv warmup``: compile the kernels now, so that no training has to wait for it."""
 
 import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
-import tinyconv
-from tinyconv import kernels, layers
-from tinyconv.commands.common import Result, made_up, network, say
+import numpy as np
+
+from tinyconv import kernels
+from tinyconv.commands import course
+from tinyconv.commands.common import Result, say
+
+SAMPLES, BATCH = 300, 128  # two whole batches and a smaller one
+FAMILIES = ("x86-64-v3", "x86-64-v4")  # importing the CPU kernels, which know more of them, takes a second
 
 
 def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="whose kernels to compile (cpu)")
+    command.add_argument(
+        "--for",
+        dest="families",
+        nargs="+",
+        choices=FAMILIES,
+        default=[],
+        metavar="FAMILY",
+        help="compile the CPU kernels for other machines, and put them beside the sources, for a wheel or an image: "
+        f"{', '.join(FAMILIES)} (with AVX2, with AVX-512)",
+    )
 
 
 def run(options: argparse.Namespace) -> Result:
-    kernel_set = kernels.load(options.backend)
-    start = time.perf_counter()
-    functions = 0
     say(options, "Compiling ...")
-    watch = getattr(kernel_set, "compile_watch", None)
-    if watch is None:
-        _train_every_layer(options.backend)
+    start = time.perf_counter()
+    result: Result = {"backend": options.backend}
+    if options.families:
+        if options.backend != "cpu":
+            raise ValueError("--for is for the CPU kernels. Expected: --backend cpu. Received: --backend cuda.")
+        result |= {"files": {family: _ship(family) for family in options.families}}
+        for family, files in result["files"].items():
+            say(options, f"{files['count']} kernels for {family} in {files['folder']}: {files['bytes'] / 1e6:.1f} MB.")
     else:
-        with watch() as found:
-            _train_every_layer(options.backend)
-        functions = len(found.functions)
-    result = {"backend": options.backend, "functions": functions, "seconds": time.perf_counter() - start}
-    say(options, f"{functions} functions compiled, the others were there already: {result['seconds']:.1f} s.")
+        result |= {"functions": _compile(options.backend)}
+        say(options, f"{result['functions']} functions compiled, the others were there already.")
+    result |= {"seconds": time.perf_counter() - start}
+    say(options, f"It took {result['seconds']:.1f} s.")
     return result
 
 
-def _train_every_layer(backend: str) -> None:
-    """Train, evaluate and predict with everything there is, for a step or two."""
-    x, y = made_up(20)
-    everything_else = tinyconv.Sequential(
-        [
-            tinyconv.Input(x.shape[1:]),
-            layers.Conv2D(8, 3, strides=2, padding="same", kernel_regularizer="l2"),
-            layers.BatchNormalization(),
-            layers.LeakyReLU(),
-            layers.MaxPooling2D(3, strides=1),
-            layers.Conv2D(8, 3, activation="elu"),
-            layers.AveragePooling2D(2),
-            layers.Activation("sigmoid"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(10, activation="tanh"),
-            layers.Dropout(0.5),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
-    optimizers = (tinyconv.optimizers.Adam(), tinyconv.optimizers.SGD())
-    for model, optimizer in zip((network(x.shape[1:], 10), everything_else), optimizers, strict=True):
-        top = tinyconv.metrics.SparseTopKCategoricalAccuracy(3)
-        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy", top], backend=backend)
-        model.fit(x, y, batch_size=16, epochs=1, verbose=0, validation_data=(x, y))
-        model.predict(x)
+def _compile(backend: str) -> int:
+    """Compile what the course's networks need on this machine. Returns how many functions were not there yet; on a GPU,
+    where steps run to be compiled, 0."""
+    kernel_set: Any = kernels.load(backend)
+    only: Any = getattr(kernel_set, "compiling_only", contextlib.nullcontext)
+    watch: Any = getattr(kernel_set, "compile_watch", contextlib.nullcontext)
+    with watch() as found, only():
+        for model, optimizer, loss in course.networks():
+            train(model, optimizer, loss, backend)
+    return len(getattr(found, "functions", ()))
+
+
+def _ship(family: str) -> Result:
+    """Compile for a family of processors, in a process that takes this one for such, and put the files where the cache
+    looks for what came with the installation."""
+    from tinyconv.kernels.cpu.runtime import shipped
+
+    with tempfile.TemporaryDirectory() as cache:
+        asked = {"NUMBA_CPU_NAME": family, "NUMBA_CPU_FEATURES": shipped.FAMILIES[family].settings}
+        command = [sys.executable, "-c", f"from {__name__} import _compile; _compile('cpu')"]
+        done = subprocess.run(
+            command, env={**os.environ, **asked, "NUMBA_CACHE_DIR": cache}, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"The kernels could not be compiled for {family}: {done.stderr.strip()[-2000:]}")
+        folder = shipped.FOLDER / family
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        sizes = [shutil.copyfile(file, folder / file.name).stat().st_size for file in Path(cache).rglob("*.nbc")]
+    return {"folder": str(folder), "count": len(sizes), "bytes": sum(sizes)}
+
+
+def train(model: Any, optimizer: Any, loss: str, backend: str) -> None:
+    """Train, evaluate and predict, for a step of each kind; the numbers mean nothing."""
+    x: Any = np.zeros((SAMPLES, *model.input_shape[1:]), np.float32)
+    y: Any = np.arange(SAMPLES) % 10
+    if loss == "categorical_crossentropy":
+        y = np.eye(10, dtype=np.float32)[y]
+    elif loss != "sparse_categorical_crossentropy":
+        y = np.zeros((SAMPLES, 1), np.float32)
+    model.compile(optimizer, loss, metrics=["accuracy"], backend=backend)
+    model.fit(x, y, batch_size=BATCH, epochs=1, verbose=0, validation_data=(x, y))
+    for batch in (1, 32, 256):
+        model.predict(x[:batch], batch_size=batch, verbose=0)

@@ -7,6 +7,8 @@ import platform
 import llvmlite.binding as llvm
 from numba.core.registry import cpu_target
 
+from tinyconv.kernels.cpu.runtime import shipped
+
 # What each family of vector registers holds: float32 lanes per register, and how many registers there are.
 _AVX512, _AVX, _NEON, _SSE = (16, 32), (8, 16), (4, 32), (4, 16)
 
@@ -42,4 +44,6 @@ LANES, REGISTERS = vectors()
 def target() -> str:
     """What machine code is made for here: another one may round otherwise."""
     triple, name, features = cpu_target.target_context.codegen().magic_tuple()
-    return f"{name} ({triple}), features {hashlib.sha256(features.encode()).hexdigest()[:8]}, vectors of {LANES} floats"
+    mark = hashlib.sha256(features.encode()).hexdigest()[:8]
+    came = "".join(f", some of it shipped for {place.target[1]}" for place in shipped.places())
+    return f"{name} ({triple}), features {mark}, vectors of {LANES} floats{came}"

@@ -42,6 +42,7 @@ from numba.core.serialize import dumps
 from numba.core.types import unliteral
 
 import tinyconv.kernels.cpu.runtime.private as private  # not "from": sources() looks for the file
+import tinyconv.kernels.cpu.runtime.shipped as shipped
 from tinyconv.kernels.cpu.runtime.threads import SETTINGS
 
 KERNELS = Path(__file__).parents[2]  # of all sets
@@ -116,20 +117,22 @@ class KernelCache(_Cache):
 
     def load_overload(self, sig, target_context):
         target_context.refresh()
-        try:
-            path, identity = self._locate(sig, target_context.codegen())
-            content = private.read(path)
-            if not content.startswith(hashlib.sha256(content[32:]).digest() + identity):
-                return None
-            return CompileResult._rebuild(target_context, *pickle.loads(content[64:]))
-        except Exception:  # whatever is wrong with the file, compiling is right
-            return None
+        for place in self._places(target_context.codegen()):
+            try:
+                path, identity = self._locate(sig, place)
+                content = private.read(path, place.installed)
+                if content.startswith(hashlib.sha256(content[32:]).digest() + identity):
+                    return CompileResult._rebuild(target_context, *pickle.loads(content[64:]))
+            except Exception:  # whatever is wrong with the file, compiling is right
+                continue
+        return None
 
     def save_overload(self, sig, data):
         if data.lifted or data.library.has_dynamic_globals:
             return
         try:
-            path, identity = self._locate(sig, data.codegen)
+            (place,) = self._own(data.codegen)
+            path, identity = self._locate(sig, place)
             content = identity + dumps(data._reduce())
             private.replace(path, hashlib.sha256(content).digest() + content)
         except Exception:  # the disk is full, say: the next process compiles again
@@ -137,12 +140,12 @@ class KernelCache(_Cache):
 
     def holds(self, sig, target_context) -> bool:
         """Whether there is a file for the signature that is not stale; ``load_overload`` checks its content."""
-        try:
-            path, identity = self._locate(sig, target_context.codegen())
-            with open(path, "rb") as file:
-                return file.read(64)[32:] == identity
-        except OSError:
-            return False
+        for place in self._places(target_context.codegen()):
+            path, identity = self._locate(sig, place)
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                if file.read(64)[32:] == identity:
+                    return True
+        return False
 
     def enable(self):
         self._enabled = True
@@ -153,16 +156,21 @@ class KernelCache(_Cache):
     def flush(self):
         """Nothing to do: a stale file is replaced when its function is compiled again."""
 
-    def _locate(self, sig, codegen) -> tuple[Path, bytes]:
+    def _places(self, codegen) -> list[shipped.Place]:
+        """Where to look: among what came with the installation, then where what is compiled here is kept."""
+        return shipped.places() + self._own(codegen) if self._enabled else []
+
+    def _own(self, codegen) -> list[shipped.Place]:
+        folder = cache_folder() if self._enabled else None
+        return [] if folder is None else [shipped.Place(folder, codegen.magic_tuple())]
+
+    def _locate(self, sig, place: shipped.Place) -> tuple[Path, bytes]:
         """Where a compiled signature is kept, and the hash of everything that it depends on."""
-        folder = cache_folder()
-        if not self._enabled or folder is None:
-            raise FileNotFoundError
-        key = repr((describe(self._function), self._flags, str(sig), codegen.magic_tuple(), SETTINGS.BOUNDSCHECK))
+        key = repr((describe(self._function), self._flags, str(sig), place.target, SETTINGS.BOUNDSCHECK))
         digest = hashlib.sha256(key.encode()).digest()
         module = self._function.__module__.rpartition(".")[2]
         name = f"{module}.{self._function.__qualname__}-{digest.hex()[:16]}{SUFFIX}".replace("<locals>.", "")
-        return folder / name, hashlib.sha256(digest + self._stamp).digest()
+        return place.folder / name, hashlib.sha256(digest + self._stamp).digest()
 
 
 def describe(thing) -> str:
@@ -178,7 +186,7 @@ def describe(thing) -> str:
 @functools.cache
 def source_stamp(file: str) -> bytes:
     """The hash of all that a function of that file is compiled from: the sources, and the compiler."""
-    versions = f"{numba.__version__} {llvmlite.__version__} {sys.version}"
+    versions = f"{numba.__version__} {llvmlite.__version__} {sys.implementation.cache_tag}"
     contents = (read(path) for path in sorted(sources(Path(file))))
     return hashlib.sha256(b"\0".join([versions.encode(), *contents])).digest()
 

@@ -36,12 +36,12 @@ def prepare(folder: Path) -> None:
                 os.mkdir(path, 0o700)
     folder.stat()  # a circle of links would lead nowhere
     if hasattr(os, "geteuid"):
-        _check_path(folder)
+        check_path(folder)
         _check_own(folder, os.lstat(folder), stat.S_ISDIR)
     tempfile.TemporaryFile(dir=folder).close()
 
 
-def _check_path(path: Path) -> None:
+def check_path(path: Path) -> None:
     """Whether nobody else could exchange one of the folders above, or a link on the way."""
     trusted = (0, os.geteuid())
     for above in reversed(path.parents):
@@ -50,20 +50,20 @@ def _check_path(path: Path) -> None:
             raise UntrustedError(f"{above} belongs to another user (number {status.st_uid})")
         if stat.S_ISLNK(status.st_mode):
             target = above.parent / os.readlink(above)
-            _check_path(target / "below")
+            check_path(target / "below")
         elif status.st_mode & OTHERS_MAY_WRITE and not status.st_mode & stat.S_ISVTX and not _group_of_one(status):
             raise UntrustedError(f"other users may write in {above} (chmod go-w would forbid it)")
 
 
-def _check_own(path: Path, status: os.stat_result, is_kind) -> None:
-    """Whether a file or folder is what it should be, this user's, and written by nobody else."""
+def _check_own(path: Path, status: os.stat_result, is_kind, installed: bool = False) -> None:
+    """Whether a file or folder is what it should be, this user's (or the superuser's), and written by nobody else."""
     if not is_kind(status.st_mode):
         raise UntrustedError(f"{path} is a symbolic link, or no {'folder' if is_kind is stat.S_ISDIR else 'file'}")
     if not hasattr(os, "geteuid"):
         return
-    if status.st_uid != os.geteuid():
+    if status.st_uid != os.geteuid() and not (installed and status.st_uid == 0):
         raise UntrustedError(f"{path} belongs to another user (number {status.st_uid})")
-    if status.st_mode & OTHERS_MAY_WRITE:
+    if status.st_mode & OTHERS_MAY_WRITE and not (installed and _group_of_one(status)):
         raise UntrustedError(f"other users may write in {path} (chmod go-w would forbid it)")
 
 
@@ -82,11 +82,12 @@ def _group_of_one(status: os.stat_result) -> bool:
     return (user.pw_name, user.pw_gid) == (group.gr_name, group.gr_gid) and set(group.gr_mem) <= {user.pw_name}
 
 
-def read(path: Path) -> bytes:
-    """A file's content. It is opened once, so that what is checked is what is read."""
+def read(path: Path, installed: bool = False) -> bytes:
+    """A file's content. It is opened once, so that what is checked is what is read. ``installed``: the superuser may
+    have put it there, or this user with a program that lets his own group write."""
     flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
     with open(os.open(path, os.O_RDONLY | sum(flags)), "rb") as file:
-        _check_own(path, os.fstat(file.fileno()), stat.S_ISREG)
+        _check_own(path, os.fstat(file.fileno()), stat.S_ISREG, installed)
         return file.read()
 
 

@@ -15,11 +15,12 @@ Behind the task's number a kernel takes what it likes, each argument with its ow
 contiguous; integers; and tuples of integers, named ones too. A float comes in an array (see :func:`floats`).
 """
 
+import contextlib
 import ctypes
 import functools
 import operator
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,6 +159,22 @@ def _lines_of(written: Parts) -> list[Line]:
     return [line for part in written if isinstance(part, list) for line in part]
 
 
+_only_compile = False
+
+
+@contextlib.contextmanager
+def compiling_only() -> Iterator[None]:
+    """In this process nothing runs meanwhile, all arrays keep what they hold: for machine code that is another
+    processor's, say. It is for a process that does nothing else."""
+    global _only_compile
+    _only_compile = True
+    try:
+        run_table.loop.compile(types.void(types.int64[:, ::1], types.int64[::1], types.int64, types.boolean).args)
+        yield
+    finally:
+        _only_compile = False
+
+
 class Table:
     """Lines that run one after the other, the tasks of each in parallel."""
 
@@ -171,6 +188,8 @@ class Table:
             row[ARGUMENTS : ARGUMENTS + len(words)] = words
 
     def __call__(self) -> None:
+        if _only_compile:
+            return
         failed = run_table(self._memory, self._progress, GIVE_WAY)
         if failed:
             name = self._lines[failed - 1].kernel.__name__
