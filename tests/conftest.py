@@ -1,6 +1,7 @@
 """What every test run shares."""
 
 import contextlib
+import os
 import signal
 import sys
 
@@ -27,6 +28,9 @@ def pytest_configure(config):
     # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A container may ask for no bytecode. Then each of the hundreds of processes that tests start would compile the
+    # source of all that it imports, which takes longer than most of what they test.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     settings.load_profile("slow" if config.getoption("--slow") else "long" if config.getoption("--long") else "quick")
 
 
