@@ -186,9 +186,9 @@ def test_weights_in_training(name):
     models = networks(units, activation)
     rng = np.random.default_rng(0)
     x, labels, weights = (
-        rng.standard_normal((50, 6)).astype(np.float32),
-        rng.integers(0, max(units, 2), 50),
-        rng.random(50),
+        rng.standard_normal((22, 6)).astype(np.float32),
+        rng.integers(0, max(units, 2), 22),
+        rng.random(22),
     )
     y = labels if name.startswith("sparse") else np.eye(units)[labels] if units > 1 else labels[:, None]
     for model, backend in zip(models, (None, "reference", "cpu"), strict=True):
@@ -204,13 +204,15 @@ def test_weights_in_training(name):
             for key in expected:
                 agree(found[key], expected[key], 3e-5)
 
-    fit = {"batch_size": 16, "verbose": 0, "shuffle": False}
-    for more in ({"sample_weight": weights}, {"class_weight": {0: 3.0, 1: 0.5}}, {}):
-        all_of_them("fit", x, y, epochs=2, validation_data=(x[:20], y[:20], weights[:20]), **fit, **more)
+    fit = {"batch_size": 8, "verbose": 0, "shuffle": False}
+    for epochs, more in enumerate(({}, {"sample_weight": weights}, {"class_weight": {0: 3.0, 1: 0.5}})):
+        data = (x[:11], y[:11], weights[:11])
+        all_of_them("fit", x, y, epochs=1 + epochs % 2, validation_data=data, **fit, **more)
     all_of_them("fit", x, y, validation_split=0.3, sample_weight=weights, **fit)
     all_of_them("fit", x, y, validation_split=0.3, class_weight={0: 2.0}, **fit)
-    all_of_them("evaluate", x, y, sample_weight=weights, verbose=0, return_dict=True)
-    expected, *lists = (model.evaluate(x, y, sample_weight=weights, verbose=0) for model in models)
+    evaluate = {"sample_weight": weights, "verbose": 0, "batch_size": 8}
+    all_of_them("evaluate", x, y, return_dict=True, **evaluate)
+    expected, *lists = (model.evaluate(x, y, **evaluate) for model in models)
     for found in lists:
         agree(found, expected, 3e-5)
     for _ in range(2):

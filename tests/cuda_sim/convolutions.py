@@ -44,7 +44,7 @@ def test_conv2d_transpose(case):
     dout = floats(random, *x_shape)
     work = Work("conv2d_workspace", x.shape, x_shape, w.shape, *geometry)
     compare("conv2d_transpose_forward", nothing(*x_shape), x, w, b, work, *geometry)
-    for dx in (nothing(*x.shape), nothing(0, 0, 0, 0)):
+    for dx in (nothing(*x.shape), *([NONE] if case == "strides" else [])):
         compare("conv2d_transpose_backward", dx, nothing(*w.shape), nothing(C), dout, x, w, work, *geometry)
 
 

@@ -82,7 +82,7 @@ class Watched:
     def __init__(self, array):
         self.array, self.elements = array, collections.defaultdict(Element)
         self.block = self.moment = None
-        self.settled = set()  # indices that several threads have read since the last barrier: one more is nothing new
+        self.settled = {}  # what several threads have read since the last barrier: that one more does is nothing new
 
     def element(self, index):
         if self.block is not Turn.thread.block:
@@ -94,19 +94,20 @@ class Watched:
         return self.elements[index]
 
     def __getitem__(self, index):
-        if self.moment is Turn.moment and index in self.settled:
-            return self.array[index]
+        if self.moment is Turn.moment and (value := self.settled.get(index)) is not None:
+            return value
         element = self.element(index)
         element.read()
         if not element.written:
             faults.add(f"line {sys._getframe(1).f_lineno} reads shared memory to which nothing was written")
+        value = self.array[index]
         if element.reader is SEVERAL:
-            self.settled.add(index)
-        return self.array[index]
+            self.settled[index] = value
+        return value
 
     def __setitem__(self, index, value):
         self.element(index).write()
-        self.settled.discard(index)
+        self.settled.pop(index, None)
         self.array[index] = value
 
 
