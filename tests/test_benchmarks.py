@@ -158,11 +158,11 @@ def test_networks_are_the_same_in_pytorch(name):
     from benchmarks.peers.pytorch import PyTorch
 
     network = networks.NETWORKS[name]
-    answers = networks.answers(network, 4)
+    answers = networks.answers(network, 2)
     peer = PyTorch(1, channels_last=True)
-    peer.take(name, answers.weights, 4)
-    np.testing.assert_allclose(peer.outputs(4), answers.outputs, atol=1e-5)
-    np.testing.assert_allclose([peer.epoch(4, 4) for _ in answers.losses], answers.losses, rtol=1e-3)
+    peer.take(name, answers.weights, 2)
+    np.testing.assert_allclose(peer.outputs(2), answers.outputs, atol=1e-5)
+    np.testing.assert_allclose([peer.epoch(2, 2) for _ in answers.losses], answers.losses, rtol=1e-3)
 
 
 def test_only_the_same_network_is_timed():

@@ -4,6 +4,7 @@ Keras' layers are called one after another on tensors (to build a model of each 
 rest), and a few graphs are built as models of both, in which the order of the weights must be the same.
 """
 
+import functools
 import inspect
 
 import numpy as np
@@ -119,12 +120,18 @@ def layer_of(library, number, kind, arguments):
     return getattr(kinds, kind)(**arguments, name=name)
 
 
+@functools.cache
+def knows_training(kind):
+    """Whether what such a layer computes is another in training."""
+    return "training" in inspect.signature(kind.call).parameters
+
+
 def plain(layer, x, training=None):
     """Call a layer of Keras; one that is built without the care that Keras takes of its arguments, which takes most of
     the time."""
     if training is None:
         return layer(x)
-    options = {"training": training} if "training" in inspect.signature(layer.call).parameters else {}
+    options = {"training": training} if knows_training(type(layer)) else {}
     return (layer.call if layer.built else layer)(x, **options)
 
 
