@@ -1,5 +1,6 @@
 """Writing a plan: its steps and buffers, which the ops (:mod:`tinyconv.plan.ops`) add one after another."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,7 +9,7 @@ import numpy as np
 
 from tinyconv import kernels as kernel_sets
 from tinyconv.checking import Shape
-from tinyconv.kernels import shapes
+from tinyconv.kernels import memory, shapes
 from tinyconv.plan.arena import Storage
 from tinyconv.plan.state import State
 
@@ -99,6 +100,26 @@ class Operation(Protocol):
     def call(self) -> int: ...
 
 
+class Turns:
+    """Memory that several values have in turn, each from its op's number to that of its last reader.
+
+    A gradient is written by the backward passes of those that read the value, and read for the last time by that of
+    the op that computed it; the value itself at inference the other way round, in the forward pass. So memory is free
+    for whatever begins later. Values come in the order of their ops, and each gets the smallest piece that suffices
+    (linear scan, as compilers hand out registers: Poletto and Sarkar, 1999).
+    """
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[int, int]] = []  # of each, its size and until when it is taken
+
+    def take(self, size: int, now: int, until: int) -> int:
+        """The number of a piece of at least that size that nobody has from ``now`` on; the caller's until ``until``."""
+        free = [(had, piece) for piece, (had, end) in enumerate(self.pieces) if had >= size and end < now]
+        had, piece = min(free, default=(size, len(self.pieces)))
+        self.pieces[piece : piece + 1] = [(had, until)]
+        return piece
+
+
 class Builder:
     """Collects the steps and buffers of a plan while its ops emit themselves."""
 
@@ -111,6 +132,9 @@ class Builder:
         self.targets: list[Any] = []
         self.all_weights: list[Any] = []  # of the rows of each loss that has weights
         self.shared: list[tuple[Operation, Any, Any]] = []  # gradients of a shared layer's further calls
+        self.turns = Turns()
+        self.now = 0  # the number of the op that emits itself
+        self.until: int | None = None  # that of the last reader of its output; None: somebody outside is one
 
     # Buffers
 
@@ -130,9 +154,21 @@ class Builder:
     def value(self, op: Operation, name: str, shape: Shape, needs_grad: bool) -> Value:
         """A buffer for a batch of arrays of ``shape``, and, if needed, one for its gradient."""
         full = (self.batch_size, *shape)
-        data = self.buffer(op, name, full, self.state.dtype)
-        grad = self.buffer(op, f"d{name}", full, self.state.dtype) if needs_grad else self.nothing(len(full))
+        make = self.buffer if self.training else self.in_turn
+        data = make(op, name, full, self.state.dtype)
+        grad = self.in_turn(op, f"d{name}", full, self.state.dtype) if needs_grad else self.nothing(len(full))
         return Value(data, grad, self.nothing)
+
+    def in_turn(self, op: Operation, name: str, shape: Shape, dtype: Any) -> Any:
+        """A buffer that others have before and after; one of its own, if somebody outside writes or reads it, or if
+        there are to be guard zones around it."""
+        if self.until is None or memory.guarding():
+            return self.buffer(op, name, shape, dtype)
+        size = math.prod(shape)
+        piece = self.turns.take(size, self.now, self.until)
+        key = f"in turn/{piece}"
+        self.buffers[key] = self.storage.get(key, (self.turns.pieces[piece][0],), dtype)
+        return self.buffers[key][:size].reshape(shape)
 
     def output(self, op: Operation, needs_grad: bool = False) -> Value:
         """The buffer of an op's output.
@@ -197,7 +233,7 @@ class Builder:
             return [value] * readers
         forks = [value]
         for reader in range(1, readers):
-            grad = self.buffer(op, f"dout_{reader}", value.grad.shape, self.state.dtype)
+            grad = self.in_turn(op, f"dout_{reader}", value.grad.shape, self.state.dtype)
             forks.append(Value(value.data, grad, self.nothing))
             self.backward(op, "add_to", 0, out=value.flat.grad, x=forks[-1].flat.grad)
         return forks

@@ -67,6 +67,16 @@ class Graph:
         """The nodes that read a value, in order (twice if they read it twice)."""
         return [other for other, node in self for read in node.reads if read == number]
 
+    def last_readers(self) -> dict[int, int | None]:
+        """For each value the last node that reads it, or the same memory in another shape; None for inputs and outputs,
+        which somebody outside writes or reads."""
+        last: dict[int, int | None] = {}
+        for number, node in reversed(list(self)):
+            ends = [last[reader] if self[reader].op.is_view else reader for reader in self.readers(number)]
+            outside = number in self.outputs or not node.reads or None in ends
+            last[number] = None if outside else max((end for end in ends if end is not None), default=number)
+        return last
+
     def chain_from(self, number: int, length: int) -> list[int] | None:
         """The nodes of a chain of that length which nothing else reads the inside of, if one begins at ``number``."""
         chain = [number]

@@ -106,14 +106,6 @@ class Plan:
     def all_steps(self) -> list[Step]:
         return [step for phase in PHASES for step in self.steps[phase]]
 
-    def trace(self) -> dict[str, np.ndarray]:
-        """A copy of every buffer, by name, as the last run left it."""
-        copies = {}
-        for name, array in self.buffers.items():
-            copies[name] = np.empty(array.shape, array.dtype)
-            self.kernels.download(copies[name], array)
-        return copies
-
     def profile(self, repeats: int = 20) -> list[tuple[Step, float]]:
         """The median time of each step in seconds, over ``repeats`` runs of the whole plan (after one to warm up)."""
         steps = self.all_steps()
@@ -197,7 +189,9 @@ def _emit(b: Builder, graph: Graph) -> tuple[dict[int, Emitted], list[Value]]:
     """
     waiting: dict[int, list[Value]] = {}  # of each value, one for each reader that is still to come
     emitted: dict[int, Emitted] = {}
+    last = graph.last_readers()
     for number, node in graph:
+        b.now, b.until = number, last[number]
         inputs, before = tuple(waiting[read].pop(0) for read in node.reads), len(b.steps["forward"])
         out = node.op.emit(b, *inputs)
         own, b.steps["backward"] = tuple(b.steps["backward"]), []

@@ -32,6 +32,7 @@ class Op:
     call: int = field(default=0, kw_only=True)  # of a layer that is called more than once: which of its calls
 
     label: ClassVar[str] = "op"
+    is_view: ClassVar[bool] = False  # whether the value may lie in the memory of what it was computed from
 
     @property
     def layers(self) -> str:
@@ -324,6 +325,7 @@ class Reshape(Op):
     """The same memory under another shape: no step at all."""
 
     label = "view"
+    is_view = True
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         return x.reshape((b.batch_size, *self.out_shape))
@@ -869,6 +871,8 @@ class Loss(Op):
     weighted: bool = False
     smoothing: tuple[float, float] | None = None  # of the targets: how much, and towards which level
     absorbed: bool = False
+
+    is_view = True
 
     @property
     def label(self) -> str:  # type: ignore[override]
