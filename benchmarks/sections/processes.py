@@ -48,6 +48,7 @@ def python(code: str, environment: dict[str, str] | None = None, root: Path | No
     """Run some Python in a process of its own, with the tinyconv of a folder (this one's), and return the lines that it
     prints."""
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root or ROOT), str(ROOT)]), **(environment or {})}
+    settings.pop("PYTHONDONTWRITEBYTECODE", None)  # others' modules have been compiled by pip
     return subprocess.run(
         [sys.executable, "-c", code], cwd=root or ROOT, env=settings, check=True, capture_output=True, text=True
     ).stdout.splitlines()
