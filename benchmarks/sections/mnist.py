@@ -51,9 +51,9 @@ def batches(s: Session) -> list[Result]:
     """Training at other batch sizes. Those that compile for each take part only if they were fast at the epoch."""
     slow_starters = (peers.KERAS_JAX, peers.TORCH_COMPILED)
     contenders = [peers.TINYCONV, *(c for c in s.trainers if c not in slow_starters or c in s.finalists)]
-    samples = s.samples(8192)
     results = []
     for batch_size in (16, 32, 512, 4096):
+        samples = s.samples(max(2048, 2 * batch_size))
         size = min(batch_size, samples // 2)
         times = s.train(contenders, samples, size)
         results.append(against_fastest("batches", f"training at batch {size}, {samples:,} images", times, 3.0))

@@ -2,7 +2,7 @@
 
 import functools
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from benchmarks import peers
@@ -57,6 +57,7 @@ def training(s: Session) -> list[Result]:
     results, peak = [], sgemm_peak(s)
     for network in chosen(s, NETWORKS.values()):
         times = s.race_with(network, trainers(s), s.steps(network))
+        s.fastest[network.name] = fastest(trainers(s)[1:], times)
         batch = s.sizes(network)[0]
         work, target = f"training step, {network.name}, batch {batch}", 1.5 if network is LARGE_IMAGES else 2.0
         bounds = bound(peak, batch * s.answers[network.name].training)
@@ -111,7 +112,7 @@ def busy(s: Session) -> list[Result]:
 
 def beside(s: Session, worker: Worker, network: Network, others: int) -> float:
     with busy_processes(others):
-        return s.steps(network, 0.5)(worker)
+        return s.steps(network, 0.3)(worker)
 
 
 def slower(factor: float, times: dict[tuple[str, int], Timing], name: str) -> str:
@@ -122,24 +123,29 @@ def memory(s: Session) -> list[Result]:
     """The most memory of a process that trains each network for a few steps: ours, and the fastest peer's."""
     results = []
     for network in chosen(s, NETWORKS.values()):
-        fastest = fastest_peer(s, network)
-        found = {c.name: peak(s, c, network) for c in (peers.TINYCONV, *fastest)}
+        peer = fastest_peer(s, network)
+        found = {c.name: peak(s, c, network) for c in (peers.TINYCONV, *peer)}
         ours, work = found[peers.TINYCONV.name], f"peak memory, {network.name}, batch {s.sizes(network)[0]}"
-        if not fastest:
+        if not peer:
             results.append(Result("networks-memory", work, ours, "MB"))
             continue
-        theirs = found[fastest[0].name]
-        columns = f"{ours:.0f} MB", f"{fastest[0].name} {theirs:.0f} MB"
+        theirs = found[peer[0].name]
+        columns = f"{ours:.0f} MB", f"{peer[0].name} {theirs:.0f} MB"
         results.append(told(Result("networks-memory", work, 100 * ours / theirs, "%", 50, True, *columns)))
     return results
 
 
 def fastest_peer(s: Session, network: Network) -> list[Contender]:
-    """The peer that trains it in the least time, by two turns; none if there is no peer."""
-    rivals = {c.name: c for c in trainers(s)[1:]}
-    turns = {name: functools.partial(s.steps(network), s.other(c, network)) for name, c in rivals.items()}
-    times = interleave(turns, 2)
-    return [rivals[min(times, key=lambda name: times[name].median)]] if times else []
+    """The peer that trains it in the least time, as seen before or else by two turns; none if there is no peer."""
+    if network.name not in s.fastest:
+        rivals = trainers(s)[1:]
+        turns = {c.name: functools.partial(s.steps(network), s.other(c, network)) for c in rivals}
+        s.fastest[network.name] = fastest(rivals, interleave(turns, 2))
+    return s.fastest[network.name]
+
+
+def fastest(rivals: Sequence[Contender], times: dict[str, Timing]) -> list[Contender]:
+    return [min(rivals, key=lambda c: times[c.name].median)] if rivals else []
 
 
 def peak(s: Session, contender: Contender, network: Network) -> float:

@@ -51,6 +51,7 @@ class Session:
         self.workers: dict[str, Worker] = {}
         self.others: dict[str, tuple[str, Worker]] = {}  # with another network than the seed's: its name, the process
         self.answers: dict[str, networks.Answers] = {}
+        self.fastest: dict[str, list[Contender]] = {}  # by a network's name: the peer that trains it fastest, if any
         self.expected = reference_outputs(folder)
 
     @property
