@@ -184,6 +184,9 @@ def test_the_fastest_peer_is_the_one_whose_memory_counts():
     class Timed:
         trainers = (peers.TORCH, peers.KERAS_TENSORFLOW, peers.TORCH_COMPILED)
 
+        def __init__(self):
+            self.fastest = {networks.SMALL[1].name: [peers.TORCH]}  # as timed before
+
         def other(self, contender, network):
             return contender
 
@@ -191,6 +194,7 @@ def test_the_fastest_peer_is_the_one_whose_memory_counts():
             return lambda contender: seconds[contender.name]
 
     assert section.fastest_peer(Timed(), networks.SMALL[0]) == [peers.KERAS_TENSORFLOW]  # the compiled one is left out
+    assert section.fastest_peer(Timed(), networks.SMALL[1]) == [peers.TORCH]
 
 
 def test_the_memory_of_who_starts_a_process_does_not_count():

@@ -21,6 +21,8 @@ import pytest
 
 import tinyconv.kernels
 from tests.strategies import few
+from tinyconv.__main__ import main
+from tinyconv.commands import warmup
 from tinyconv.kernels import cpu
 from tinyconv.kernels.cpu.registers import host
 from tinyconv.kernels.cpu.runtime import cutting, jit, private, shipped, threads
@@ -428,6 +430,22 @@ def test_the_family_of_a_processor(has, lacks, family):
     assert shipped.family_of(",".join(features)) == family
 
 
+def test_what_keeps_machine_code_from_being_shipped_is_said_before_anything_is_compiled(monkeypatch, capsys, tmp_path):
+    assert set(warmup.FAMILIES) == set(shipped.FAMILIES)
+    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "file")
+    (tmp_path / "file").touch()
+    command = ["warmup", "--for", "x86-64-v3"]
+    for more, machine, message in (
+        (["--backend", "cuda"], "x86_64", "--for is for the CPU kernels. Expected: --backend cpu."),
+        ([], "aarch64", "Kernels for x86-64-v3 are compiled on x86-64. This is aarch64."),
+        ([], "AMD64", "[Errno "),
+    ):
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        assert main([*command, *more]) == 1
+        assert capsys.readouterr().err.startswith(f"tinyconv warmup: {message}")
+
+
 @pytest.mark.slow
 @of_a_family
 def test_an_installation_that_carries_its_kernels_compiles_nothing(tmp_path):
@@ -454,11 +472,13 @@ def test_an_installation_that_carries_its_kernels_compiles_nothing(tmp_path):
     assert run(program, tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "empty")) == "[] []"
 
 
-def test_what_only_compiles_leaves_all_arrays_as_they_are():
-    x = np.full(3, -1, np.float32)
-    with cpu.compiling_only():
+def test_what_only_compiles_leaves_all_arrays_as_they_are_and_other_threads_work():
+    x, other = np.full(3, -1, np.float32), np.full(3, -1, np.float32)
+    with cpu.compiling_only(), concurrent.futures.ThreadPoolExecutor(1) as pool:
         cpu.activation_forward(x, x, "relu", ())
+        pool.submit(cpu.activation_forward, other, other, "relu", ()).result()
     assert (x == -1).all()
+    assert (other == 0).all()
     cpu.activation_forward(x, x, "relu", ())
     assert (x == 0).all()
 

@@ -342,6 +342,19 @@ def test_it_fits(browser, explorer, width, height, touch):
     assert page.complaints() == []
 
 
+def test_a_tab_that_is_pressed_stays_until_it_is_let_go(page):
+    """A list that comes meanwhile, and with it the accuracy in the head, would take the button away with its click."""
+    at = page.run("(e => { window.tab = e; return e.getBoundingClientRect().toJSON(); })($('[data-key=tab-train]'))")
+    at = {"x": at["x"] + 5, "y": at["y"] + 5}
+    page.pointer("mouseMoved", at)
+    page.pointer("mousePressed", at)
+    page.run("(S.listed = null, S.from = 1, dispatchEvent(new Event('resize')))")
+    assert page.wait("S.listed?.ready && [S.listed.accuracy]")[0] is not None
+    assert page.run("window.tab === $('[data-key=tab-train]')")
+    page.pointer("mouseReleased", at)
+    page.wait("S.mode === 'train' && window.tab !== $('[data-key=tab-train]')")
+
+
 def test_training_is_seen_and_looked_back_at(page, explorer):
     page.click("[data-key=tab-train]")
     page.wait("S.mode === 'train' && $('[data-key=go]')")

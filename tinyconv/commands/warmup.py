@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,11 @@ def _ship(family: str) -> Result:
     looks for what came with the installation."""
     from tinyconv.kernels.cpu.runtime import shipped
 
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        raise RuntimeError(f"Kernels for {family} are compiled on x86-64. This is {platform.machine()}.")
+    folder = shipped.FOLDER / family
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()  # what cannot be written fails now, not after a minute
     with tempfile.TemporaryDirectory() as cache:
         asked = {"NUMBA_CPU_NAME": family, "NUMBA_CPU_FEATURES": shipped.FAMILIES[family].settings}
         command = [sys.executable, "-c", f"from {__name__} import _compile; _compile('cpu')"]
@@ -78,9 +84,8 @@ def _ship(family: str) -> Result:
         )
         if done.returncode:
             raise RuntimeError(f"The kernels could not be compiled for {family}: {done.stderr.strip()[-2000:]}")
-        folder = shipped.FOLDER / family
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        for old in folder.iterdir():
+            old.unlink()
         sizes = [shutil.copyfile(file, folder / file.name).stat().st_size for file in Path(cache).rglob("*.nbc")]
     return {"folder": str(folder), "count": len(sizes), "bytes": sum(sizes)}
 

@@ -29,10 +29,10 @@ addEventListener("focusin", e => { held = e.target.dataset?.key ?? null; });
 function keepFocus() { if (held && document.activeElement === document.body) document.querySelector(`[data-key="${CSS.escape(held)}"]`)?.focus({ preventScroll: true }); }
 // A button that is pressed stays until it is let go, else the click would be lost: what is drawn meanwhile comes after.
 let pressed = false, late = false;
+const unlessPressed = draw => () => { if (pressed) late = true; else draw(); };
 addEventListener("pointerdown", e => { pressed = !!e.target.closest?.("button"); }, true);
 for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => setTimeout(() => { pressed = false; if (late) { late = false; render(); } }), true);
-function render() {
-  if (pressed) { late = true; return; }
+const render = unlessPressed(() => {
   document.body.dataset.mode = S.mode;
   document.body.classList.toggle("tall", S.sheet);
   document.body.classList.toggle("pictures", S.pictures);
@@ -40,9 +40,12 @@ function render() {
   drawHead(); (MODES[S.mode].drawBar ?? drawBar)(act.go); drawNet(); (MODES[S.mode].drawDock ?? drawDock)(); inspect(); drawPath();
   writeHash();
   keepFocus();
-}
-const inspect = () => { if (pressed) { late = true; return; } (MODES[S.mode].drawInspector ?? drawInspector)(); say(); };
-function redraw() { if (pressed) { late = true; return; } drawNet(); drawPath(); keepFocus(); }
+});
+const head = unlessPressed(drawHead);
+const dock = unlessPressed(() => (MODES[S.mode].drawDock ?? drawDock)());
+const inspect = unlessPressed(() => { (MODES[S.mode].drawInspector ?? drawInspector)(); say(); });
+const redraw = unlessPressed(() => { drawNet(); drawPath(); keepFocus(); });
+const panels = unlessPressed(() => { MODES[S.mode].drawBar?.(); MODES[S.mode].drawDock?.(); inspect(); keepFocus(); });
 
 // ---------------------------------------------------------------- looking
 const body = () => ({ ...S.sample, index: S.sample.index ?? S.sample.beside, beside: undefined, kind: undefined, ...S.slide, ...MODES[S.mode].asks?.() });
@@ -79,7 +82,7 @@ const explain = latest(async () => {
   if (!loss && !sameNumber(shown(), p)) return explain();
   const found = known.get(key);
   S.explanation = found.explanation; S.measured = found.measured;
-  if (!S.hover && S.open === null && !loss) { S.open = mainGroup(S.explanation); if (S.open !== null) { const before = JSON.stringify(S.pages); follow(); if (JSON.stringify(S.pages) !== before) drawNet(); drawPath(); } }
+  if (!S.hover && S.open === null && !loss) { S.open = mainGroup(S.explanation); if (S.open !== null) { const before = JSON.stringify(S.pages); follow(); if (JSON.stringify(S.pages) !== before) redraw(); else drawPath(); } }
   inspect();
   if (p.band === "gradient" && !S.hover && !found.measured) await nudge(p, found);
 });
@@ -107,7 +110,7 @@ function say() {
 
 // ---------------------------------------------------------------- what can be done
 const act = {
-  redraw: render, head: drawHead, notice,
+  redraw: render, head, dock, panels, notice,
   hover(p) {
     if (p && sameNumber(p, S.hover) || !p && !S.hover) return;
     S.hover = p;
@@ -146,16 +149,14 @@ const act = {
   band() { S.band = shownBand() === "above" ? "below" : "above"; render(); },
   theme() { const root = document.documentElement; root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark"; S.themed = true; render(); },
   sheet() { S.sheet = !S.sheet; render(); },
-  sample(sample) { S.sample = sample; S.drawing = false; S.pictures = false; S.slide = { across: 0, down: 0, turn: 0, blur: 0 }; drawDock(); look(); },
+  sample(sample) { S.sample = sample; S.drawing = false; S.pictures = false; S.slide = { across: 0, down: 0, turn: 0, blur: 0 }; dock(); look(); },
   slid() { look(); },
   mine(pixels) { S.sample = { pixels, beside: S.sample.index ?? S.sample.beside }; S.slide = { across: 0, down: 0, turn: 0, blur: 0 }; look(); },
   kept(bytes) { keepMine(bytes); },
   enter(mode) { if (S.mode === mode) return; const leave = MODES[S.mode].leave; S.mode = mode; leave?.(); S.hover = S.explanation = null; S.free = false; S.band = null; S.drawing = false; S.pin = null; if (mode !== "train") settle(); MODES[mode].enter?.(act); look(); render(); },
   look: () => look(), render, again,
   body, redrawNet: redraw,
-  dock() { if (pressed) { late = true; return; } (MODES[S.mode].drawDock ?? drawDock)(); },
-  panels() { if (pressed) { late = true; return; } MODES[S.mode].drawBar?.(); MODES[S.mode].drawDock?.(); inspect(); keepFocus(); },
-  relist() { list(); drawHead(); },
+  relist() { list(); head(); },
   mode: e => MODES[S.mode].key?.(e),
 };
 function notice(text) { const p = $("#notice"); p.textContent = text; p.hidden = !text; if (text && !text.startsWith("The program")) setTimeout(() => { if (p.textContent === text) p.hidden = true; }, 6000); }

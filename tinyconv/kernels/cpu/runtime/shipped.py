@@ -66,9 +66,11 @@ def family_here() -> str | None:
 def places() -> list[Place]:
     """Where the machine code for this processor is, if some came with the installation that can be trusted."""
     family = family_here()
-    if family is None or not (FOLDER / family).is_dir():
+    if family is None:
         return []
     try:
+        if not (FOLDER / family).is_dir():
+            return []
         private.check_path(FOLDER / family / "file")
     except OSError:
         return []

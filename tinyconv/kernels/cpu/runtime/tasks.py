@@ -47,7 +47,7 @@ NOTHING = np.zeros(0, np.float32)  # for an argument that a kernel does not use
 
 kernel = helper
 
-_recorder = threading.local()  # .lines: where this thread's ``run`` writes instead of running
+_recorder = threading.local()  # .lines: where this thread's ``run`` writes instead of running; .only_compiles
 
 Calls = Sequence[tuple[Callable[..., None], tuple[Any, ...]]]
 
@@ -159,20 +159,16 @@ def _lines_of(written: Parts) -> list[Line]:
     return [line for part in written if isinstance(part, list) for line in part]
 
 
-_only_compile = False
-
-
 @contextlib.contextmanager
 def compiling_only() -> Iterator[None]:
-    """In this process nothing runs meanwhile, all arrays keep what they hold: for machine code that is another
-    processor's, say. It is for a process that does nothing else."""
-    global _only_compile
-    _only_compile = True
+    """Meanwhile this thread runs nothing, and all arrays keep what they hold: for machine code that is another
+    processor's, say."""
+    run_table.loop.compile((types.int64[:, ::1], types.int64[::1], types.int64, types.boolean))
+    _recorder.only_compiles = True
     try:
-        run_table.loop.compile(types.void(types.int64[:, ::1], types.int64[::1], types.int64, types.boolean).args)
         yield
     finally:
-        _only_compile = False
+        del _recorder.only_compiles
 
 
 class Table:
@@ -188,7 +184,7 @@ class Table:
             row[ARGUMENTS : ARGUMENTS + len(words)] = words
 
     def __call__(self) -> None:
-        if _only_compile:
+        if getattr(_recorder, "only_compiles", False):
             return
         failed = run_table(self._memory, self._progress, GIVE_WAY)
         if failed:
