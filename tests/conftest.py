@@ -13,14 +13,14 @@ from tinyconv.kernels import memory
 from tinyconv.utils import set_random_seed
 
 # Every test's own number of drawn configurations is for "long": see tests/strategies.py.
-DRAWN = {"quick": 25, "long": 100, "slow": 2000}
+DRAWN = {"quick": 25, "long": 50, "slow": 2000}
 for name, count in DRAWN.items():
     settings.register_profile(name, max_examples=count)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="four times as much drawn, and the tests marked long")
-    parser.addoption("--slow", action="store_true", help="twenty times as much again, and the tests marked slow")
+    parser.addoption("--long", action="store_true", help="twice as much drawn, and the tests marked long")
+    parser.addoption("--slow", action="store_true", help="forty times as much again, and the tests marked slow")
     parser.addoption("--guarded", action="store_true", help="guard zones around every array, looked at after each step")
 
 

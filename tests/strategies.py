@@ -1,8 +1,8 @@
 """What the tests draw with hypothesis: shapes, strides, paddings, and the arrays that go with them.
 
-Every test says how many examples it wants with ``--long``, as in ``.ci/run``; without it they are a quarter, with
-``--slow`` twenty times as many (by hypothesis profiles: see conftest.py). Examples are derandomised: the same ones on
-every run, so that a failure seen once is seen again.
+Every test says how many examples it wants. With ``--long``, as in ``.ci/run``, they are half of that, without it a
+quarter, with ``--slow`` twenty times as many (by hypothesis profiles: see conftest.py). Examples are derandomised: the
+same ones on every run, so that a failure seen once is seen again.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,8 @@ seeds = st.integers(0, 2**32 - 1)
 
 def scaled(count):
     """How many repetitions this run wants of a test that is repeated ``count`` times with ``--long``."""
-    return max(1, count * settings.default.max_examples // 100)
+    percent = settings.default.max_examples
+    return max(1, count * (100 if percent == 50 else percent) // 100)
 
 
 def few(values, count=1):
@@ -29,10 +30,11 @@ def few(values, count=1):
     return [*values[:count], *(pytest.param(*value, marks=pytest.mark.long) for value in marked)]
 
 
-def examples(count):
-    """Settings for a test that draws ``count`` examples with ``--long``."""
+def examples(count, promised=False):
+    """Settings for a test that draws ``count`` examples, or half of them with ``--long`` unless they are promised."""
+    drawn = scaled(count) if promised else max(1, count * settings.default.max_examples // 100)
     return settings(
-        max_examples=scaled(count),
+        max_examples=drawn,
         deadline=None,
         derandomize=True,
         database=None,

@@ -235,12 +235,12 @@ def test_train_mnist_prints_the_ratio():
 @pytest.mark.parametrize(
     ("name", "make", "last"),
     [
+        # Half a minute to compile, each.
         ("ladder", "forward", "| 7   | fused step"),
-        # Half a minute to compile.
-        pytest.param("ladder_backward", "backward", "| 8   | sparse", marks=pytest.mark.slow),
+        ("ladder_backward", "backward", "| 8   | sparse"),
     ],
 )
-@pytest.mark.long
+@pytest.mark.slow
 def test_ladder_has_seven_or_eight_rungs_that_agree(tmp_path, monkeypatch, capsys, name, make, last):
     from benchmarks import ladder, ladder_backward
 

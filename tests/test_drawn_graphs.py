@@ -233,7 +233,7 @@ def check_many(count, backend, chunk):
     keras.utils.set_random_seed(chunk)
 
     @seed(chunk)
-    @examples(count)
+    @examples(count, promised=True)
     @given(drawings(), seeds)
     def draw(drawing, number):
         check(drawing, number, backend)

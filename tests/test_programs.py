@@ -244,5 +244,5 @@ class Programs(RuleBasedStateMachine):
 
 @pytest.mark.long
 def test_programs_drawn_at_random():
-    settings = examples(200)
+    settings = examples(200, promised=True)
     run_state_machine_as_test(Programs, settings=type(settings)(settings, stateful_step_count=10))
