@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests.strategies import DRAWN
 from tinyconv.kernels import memory
 from tinyconv.utils import set_random_seed
 
-# Every test's own number of drawn configurations is for "long": see tests/strategies.py.
-DRAWN = {"quick": 25, "long": 50, "slow": 2000}
 for name, count in DRAWN.items():
     settings.register_profile(name, max_examples=count)
 

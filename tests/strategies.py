@@ -1,8 +1,8 @@
 """What the tests draw with hypothesis: shapes, strides, paddings, and the arrays that go with them.
 
 Every test says how many examples it wants. With ``--long``, as in ``.ci/run``, they are half of that, without it a
-quarter, with ``--slow`` twenty times as many (by hypothesis profiles: see conftest.py). Examples are derandomised: the
-same ones on every run, so that a failure seen once is seen again.
+quarter, with ``--slow`` twenty times as many. Examples are derandomised: the same ones on every run, so that a failure
+seen once is seen again.
 """
 
 from typing import NamedTuple
@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 
 from tinyconv.kernels.reference.activation import FORMULAS
 
+# How much of what a test wants to draw a run draws, in per cent: the hypothesis profiles that conftest.py registers.
+DRAWN = {"quick": 25, "long": 50, "slow": 2000}
+
 seeds = st.integers(0, 2**32 - 1)
 
 
 def scaled(count):
     """How many repetitions this run wants of a test that is repeated ``count`` times with ``--long``."""
     percent = settings.default.max_examples
-    return max(1, count * (100 if percent == 50 else percent) // 100)
+    return max(1, count * (100 if percent == DRAWN["long"] else percent) // 100)
 
 
 def few(values, count=1):

@@ -185,7 +185,7 @@ def test_the_fastest_peer_is_the_one_whose_memory_counts():
         trainers = (peers.TORCH, peers.KERAS_TENSORFLOW, peers.TORCH_COMPILED)
 
         def __init__(self):
-            self.fastest = {networks.SMALL[1].name: [peers.TORCH]}  # as timed before
+            self.fastest = {networks.SMALL[1].name: peers.TORCH.name}  # as timed before
 
         def other(self, contender, network):
             return contender

@@ -185,7 +185,7 @@ def test_without_graphs_every_kernel_is_launched_and_one_line_says_so(on_driver)
     assert sum("gather_rows" in line for line in log) == 5  # one to warm up
     assert "Running on: CUDA, Fake GPU." in printed
     assert "Compiling the kernels for this machine ..." in printed
-    assert re.search(r"Compiled \d+ functions in \d+\.\d s\.", printed)
+    assert re.search(r"Compiled [1-9]\d* functions in \d+\.\d s\.", printed)
     assert len([line for line in rest if "CUDA graphs cannot be used here" in line]) == 1
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from benchmarks import peers
@@ -11,7 +11,7 @@ from benchmarks.networks import LARGE_IMAGES, NETWORKS, SMALL, Network
 from benchmarks.peers import Contender
 from benchmarks.report import Result
 from benchmarks.sections.convolutions import sgemm_peak, share_of_peak
-from benchmarks.sections.session import Session, against_fastest, asked, busy_processes
+from benchmarks.sections.session import Session, against_fastest, asked, busy_processes, fastest_of
 from benchmarks.worker import Worker
 
 SLOW = (peers.KERAS_JAX, peers.TORCH_COMPILED)  # at the epoch: two to four times the fastest peer's time
@@ -57,7 +57,7 @@ def training(s: Session) -> list[Result]:
     results, peak = [], sgemm_peak(s)
     for network in chosen(s, NETWORKS.values()):
         times = s.race_with(network, trainers(s), s.steps(network))
-        s.fastest[network.name] = fastest(trainers(s)[1:], times)
+        s.fastest[network.name] = fastest_of(times)
         batch = s.sizes(network)[0]
         work, target = f"training step, {network.name}, batch {batch}", 1.5 if network is LARGE_IMAGES else 2.0
         bounds = bound(peak, batch * s.answers[network.name].training)
@@ -138,14 +138,9 @@ def memory(s: Session) -> list[Result]:
 def fastest_peer(s: Session, network: Network) -> list[Contender]:
     """The peer that trains it in the least time, as seen before or else by two turns; none if there is no peer."""
     if network.name not in s.fastest:
-        rivals = trainers(s)[1:]
-        turns = {c.name: functools.partial(s.steps(network), s.other(c, network)) for c in rivals}
-        s.fastest[network.name] = fastest(rivals, interleave(turns, 2))
-    return s.fastest[network.name]
-
-
-def fastest(rivals: Sequence[Contender], times: dict[str, Timing]) -> list[Contender]:
-    return [min(rivals, key=lambda c: times[c.name].median)] if rivals else []
+        turns = {c.name: functools.partial(s.steps(network), s.other(c, network)) for c in trainers(s)[1:]}
+        s.fastest[network.name] = fastest_of(interleave(turns, 2))
+    return [c for c in trainers(s) if c.name == s.fastest[network.name]]
 
 
 def peak(s: Session, contender: Contender, network: Network) -> float:

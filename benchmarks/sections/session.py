@@ -51,7 +51,7 @@ class Session:
         self.workers: dict[str, Worker] = {}
         self.others: dict[str, tuple[str, Worker]] = {}  # with another network than the seed's: its name, the process
         self.answers: dict[str, networks.Answers] = {}
-        self.fastest: dict[str, list[Contender]] = {}  # by a network's name: the peer that trains it fastest, if any
+        self.fastest: dict[str, str | None] = {}  # by a network's name: the peer that trains it fastest, if any
         self.expected = reference_outputs(folder)
 
     @property
@@ -184,6 +184,12 @@ def reference_outputs(folder: Path, samples: int = 64) -> np.ndarray:
     return model(network.load_data(str(folder))[0][:samples])
 
 
+def fastest_of(times: dict[str, Timing]) -> str | None:
+    """The fastest peer's name; None where there is no peer."""
+    rivals = [name for name in times if name != peers.TINYCONV.name]
+    return min(rivals, key=lambda name: times[name].median, default=None)
+
+
 def against_fastest(
     section: str,
     work: str,
@@ -192,18 +198,16 @@ def against_fastest(
     also: Callable[[float], str] = lambda seconds: "",
 ) -> Result:
     """tinyconv's time against the fastest peer's; behind each stands what is ``also`` to be said of its seconds."""
-    ours = times[peers.TINYCONV.name]
-    rest = {name: timing for name, timing in times.items() if name != peers.TINYCONV.name}
+    ours, name = times[peers.TINYCONV.name], fastest_of(times)
     seconds = {name: timing.seconds for name, timing in times.items()}
-    if not rest:
+    if name is None:
         alone = f"{ours}{also(ours.median)}"
         return Result(section, work, float("nan"), "x", None, ours=alone, theirs="no peer", seconds=seconds)
-    name = min(rest, key=lambda n: rest[n].median)
     columns = {
         "ours": f"{ours}{also(ours.median)}",
-        "theirs": f"{name} {rest[name]}{also(rest[name].median)}",
+        "theirs": f"{name} {times[name]}{also(times[name].median)}",
     }
-    return Result(section, work, rest[name].median / ours.median, "x", target, seconds=seconds, **columns)
+    return Result(section, work, times[name].median / ours.median, "x", target, seconds=seconds, **columns)
 
 
 @contextlib.contextmanager

@@ -55,8 +55,8 @@ def run(options: argparse.Namespace) -> Result:
 
 
 def _compile(backend: str) -> int:
-    """Compile what the course's networks need on this machine. Returns how many functions were not there yet; on a GPU,
-    where steps run to be compiled, 0."""
+    """Compile what the course's networks need on this machine; on a GPU their steps run for it. Returns how many
+    functions were not there yet."""
     kernel_set: Any = kernels.load(backend)
     only: Any = getattr(kernel_set, "compiling_only", contextlib.nullcontext)
     watch: Any = getattr(kernel_set, "compile_watch", contextlib.nullcontext)
@@ -78,7 +78,8 @@ def _ship(family: str) -> Result:
     tempfile.TemporaryFile(dir=folder).close()  # what cannot be written fails now, not after a minute
     with tempfile.TemporaryDirectory() as cache:
         asked = {"NUMBA_CPU_NAME": family, "NUMBA_CPU_FEATURES": shipped.FAMILIES[family].settings}
-        command = [sys.executable, "-c", f"from {__name__} import _compile; _compile('cpu')"]
+        start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _compile; _compile('cpu')"
+        command = [sys.executable, "-c", start]
         done = subprocess.run(
             command, env={**os.environ, **asked, "NUMBA_CACHE_DIR": cache}, capture_output=True, text=True, check=False
         )

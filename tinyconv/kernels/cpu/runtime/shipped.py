@@ -35,7 +35,7 @@ class Family(NamedTuple):
 _V2 = "cx16 popcnt sahf sse3 sse4.1 sse4.2 ssse3"
 _V3 = f"{_V2} avx avx2 bmi bmi2 f16c fma lzcnt movbe xsave"
 _V4 = f"{_V3} avx512f avx512bw avx512cd avx512dq avx512vl"
-# The levels of the x86-64 psABI; v4 last, since a processor that has its features has vectors twice as wide as v3's.
+# Levels of the x86-64 psABI.
 FAMILIES = {
     "x86-64-v3": Family(frozenset(_V3.split())),
     "x86-64-v4": Family(frozenset(_V4.split()), "-prefer-256-bit"),
@@ -45,8 +45,8 @@ FAMILIES = {
 def family_of(features: str) -> str | None:
     """The family whose machine code a processor with these features ("+avx,-avx512f,...") runs at its full width."""
     has = {name[1:] for name in features.split(",") if name.startswith("+")}
-    fitting = [name for name, family in FAMILIES.items() if family.needs <= has]
-    return None if not fitting or ("avx512f" in has and fitting[-1] != "x86-64-v4") else fitting[-1]
+    family = "x86-64-v4" if "avx512f" in has else "x86-64-v3"  # with vectors as wide
+    return family if FAMILIES[family].needs <= has else None
 
 
 class Place(NamedTuple):

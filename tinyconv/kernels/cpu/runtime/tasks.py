@@ -38,6 +38,7 @@ from tinyconv.kernels.cpu.runtime.workers import (
     MOST,
     TASK_COUNT,
     WORDS,
+    compile_run_table,
     counters_of,
     helper,
     run_table,
@@ -163,7 +164,7 @@ def _lines_of(written: Parts) -> list[Line]:
 def compiling_only() -> Iterator[None]:
     """Meanwhile this thread runs nothing, and all arrays keep what they hold: for machine code that is another
     processor's, say."""
-    run_table.loop.compile((types.int64[:, ::1], types.int64[::1], types.int64, types.boolean))
+    compile_run_table()
     _recorder.only_compiles = True
     try:
         yield

@@ -162,7 +162,6 @@ def guarded(loop: Callable[..., int]) -> Callable[..., int]:
             with _turn:
                 return loop(*arguments, _one_thread)
 
-    call.loop = loop  # type: ignore[attr-defined]
     return call
 
 

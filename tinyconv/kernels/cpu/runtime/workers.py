@@ -172,9 +172,8 @@ def _work(worker, workers, lines, progress, give_way):
             return  # some task of this line failed, and all workers know
 
 
-@guarded
 @jit(parallel=True)
-def run_table(lines, progress, give_way, alone):
+def _run_table(lines, progress, give_way, alone):
     """Work through a table, on one thread if ``alone``; 0, or the number of a line that failed, counted from 1."""
     most = 1
     for line in range(lines.shape[0]):
@@ -188,3 +187,11 @@ def run_table(lines, progress, give_way, alone):
         for worker in prange(workers):
             _work(np.int64(worker), workers, lines, progress, give_way)  # Numba takes the index for unsigned
     return progress[0]
+
+
+run_table = guarded(_run_table)
+
+
+def compile_run_table() -> None:
+    """Compile it, or find it in the cache, and run nothing."""
+    _run_table.compile((types.int64[:, ::1], types.int64[::1], types.int64, types.boolean))
