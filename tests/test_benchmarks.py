@@ -123,32 +123,27 @@ def test_a_trial_does_not_replace_recorded_results(capsys, tmp_path):
     assert "--record" in capsys.readouterr().out
 
 
+NETWORKS = ["networks", "networks-inference", "networks-busy", "networks-memory", "batch-norm"]
+
+
 @pytest.mark.skipif(not find_spec("onnxruntime"), reason="ONNX Runtime is not installed")
 @pytest.mark.long
 def test_comparison_adds_a_peer_to_what_it_wrote_without_one(tmp_path):
     arguments = ("-m", "benchmarks.compare", "--quick", "--backend=reference", f"--out={tmp_path}", "--peers")
-    run(*arguments, "--sections", "epoch", "conv", "import")
+    run(*arguments, "--sections", "epoch", "conv", "import", *NETWORKS)
     assert "| import tinyconv, over numpy and numba" in (tmp_path / "compare.md").read_text()
     run(*arguments, "ONNX Runtime", "--sections", "inference", "--add")
     content = json.loads((tmp_path / "compare.json").read_text())
     assert {"processor", "cores", "threads", "numba", "date"} <= content["machine"].keys()
-    assert content["results"].keys() == content["conditions"].keys() == {"epoch", "conv", "import", "inference"}
+    sections_made = {"epoch", "conv", "import", *NETWORKS, "inference"}
+    assert content["results"].keys() == content["conditions"].keys() == sections_made
+    rows = {name: len(content["results"][name]) for name in NETWORKS}  # one or two for each network
+    assert rows == dict(zip(NETWORKS, (2, 4, 2, 2, 2), strict=True))
     for result in content["results"]["inference"]:
         ours, theirs = (measure.Timing(tuple(result["seconds"][name])) for name in ("tinyconv", "ONNX Runtime"))
         assert result["value"] == pytest.approx(theirs.median / ours.median)
     if find_spec("matplotlib"):
         assert (tmp_path / "compare.png").stat().st_size > 10_000
-
-
-NETWORKS = ["networks", "networks-inference", "networks-busy", "networks-memory", "batch-norm"]
-
-
-@pytest.mark.long
-def test_comparison_of_networks_has_a_row_for_each(tmp_path):
-    arguments = ("--quick", "--backend=reference", f"--out={tmp_path}", "--peers", "--sections", *NETWORKS)
-    run("benchmarks/compare.py", *arguments)
-    results = json.loads((tmp_path / "compare.json").read_text())["results"]
-    assert {name: len(rows) for name, rows in results.items()} == dict(zip(NETWORKS, (2, 4, 2, 2, 2), strict=True))
 
 
 @pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
