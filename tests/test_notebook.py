@@ -14,7 +14,7 @@ IMPORTS = {
     "from tensorflow import keras": "import tinyconv as keras",
     "from tensorflow.keras import layers": "from tinyconv import layers",
 }
-EPOCHS = 2  # instead of 15
+EPOCHS = 1  # instead of 15
 
 
 def run(cell, names):
@@ -81,7 +81,7 @@ def test_training(notebook):
     assert set(history.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     assert all(len(values) == EPOCHS for values in history.history.values())
     assert history.epoch == list(range(EPOCHS))
-    assert history.history["loss"][-1] < history.history["loss"][0]
+    assert history.history["val_loss"][-1] < history.history["loss"][0] < np.log(10)
     assert history.history["val_accuracy"][-1] > 0.97
 
 

@@ -66,6 +66,7 @@ def test_any_number_of_threads(threads, one_thread):
     assert digest(threads) == one_thread
 
 
+@pytest.mark.long
 def test_again(one_thread):
     assert digest(threads=1) == one_thread
 
@@ -75,13 +76,13 @@ def test_another_seed(one_thread):
     assert digest(threads=1, seed=8) != one_thread
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_other_optimizers(optimizer):
     assert digest(1, optimizer=optimizer) == digest(2, optimizer=optimizer)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_unfused():
     assert digest(1, fuse=False) == digest(2, fuse=False)
 
