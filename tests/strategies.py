@@ -1,7 +1,7 @@
 """What the tests draw with hypothesis: shapes, strides, paddings, and the arrays that go with them.
 
-Every test says how many examples it wants. With ``--long``, as in ``.ci/run``, they are half of that, without it a
-quarter, with ``--slow`` twenty times as many. Examples are derandomised: the same ones on every run, so that a failure
+Every test says how many examples it wants. With ``--long``, as in ``.ci/run``, they are two fifths of that, without it
+a fifth, with ``--slow`` sixteen times as many. Examples are derandomised: the same ones on every run, so that a failure
 seen once is seen again.
 """
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tinyconv.kernels.reference.activation import FORMULAS
 
 # How much of what a test wants to draw a run draws, in per cent: the hypothesis profiles that conftest.py registers.
-DRAWN = {"quick": 25, "long": 50, "slow": 2000}
+DRAWN = {"quick": 20, "long": 40, "slow": 1600}
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -34,7 +34,7 @@ def few(values, count=1):
 
 
 def examples(count, promised=False):
-    """Settings for a test that draws ``count`` examples, or half of them with ``--long`` unless they are promised."""
+    """Settings for a test that draws ``count`` examples, or fewer of them with ``--long`` unless they are promised."""
     drawn = scaled(count) if promised else max(1, count * settings.default.max_examples // 100)
     return settings(
         max_examples=drawn,

@@ -113,6 +113,7 @@ def cache_folders(folder):
     return {file.parent for file in folder.rglob("*.nbc")}
 
 
+@pytest.mark.long
 def test_a_kernel_is_compiled_once_per_machine(copy):
     first = run(ONE_KERNEL, copy)
     assert first.startswith("compiling")

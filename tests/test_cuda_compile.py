@@ -117,6 +117,7 @@ def of_cuda(name):
     return bool(re.match(r"numba\.cuda\b|numba_cuda", str(name)))
 
 
+@pytest.mark.long
 def test_one_module_alone_imports_either_package():
     assert of_cuda("numba_cuda_mlir.cuda")
     assert of_cuda("numba.cuda.simulator")

@@ -58,6 +58,7 @@ def test_available_says_why_not_and_never_raises():
     )
 
 
+@pytest.mark.long
 def test_without_numbas_cuda_target_loading_says_what_to_install():
     code = """
 import sys
@@ -100,6 +101,7 @@ def test_the_package_is_what_is_installed_and_what_the_environment_names(monkeyp
     assert f"{name} | {problem}".strip().startswith(chosen)
 
 
+@pytest.mark.long
 def test_a_package_that_cannot_be_imported_says_why():
     code = """
 import importlib.metadata, importlib.util, sys
@@ -118,6 +120,7 @@ except RuntimeError as error:
     assert "Fix: pip install 'tinyconv[cuda-mlir]', or use backend=\"cpu\"." in printed
 
 
+@pytest.mark.long
 def test_the_successor_has_no_simulator():
     code = "from tinyconv.kernels.cuda import available; print(available()[1])"
     printed = run(code, NUMBA_ENABLE_CUDASIM="1", TINYCONV_CUDA_PACKAGE="numba-cuda-mlir")

@@ -1,6 +1,6 @@
 """Damaged and malicious files: always a clear error or the right weights; never a crash, a write, or much memory.
 
-Every format gets 4,000 mutations with ``--long``, a quarter without, the same ones on every run. While a file is being
+Every format gets 4,000 mutations with ``--long``, a fifth without, the same ones on every run. While a file is being
 read an audit hook watches that nothing is opened, executed, imported or unpickled, and the process may take no more
 than 100 MB further memory.
 """

@@ -452,6 +452,7 @@ def test_the_data_may_use_the_model():
     assert all(map(np.array_equal, model.get_weights(), expected.get_weights()))
 
 
+@pytest.mark.long
 def test_no_more_than_a_few_batches_are_in_memory():
     """400 MB pass through less than 8, in batches of 1 MB that are converted on their way."""
     alive, most = 0, 0

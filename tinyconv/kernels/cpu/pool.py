@@ -8,9 +8,14 @@ import functools
 
 import numpy as np
 
-from tinyconv.kernels.cpu.registers.copies import load
 from tinyconv.kernels.cpu.registers.host import LANES
-from tinyconv.kernels.cpu.registers.vector import select, vector_fill, vector_store_first
+from tinyconv.kernels.cpu.registers.vector import (
+    select,
+    vector_fill,
+    vector_load,
+    vector_load_first,
+    vector_store_first,
+)
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.jit import jit
 from tinyconv.kernels.cpu.runtime.literals import ONE, ZERO
@@ -32,6 +37,13 @@ def windows(pixel, size, stride, before, limit):
     """The windows, from first to before stop, that a pixel lies in, in one axis."""
     reach = pixel + before
     return max((reach - size + stride) // stride, 0), min(reach // stride + 1, limit)
+
+
+@helper(forceinline=True)
+def load(array, at, count):
+    """A vector of channels. Where they are fewer than its lanes, the numbers behind them come too, which nobody stores:
+    a mask would take several times as long, and is needed only where the array ends."""
+    return vector_load(array, at) if at + LANES <= array.size else vector_load_first(array, at, count)
 
 
 def _tasks(written, read):
