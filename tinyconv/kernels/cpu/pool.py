@@ -40,9 +40,9 @@ def windows(pixel, size, stride, before, limit):
 
 
 @helper(forceinline=True)
-def load(array, at, count):
-    """A vector of channels. Where they are fewer than its lanes, the numbers behind them come too, which nobody stores:
-    a mask would take several times as long, and is needed only where the array ends."""
+def load_channels(array, at, count):
+    """A vector of channels. Where they are fewer than its lanes, the numbers behind them come too, not zeros as from
+    ``copies.load``: nobody stores them, and a mask takes longer and is needed only where the array ends."""
     return vector_load(array, at) if at + LANES <= array.size else vector_load_first(array, at, count)
 
 
@@ -99,7 +99,7 @@ def _backward(part):
                         corner = i * strides[0] - padding[0], j * strides[1] - padding[1]
                         at = ((n * OH + i) * OW + j) * C
                         for c in range(0, C, LANES):
-                            before = load(dx, pixel + c, C - c) if begun else vector_fill(ZERO)
+                            before = load_channels(dx, pixel + c, C - c) if begun else vector_fill(ZERO)
                             more = part(dout, argmax, at + c, (y, z), corner, pool_size, (H, W), C - c)
                             vector_store_first(before + more, dx, pixel + c, C - c)
                         begun = True
@@ -115,7 +115,7 @@ def _max(out, argmax, at, x, corner, rows, columns, strides, count):
     best = vector_fill(LOWEST)
     for k in range(rows[0], rows[1]):
         for l in range(columns[0], columns[1]):
-            value = load(x, corner + k * strides[0] + l * strides[1], count)
+            value = load_channels(x, corner + k * strides[0] + l * strides[1], count)
             best = select(_stays(best, value), best, value)
     vector_store_first(best, out, at, count)
 
@@ -131,7 +131,7 @@ def _max_and_where(out, argmax, at, x, corner, rows, columns, strides, count):
     best, winner = vector_fill(LOWEST), vector_fill(rows[0] * strides[2] + columns[0])
     for k in range(rows[0], rows[1]):
         for l in range(columns[0], columns[1]):
-            value = load(x, corner + k * strides[0] + l * strides[1], count)
+            value = load_channels(x, corner + k * strides[0] + l * strides[1], count)
             stays = _stays(best, value)
             best, winner = select(stays, best, value), select(stays, winner, vector_fill(k * strides[2] + l))
     vector_store_first(best, out, at, count)
@@ -149,7 +149,7 @@ def max_pool2d_forward(out, argmax, x, pool_size, strides, padding):
 @helper(forceinline=True)
 def _won(dout, argmax, at, pixel, corner, size, image, count):
     position = vector_fill((pixel[0] - corner[0]) * size[1] + pixel[1] - corner[1])
-    return select(load(argmax, at, count) == position, load(dout, at, count), vector_fill(ZERO))
+    return select(load_channels(argmax, at, count) == position, load_channels(dout, at, count), vector_fill(ZERO))
 
 
 @in_tasks
@@ -164,7 +164,7 @@ def _mean(out, argmax, at, x, corner, rows, columns, strides, count):
     total = vector_fill(ZERO)
     for k in range(rows[0], rows[1]):
         for l in range(columns[0], columns[1]):
-            total = total + load(x, corner + k * strides[0] + l * strides[1], count)
+            total = total + load_channels(x, corner + k * strides[0] + l * strides[1], count)
     pixels = (rows[1] - rows[0]) * (columns[1] - columns[0])
     vector_store_first(total / vector_fill(np.float32(pixels)), out, at, count)
 
@@ -180,7 +180,7 @@ def average_pool2d_forward(out, x, pool_size, strides, padding):
 def _share(dout, argmax, at, pixel, corner, size, image, count):
     top, bottom = window(corner[0], size[0], image[0])
     left, right = window(corner[1], size[1], image[1])
-    return load(dout, at, count) * vector_fill(ONE / np.float32((bottom - top) * (right - left)))
+    return load_channels(dout, at, count) * vector_fill(ONE / np.float32((bottom - top) * (right - left)))
 
 
 @in_tasks
