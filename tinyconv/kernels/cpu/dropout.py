@@ -91,7 +91,7 @@ def _dropout_pooled(task, tasks, out, argmax, counters, how, scales):
         for u in range(o.size):
             o[u] = o[u] * scale if keep[u] else ZERO
         for u in range(o.size):
-            winner[u] = winner[u] if keep[u] else np.int8(-1)
+            winner[u] |= np.int8(keep[u]) - np.int8(1)  # -1, all of whose bits are set, where it is dropped
 
 
 def _run(function, out, other, counters, seed, layer, rate):
