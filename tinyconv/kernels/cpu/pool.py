@@ -14,6 +14,7 @@ from tinyconv.kernels.cpu.registers.vector import (
     vector_fill,
     vector_load,
     vector_load_first,
+    vector_store,
     vector_store_first,
 )
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share
@@ -79,9 +80,9 @@ def _forward(reduce):
 
 @functools.cache
 def _backward(part):
-    """The kernel that adds up ``part(dout, argmax, at, pixel, corner, pool_size, image, count)`` for each pixel, each
-    window that it lies in, and each vector of channels: where in memory the window's gradient is; where in the image
-    the pixel is, and where the window begins; how large window and image are; how many channels are left."""
+    """The kernel that gives each pixel ``part(dout, argmax, at, position, weight, count)`` of each window that it lies
+    in: where in memory the window's gradient is; which position of the window the pixel is; 1 over the number of its
+    pixels inside the image; how many channels are left."""
 
     @kernel
     def pool2d_backward(task, tasks, dx, dout, argmax, pool_size, strides, padding):
@@ -90,24 +91,47 @@ def _backward(part):
         first, last = share(task, tasks, N * H)
         for row in range(first, last):
             n, y = row // H, row % H
-            top, bottom = windows(y, pool_size[0], strides[0], padding[0], OH)
-            for z in range(W):
-                left, right = windows(z, pool_size[1], strides[1], padding[1], OW)
-                pixel, begun = (row * W + z) * C, False
-                for i in range(top, bottom):
-                    for j in range(left, right):
-                        corner = i * strides[0] - padding[0], j * strides[1] - padding[1]
-                        at = ((n * OH + i) * OW + j) * C
+            start, stop = windows(y, pool_size[0], strides[0], padding[0], OH)
+            fresh = 0  # the first pixel of the row that nothing is written to yet
+            for i in range(start, stop):
+                top = i * strides[0] - padding[0]
+                rows = window(top, pool_size[0], H)
+                for j in range(OW):
+                    left = j * strides[1] - padding[1]
+                    columns = window(left, pool_size[1], W)
+                    weight = ONE / np.float32((rows[1] - rows[0]) * (columns[1] - columns[0]))
+                    at = ((n * OH + i) * OW + j) * C
+                    for l in range(columns[0], columns[1]):
+                        z, position = left + l, (y - top) * pool_size[1] + l
+                        _clear(dx, row * W, fresh, z, C, last)
                         for c in range(0, C, LANES):
-                            before = load_channels(dx, pixel + c, C - c) if begun else vector_fill(ZERO)
-                            more = part(dout, argmax, at + c, (y, z), corner, pool_size, (H, W), C - c)
-                            vector_store_first(before + more, dx, pixel + c, C - c)
-                        begun = True
-                if not begun:
-                    for c in range(0, C, LANES):
-                        vector_store_first(vector_fill(ZERO), dx, pixel + c, C - c)
+                            more, to = part(dout, argmax, at + c, position, weight, C - c), (row * W + z) * C + c
+                            if z >= fresh:
+                                _store_channels(more, dx, to, C - c, last * W * C)
+                            else:
+                                vector_store_first(load_channels(dx, to, C - c) + more, dx, to, C - c)
+                        fresh = max(fresh, z + 1)
+            _clear(dx, row * W, fresh, W, C, last)
 
     return pool2d_backward
+
+
+@helper(forceinline=True)
+def _clear(dx, row, fresh, stop, C, last):
+    """Set to zero the pixels of a row from ``fresh`` on, to before ``stop``: no window has them."""
+    for z in range(fresh, stop):
+        for c in range(0, C, LANES):
+            vector_store_first(vector_fill(ZERO), dx, (row + z) * C + c, C - c)
+
+
+@helper(forceinline=True)
+def _store_channels(vector, array, at, count, end):
+    """Store a vector of channels. Where they are fewer than its lanes, what comes behind them is overwritten with the
+    next pixel, up to ``end``, where the task's own part of the array ends: a mask takes longer."""
+    if at + LANES <= end:
+        vector_store(vector, array, at)
+    else:
+        vector_store_first(vector, array, at, count)
 
 
 @helper(forceinline=True)
@@ -147,9 +171,9 @@ def max_pool2d_forward(out, argmax, x, pool_size, strides, padding):
 
 
 @helper(forceinline=True)
-def _won(dout, argmax, at, pixel, corner, size, image, count):
-    position = vector_fill((pixel[0] - corner[0]) * size[1] + pixel[1] - corner[1])
-    return select(load_channels(argmax, at, count) == position, load_channels(dout, at, count), vector_fill(ZERO))
+def _won(dout, argmax, at, position, weight, count):
+    won = load_channels(argmax, at, count) == vector_fill(position)
+    return select(won, load_channels(dout, at, count), vector_fill(ZERO))
 
 
 @in_tasks
@@ -177,10 +201,8 @@ def average_pool2d_forward(out, x, pool_size, strides, padding):
 
 
 @helper(forceinline=True)
-def _share(dout, argmax, at, pixel, corner, size, image, count):
-    top, bottom = window(corner[0], size[0], image[0])
-    left, right = window(corner[1], size[1], image[1])
-    return load_channels(dout, at, count) * vector_fill(ONE / np.float32((bottom - top) * (right - left)))
+def _share(dout, argmax, at, position, weight, count):
+    return load_channels(dout, at, count) * vector_fill(weight)
 
 
 @in_tasks
