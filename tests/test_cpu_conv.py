@@ -134,8 +134,8 @@ def test_the_table_of_algorithms():
     assert chosen((3, 3, 32, 64), (2, 2)) == ["direct", "direct", "filter_gradient"]
     assert chosen((5, 5, 1, 64)) == ["direct", "col2im", "filter_gradient"]
     assert chosen((3, 3, 32, 64), pooled=True) == ["winograd_pooled", "pooled_winners", "pooled_winners"]
-    assert chosen((3, 3, 5, 20), pooled=True) == ["pooled_direct", "pooled_winners", "pooled_positions"]
-    patches = "pooled_patches" if choice.LANES == 16 else "pooled_positions"
+    assert chosen((3, 3, 5, 20), pooled=True) == ["pooled_direct", "pooled_winners", "pooled_unpooling"]
+    patches = "pooled_patches" if choice.LANES == 16 else "pooled_unpooling"
     assert chosen((3, 3, 1, 32), pooled=True) == ["pooled_direct", "pooled_winners", patches]
 
 

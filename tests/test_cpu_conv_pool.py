@@ -8,9 +8,11 @@ from hypothesis import given
 
 from tests.strategies import examples, few
 from tinyconv.kernels import cpu, memory, reference
-from tinyconv.kernels.cpu.convolution import pooled_winners, winograd_pooled
+from tinyconv.kernels.cpu import conv_pool
+from tinyconv.kernels.cpu.convolution import pooled_unpooling, pooled_winners, winograd_pooled
 from tinyconv.kernels.cpu.convolution.choice import choose
 from tinyconv.kernels.cpu.convolution.pooled import pooled_convolution
+from tinyconv.kernels.cpu.registers.host import LANES
 
 NOTHING = np.zeros((0, 0, 0, 0), np.float32)
 
@@ -114,6 +116,25 @@ def test_backward_is_the_reference(filters, data, density, scale):
     before = dw.copy()
     cpu.conv2d_relu_max_pool2d_backward(NOTHING, dw, db, dout, argmax, x, w, work, padding[:2], scale)
     assert (dw == before).all()  # a dx that nobody wants changes nothing else
+
+
+def test_a_gradient_is_unpooled_row_by_row_where_the_cache_is_small(monkeypatch):
+    """dw of an image whose gradient the cache does not hold: rows of windows at a time, of which the last are fewer."""
+    step = 7, 3, 16, 9, 5, 20, 3, 3, (1, 1, 1, 1)
+    rng, x, w, b, shape = arrays(*step)
+    argmax, dout = rng.integers(-1, 4, shape, np.int8), rng.standard_normal(shape, np.float32)
+    found = []
+    for cached in (pooled_unpooling.CACHED, 6 * 2 * 2 * shape[2] * 2 * 2 * LANES, 1):
+        monkeypatch.setattr(pooled_unpooling, "CACHED", cached)
+        conv_pool.pooled_jobs.cache_clear()
+        _, _, work = forward(x, w, b, shape, (1, 1))
+        (dx, _), (dw, alive_dw), (db, alive_db) = (between_canaries(a.shape) for a in (x, w, b))
+        cpu.conv2d_relu_max_pool2d_backward(dx, dw, db, dout, argmax, x, w, work, (1, 1), 2.0)
+        assert alive_dw()
+        assert alive_db()
+        found.append((dw.tobytes(), db.tobytes()))
+    conv_pool.pooled_jobs.cache_clear()
+    assert found[0] == found[1] == found[2]  # whichever: pixel after pixel
 
 
 @pytest.mark.parametrize("shape", [(20, 9, 9, 1, 32), (20, 9, 9, 32, 64), (20, 9, 9, 5, 20)])

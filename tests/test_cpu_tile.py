@@ -59,6 +59,24 @@ def test_the_inner_loop_is_a_matrix_product(first, step, count):
     np.testing.assert_allclose(out, x[:, columns] @ w[:count], rtol=1e-5, atol=1e-5)
 
 
+@jit
+def _rows(out, x, w, steps, counts):
+    tile = t.tile_load(w, 0, COLUMNS, R, V)
+    reads = t.pixel_offsets(0, R - 1, R, 0, 1, R)
+    t.tile_store(t.tile_add_rows(tile, x, reads, 2, steps, w, COLUMNS, counts), out, 0, COLUMNS)
+
+
+@pytest.mark.parametrize("counts", [(3, 4), (1, 1), (3, 0), (0, 3)])
+def test_rows_of_products_are_one_sum(counts):
+    rng = np.random.default_rng(6)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in [(90,), (14, COLUMNS)])
+    out = np.full((R, COLUMNS), 7, np.float32)
+    run(_rows, out, x, w, (25, 5), counts)
+    places = 2 + 25 * np.arange(counts[0])[:, None] + 5 * np.arange(counts[1])
+    numbers = x[places.reshape(-1) + np.arange(R)[:, None]]
+    np.testing.assert_allclose(out, w[:R] + numbers @ w[1 : 1 + places.size], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(R, COLUMNS), (1, 1), (R - 1, LANES + 1), (2, LANES), (3, 0)])
 def test_the_tile_is_a_matrix_product_and_stores_only_what_it_is_asked_to(rows, columns):
     rng = np.random.default_rng(0)
@@ -163,8 +181,16 @@ def _ragged(out, a, count):
     v.vector_store_first(v.vector_load(a, 1), out, LANES, count)
 
 
+@jit
+def _ragged_winners(out, winners, count):
+    v.vector_store(v.vector_load_first(winners, 1, count), out, 0)
+
+
 @pytest.mark.parametrize("count", [-1, 0, 3, LANES, LANES + 1])
 def test_the_first_numbers_of_a_vector(count):
+    winners, wide = np.arange(-3, 2 * LANES - 3, dtype=np.int8), np.ones(LANES, np.int32)
+    run(_ragged_winners, wide, winners, count)
+    np.testing.assert_array_equal(wide, np.where(np.arange(LANES) < count, winners[1 : 1 + LANES], 0))
     a, out = np.arange(2 * LANES, dtype=np.float32), np.ones((2, LANES), np.float32)
     run(_ragged, out, a, count)
     for written, rest in zip(out, (0, 1), strict=True):
@@ -172,13 +198,13 @@ def test_the_first_numbers_of_a_vector(count):
 
 
 @jit
-def _pool(out, winners, x, right, down, columns):
+def _pool(out, winners, x, factors, right, down, columns):
     corners = p.window_corners((0, 2 * right), right, down)
     tile = t.tile_zeros(8, 1)
     writes = t.pixel_offsets(0, 1, 2, 0, LANES, 2)
     t.tile_prefetch_at(out, writes, 0, 1)
     for k in range(LANES):
-        tile = p.tile_multiply_add_vector(tile, x, corners, k, v.vector_fill(np.float32(k)))
+        tile = t.tile_multiply_add(tile, x, corners, k, factors, k * LANES)
     p.tile_store_pooled(tile, out, winners, writes, 0, columns)
     a, b = v.vector_load(x, 0), v.vector_load(x, right)
     c, d = v.vector_load(x, down), v.vector_load(x, down + right)
@@ -192,7 +218,8 @@ def test_windows_are_pooled_in_registers(columns, wanted):
     x = np.random.default_rng(4).standard_normal((2, 4, LANES)).astype(np.float32)
     x[0, 1] = x[0, 0]
     out, winners = np.full((3, LANES), 7, np.float32), np.full((3, LANES) if wanted else (0, 0), 7, np.int8)
-    run(_pool, out, winners, x, LANES, 4 * LANES, columns)
+    factors = np.repeat(np.arange(LANES, dtype=np.float32)[:, None], LANES, 1)
+    run(_pool, out, winners, x, factors, LANES, 4 * LANES, columns)
     windows = x.reshape(2, 2, 2, LANES).transpose(1, 0, 2, 3).reshape(2, 4, LANES)  # two side by side
     sums = np.maximum((windows @ np.arange(LANES, dtype=np.float32)).max(1), 0)
     np.testing.assert_allclose(out[:2, :columns], np.repeat(sums[:, None], columns, 1), rtol=1e-5, atol=1e-5)

@@ -12,7 +12,7 @@ from tinyconv.kernels.cpu.convolution import (
     filter_gradient,
     pooled_direct,
     pooled_patches,
-    pooled_positions,
+    pooled_unpooling,
     pooled_winners,
     winograd,
     winograd_gradient,
@@ -53,7 +53,7 @@ def choose(layer: Convolution, pooled: bool = False) -> Choice:
         ("dx",      pooled_winners,     always,                    "only winners have a gradient: a tenth to a third"),
         ("dw",      pooled_winners,     has_whole_rows(layer),     "the same, where a filter's row is whole vectors"),
         ("dw",      pooled_patches,     is_a_patch(layer),         "all that a window sees is one register"),
-        ("dw",      pooled_positions,   always,                    "any shape: each position in turn, winners masked"),
+        ("dw",      pooled_unpooling,   always,                    "any shape: summed like any other, with zeros"),
     )
     # fmt: on
     first: dict[str, ModuleType] = {}
@@ -77,7 +77,7 @@ def winograd_pays(layer):
     tile would be border. For a single image of 4 x 4 it is a loss; but the batch has no say.
     """
     C, F = layer.C, layer.F
-    return fits_winograd(layer) and min(C, F) >= 16 and max(C, F) >= 32 and min(layer.OH, layer.OW) > 2
+    return fits_winograd(layer) and min(C, F) >= 16 and min(layer.OH, layer.OW) > 2
 
 
 def has_few_channels(layer):

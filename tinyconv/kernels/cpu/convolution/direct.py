@@ -15,6 +15,7 @@ import numpy as np
 
 from tinyconv.kernels.cpu.convolution.geometry import (
     CACHED,
+    GAP,
     cut_rows,
     dx_geometry,
     floats_under,
@@ -62,7 +63,7 @@ def dx(layer):
     reach, reach_w = (KH - 1) * dilation[0], (KW - 1) * dilation[1]
 
     def floats(rows):  # of dout over so many (times the stride) rows of dx
-        return ((rows * strides[0] + reach) // strides[0] + 2) * ((W + reach_w) // strides[1] + 2) * F
+        return ((rows * strides[0] + reach) // strides[0] + 2) * (((W + reach_w) // strides[1] + 2) * F + GAP)
 
     rows = cut_rows(-(-H // strides[0]), layer.N, floats, -(-2 * R * strides[1] // W))
     g = dx_geometry(layer, rows=rows, group=max(1, CACHED // (taps * columns)))

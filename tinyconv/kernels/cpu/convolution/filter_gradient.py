@@ -23,11 +23,11 @@ from tinyconv.kernels.cpu.registers.copies import add, copy_panel, fill
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
-    tile_add_products,
+    tile_add_rows,
     tile_add_scaled,
     tile_load,
-    tile_shape,
     tile_store,
+    window_tile,
 )
 from tinyconv.kernels.cpu.registers.vector import prefetch
 from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job
@@ -39,7 +39,7 @@ BIAS_ROWS = 4  # db is added up in four sums, pixel by pixel in turn: additions 
 def dw(layer):
     """The jobs of dw and db: the partial sums, and what adds them up."""
     N, OH, OW, F, *_ = layer
-    R, V = tile_shape(F)
+    R, V = window_tile(_window_numbers(layer), F)
     columns, floats = V * LANES, floats_under(layer)
     panels, sum_size = -(-F // columns), _sum_size(layer, R) * columns
     group = max(1, min(panels, CACHED // 2 // sum_size))
@@ -57,10 +57,15 @@ def dw(layer):
     return sums, Job(make_add_parts(R, V), layer.KH * layer.KW + 1, g)
 
 
+def _window_numbers(layer):
+    """How many numbers of a window tiles are cut from: of one of its rows, where there is dilation."""
+    return layer.KW * layer.C * (1 if layer.dilation[1] > 1 else layer.KH)
+
+
 def _sum_size(layer, R):
     """Rows of the sums of a panel: see ``_sum_shape``."""
-    KH, run = layer.KH, layer.KW * layer.C
-    return (KH * -(-run // R) * R if layer.dilation[1] > 1 else -(-KH * run // R) * R) + BIAS_ROWS
+    slices = layer.KH if layer.dilation[1] > 1 else 1
+    return slices * -(-_window_numbers(layer) // R) * R + BIAS_ROWS
 
 
 @helper
@@ -110,6 +115,12 @@ def _prefetch_piece(c):
     return Coming(c.x, c.x_place + c.x_piece, c.x_piece, c.x_end, c.dout, c.place + c.piece, c.piece, c.end)
 
 
+@helper(forceinline=True)
+def _rows_together(width):
+    """How many rows of so many pixels go by between two pieces: some dozens of pixels."""
+    return max(1, 64 // width)
+
+
 class Unit(NamedTuple):
     """A unit of dout and the pixels of x under it: images n .. n + counts[0] - 1, and rows first .. of each."""
 
@@ -137,11 +148,12 @@ def _make_add_products(R, V):
         many as ``counts`` says: along images, rows and columns. Of the rows only those from used[0] to before used[1]
         are: the others meet nothing but the border. ``reads`` says where in a window the tile's numbers are.
         """
-        tile = tile_load(work, total, V * LANES, R, V)
+        together, tile = _rows_together(counts[2]), tile_load(work, total, V * LANES, R, V)
         for n in range(counts[0]):
-            for i in range(used[0], used[1]):
+            for i in range(used[0], used[1], together):
                 row, pixel = here + n * steps[0] + i * steps[1], gradient + (n * counts[1] + i) * counts[2] * V * LANES
-                tile = tile_add_products(tile, pixels, reads, row, steps[2], work, pixel, counts[2])
+                several = min(together, used[1] - i), counts[2]
+                tile = tile_add_rows(tile, pixels, reads, row, (steps[1], steps[2]), work, pixel, several)
                 coming = _prefetch_piece(coming)
         tile_store(tile, work, total, V * LANES)
         return coming
@@ -204,7 +216,7 @@ def _make_add_unit(R, V):
         if g.dilation_w > 1:
             run, distance = (g.src_C, g.dilation_w * g.src_C)
         slices, rows, sum_rows = _sum_shape(g, R)
-        pieces = panels * slices * -(-rows // R) * u.counts[0] * u.counts[1]
+        pieces = panels * slices * -(-rows // R) * u.counts[0] * -(-u.counts[1] // _rows_together(g.dst_W))
         coming = _next_unit(x, dout, g, u.n, u.first, u.counts, pieces)
         for j in range(panels):
             gradient = u.gradient + j * u.gradient_size

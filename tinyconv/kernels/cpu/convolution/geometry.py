@@ -8,6 +8,8 @@ from tinyconv.kernels.cpu.runtime.tasks import helper
 
 CACHED = 96 * 1024  # floats that a task should read again and again, with a panel of filters beside: 3/8 of 1 MiB of L2
 
+GAP = 16  # floats behind a row of copied pixels: else rows of a power of two all lie in the same few places of L1
+
 
 class Convolution(NamedTuple):
     """The shapes of a convolution: out (N, OH, OW, F) from x (N, H, W, C) and w (KH, KW, C, F)."""
@@ -84,7 +86,7 @@ def floats_under(layer):
     def floats(rows):
         height = (rows - 1) * layer.strides[0] + (layer.KH - 1) * layer.dilation[0] + 1
         width = (layer.OW - 1) * layer.strides[1] + (layer.KW - 1) * layer.dilation[1] + 1
-        return height * width * layer.C
+        return height * (width * layer.C + GAP)
 
     return floats
 
@@ -118,6 +120,7 @@ def read_pixels(work, at, src, size, n, images, frame):
     (H, W, C), (top, left, height, width) = size, frame
     if top >= 0 and left >= 0 and top + height <= H and left + width <= W:
         return False, ((n * H + top) * W + left) * C, W * C, H * W * C
+    row_size = width * C + GAP
     for i in range(images):
-        copy_framed(work, at + i * height * width * C, src, (n + i) * H * W * C, size, frame)
-    return True, at, width * C, height * width * C
+        copy_framed(work, at + i * height * row_size, row_size, src, (n + i) * H * W * C, size, frame)
+    return True, at, row_size, height * row_size

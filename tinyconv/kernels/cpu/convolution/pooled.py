@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyconv.kernels.cpu.convolution.geometry import Convolution, read_pixels
+from tinyconv.kernels.cpu.convolution.geometry import GAP, Convolution, read_pixels
 from tinyconv.kernels.cpu.registers.copies import fill
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.vector import vector_load, vector_store
@@ -54,7 +54,7 @@ def pooled_geometry(layer, bands=0):
 
 def floats_seen(layer):
     """Floats of the pixels that an image's pooling windows see."""
-    return (layer.OH + layer.KH - 1) * (layer.OW + layer.KW - 1) * layer.C
+    return (layer.OH + layer.KH - 1) * ((layer.OW + layer.KW - 1) * layer.C + GAP)
 
 
 def bias_place(single, w_shape):

@@ -53,9 +53,10 @@ def copy_panel(target, at, matrix, start, width, rows, first, columns):
 
 
 @helper
-def copy_framed(target, at, image, start, size, frame):
+def copy_framed(target, at, row_size, image, start, size, frame):
     """Copy what an image of that ``size``, (H, W, C), which lies at ``image[start:]``, has inside of a frame (top,
-    left, height, width) to ``target[at:]``, (height, width, C), with zeros where the frame reaches over the edge."""
+    left, height, width) to ``target[at:]``, (height, width, C) with rows ``row_size`` apart, with zeros where the frame
+    reaches over the edge."""
     (H, W, C), (top, left, height, width) = size, frame
     before = min(max(0, -left), width)
     inside = max(0, min(W, left + width) - max(0, left))
@@ -66,7 +67,7 @@ def copy_framed(target, at, image, start, size, frame):
             fill(target, at + (before + inside) * C, (width - before - inside) * C, np.float32(0))
         else:
             fill(target, at, width * C, np.float32(0))
-        at += width * C
+        at += row_size
 
 
 @helper

@@ -12,7 +12,6 @@ from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.instructions import (
     FLOAT_VECTOR,
     constant,
-    fill,
     in_registers,
     multiply_add,
     pointer,
@@ -128,26 +127,6 @@ def _(typing_context, a, b, c, d, out, argmax, offset):
         return context.get_dummy_value()
 
     return types.void(FLOATS, FLOATS, FLOATS, FLOATS, out, argmax, types.intp), write
-
-
-def tile_multiply_add_vector(tile, x, offsets, k, vector):
-    """``tile[i, 0] += x[offsets[i] + k] * vector``, for a tile one vector wide."""
-    numbers = x.reshape(-1)[np.add(offsets, k)]
-    return vector_multiply_add(numbers[:, np.newaxis], vector, tile)
-
-
-@in_registers(tile_multiply_add_vector)
-def _(typing_context, tile, x, offsets, k, vector):
-    def write(context, builder, signature, arguments):
-        value, image, starts, k, factor = arguments
-        here = pointer(context, builder, x, image, k)
-        for i in range(tile.rows):
-            number = fill(builder, builder.load(builder.gep(here, [builder.extract_value(starts, i)])))
-            row = multiply_add(builder, number, factor, builder.extract_value(value, i))
-            value = builder.insert_value(value, row, i)
-        return value
-
-    return tile(tile, x, types.UniTuple(types.intp, tile.rows), types.intp, FLOATS), write
 
 
 def patch_load(image, offset, row_size):

@@ -32,7 +32,7 @@ of high-performance deep learning convolutions on SIMD architectures" (2018).
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import models, register_model
 
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
@@ -59,6 +59,16 @@ def tile_shape(columns: int) -> tuple[int, int]:
     vectors = -(-columns // LANES)
     V = min((2, 3, 1), key=lambda V: -(-vectors // V) * V)
     return min(8, (REGISTERS - 1) // V - 1), V
+
+
+def window_tile(numbers: int, columns: int) -> tuple[int, int]:
+    """The R and V of the tile for a filter's gradient: so many ``numbers`` of a window times so many columns.
+
+    A window has few numbers, 9 or 27 in a first layer, so R is what cuts them evenly: at most 9, or what fits.
+    """
+    V = tile_shape(columns)[1]
+    most = min(9, (REGISTERS - 1) // V - 1)
+    return -(-numbers // -(-numbers // most)), V
 
 
 class Tile(types.Type):
@@ -247,42 +257,101 @@ def _(typing_context, tile, x, offsets, start, step, w, w_offset, count):
 
     def write(context, builder, signature, arguments):
         value, image, starts, start, step, weights, w_offset, count = arguments
-        before, one = builder.block, ir.Constant(count.type, 1)
-        x_first = pointer(context, builder, x, image, start)
-        w_first = pointer(context, builder, w, weights, w_offset)
-        begin = [builder.extract_value(value, position) for _, _, position in tile.places()]
-        loop, after = builder.append_basic_block("products"), builder.append_basic_block("after")
-        builder.cbranch(builder.icmp_signed(">", count, ir.Constant(count.type, 0)), loop, after)
-
-        builder.position_at_end(loop)
-        x_here, w_here, left = builder.phi(x_first.type), builder.phi(w_first.type), builder.phi(count.type)
-        sums = [builder.phi(FLOAT_VECTOR) for _ in begin]
-        numbers = (builder.load(builder.gep(x_here, [builder.extract_value(starts, i)])) for i in range(R))
-        current = _build(builder, tile, lambda i, j, position: sums[position])
-        current = _outer_product(builder, tile, current, numbers, w_here)
-        end = [builder.extract_value(current, position) for _, _, position in tile.places()]
-        x_next = builder.gep(x_here, [step])
-        w_next = builder.gep(w_here, [ir.Constant(count.type, tile.vectors * LANES)])
-        left_next = builder.sub(left, one)
-        branch = builder.cbranch(builder.icmp_signed(">", left_next, ir.Constant(count.type, 0)), loop, after)
-        branch.set_metadata("llvm.loop", _not_unrolled(builder.module))
-        for phi, first, following in [(x_here, x_first, x_next), (w_here, w_first, w_next), (left, count, left_next)]:
-            phi.add_incoming(first, before)
-            phi.add_incoming(following, loop)
-
-        builder.position_at_end(after)
-        results = []
-        for phi, first, following in zip(sums, begin, end, strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(following, loop)
-            result = builder.phi(FLOAT_VECTOR)
-            result.add_incoming(first, before)
-            result.add_incoming(following, loop)
-            results.append(result)
-        return _build(builder, tile, lambda i, j, position: results[position])
+        x_first, w_first = pointer(context, builder, x, image, start), pointer(context, builder, w, weights, w_offset)
+        return _loop(
+            builder,
+            tile,
+            value,
+            (x_first, w_first),
+            count,
+            lambda sums, x_here, w_here: (
+                _step(builder, tile, starts, sums, x_here, w_here),
+                builder.gep(x_here, [step]),
+                builder.gep(w_here, [ir.Constant(count.type, tile.vectors * LANES)]),
+            ),
+        )
 
     offset = types.intp
     return tile(tile, x, types.UniTuple(offset, R), offset, offset, w, offset, offset), write
+
+
+def tile_add_rows(tile, x, offsets, start, steps, w, w_offset, counts):
+    """The same for ``counts[0]`` rows of ``counts[1]`` outer products: rows of x are ``steps[0]`` apart, those of w
+    follow each other. One call for several short rows, between which the tile stays where it is."""
+    for row in range(counts[0]):
+        place = w_offset + row * counts[1] * tile.shape[1]
+        tile = tile_add_products(tile, x, offsets, start + row * steps[0], steps[1], w, place, counts[1])
+    return tile
+
+
+@in_registers(tile_add_rows)
+def _(typing_context, tile, x, offsets, start, steps, w, w_offset, counts):
+    R = _rows_of(tile, offsets)
+
+    def write(context, builder, signature, arguments):
+        value, image, starts, start, steps, weights, w_offset, counts = arguments
+        x_first, w_first = pointer(context, builder, x, image, start), pointer(context, builder, w, weights, w_offset)
+        (row_step, step), (rows, count) = (cgutils.unpack_tuple(builder, pair, 2) for pair in (steps, counts))
+        row_size = builder.mul(count, ir.Constant(count.type, tile.vectors * LANES))
+
+        def add_row(sums, x_row, w_row):
+            after = _loop(
+                builder,
+                tile,
+                sums,
+                (x_row, w_row),
+                count,
+                lambda sums, x_here, w_here: (
+                    _step(builder, tile, starts, sums, x_here, w_here),
+                    builder.gep(x_here, [step]),
+                    builder.gep(w_here, [ir.Constant(count.type, tile.vectors * LANES)]),
+                ),
+            )
+            return after, builder.gep(x_row, [row_step]), builder.gep(w_row, [row_size])
+
+        return _loop(builder, tile, value, (x_first, w_first), rows, add_row)
+
+    offset = types.intp
+    pair = types.UniTuple(offset, 2)
+    return tile(tile, x, types.UniTuple(offset, R), offset, pair, w, offset, pair), write
+
+
+def _step(builder, tile, starts, sums, x_here, w_here):
+    """One outer product: of the numbers at ``x_here``, whose places are ``starts``, and the vectors at ``w_here``."""
+    numbers = (builder.load(builder.gep(x_here, [builder.extract_value(starts, i)])) for i in range(tile.rows))
+    return _outer_product(builder, tile, sums, numbers, w_here)
+
+
+def _loop(builder, tile, value, pointers, count, body):
+    """A loop of ``count`` rounds around a tile and two pointers, of which each of its registers is a variable:
+    ``body`` takes them, and returns what they are in the next round. Returns the tile behind it."""
+    before, one = builder.block, ir.Constant(count.type, 1)
+    begin = [builder.extract_value(value, position) for _, _, position in tile.places()]
+    loop, after = builder.append_basic_block("products"), builder.append_basic_block("after")
+    builder.cbranch(builder.icmp_signed(">", count, ir.Constant(count.type, 0)), loop, after)
+
+    builder.position_at_end(loop)
+    here, left = [builder.phi(pointer_.type) for pointer_ in pointers], builder.phi(count.type)
+    sums = [builder.phi(FLOAT_VECTOR) for _ in begin]
+    current, *following = body(_build(builder, tile, lambda i, j, position: sums[position]), *here)
+    end = [builder.extract_value(current, position) for _, _, position in tile.places()]
+    left_next, last = builder.sub(left, one), builder.block
+    branch = builder.cbranch(builder.icmp_signed(">", left_next, ir.Constant(count.type, 0)), loop, after)
+    branch.set_metadata("llvm.loop", _not_unrolled(builder.module))
+    for phi, first, next_ in zip([*here, left], [*pointers, count], [*following, left_next], strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(next_, last)
+
+    builder.position_at_end(after)
+    results = []
+    for phi, first, next_ in zip(sums, begin, end, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(next_, last)
+        result = builder.phi(FLOAT_VECTOR)
+        result.add_incoming(first, before)
+        result.add_incoming(next_, last)
+        results.append(result)
+    return _build(builder, tile, lambda i, j, position: results[position])
 
 
 def _not_unrolled(module):

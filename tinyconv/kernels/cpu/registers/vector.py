@@ -76,17 +76,15 @@ def _(typing_context, array, offset):
         llvm_type = ir.VectorType(context.get_value_type(array.dtype), LANES)
         place, offset = arguments
         first = pointer(context, builder, array, place, offset, llvm_type)
-        vector = builder.load(first, align=array.dtype.bitwidth // 8)
-        return builder.sext(vector, ir.VectorType(INT32, LANES)) if array.dtype.bitwidth < 32 else vector
+        return _widened(builder, builder.load(first, align=array.dtype.bitwidth // 8))
 
     return kind(array, types.intp), write
 
 
 def vector_load_first(array, offset, count):
-    """The first ``count`` of the LANES numbers, float32 or int32, from ``offset`` on, and zeros for the others, whose
-    memory is not touched."""
-    vector = np.zeros(LANES, array.dtype)
-    vector[: max(0, count)] = array.reshape(-1)[offset : offset + min(count, LANES)]
+    """The first ``count`` of them, and zeros for the others, whose memory is not touched."""
+    vector = np.zeros(LANES, np.float32 if array.dtype == np.float32 else np.int32)
+    vector[: max(0, count)] = array.reshape(-1)[offset : offset + max(0, min(count, LANES))]
     return vector
 
 
@@ -96,11 +94,16 @@ def _(typing_context, array, offset, count):
 
     def write(context, builder, signature, arguments):
         place, offset, count = arguments
-        vector = ir.VectorType(_LLVM[kind.element], LANES)
-        first = pointer(context, builder, array, place, offset, vector)
-        return load_masked(builder, first, lanes_below(builder, count), vector)
+        llvm_type = ir.VectorType(context.get_value_type(array.dtype), LANES)
+        first = pointer(context, builder, array, place, offset, llvm_type)
+        return _widened(builder, load_masked(builder, first, lanes_below(builder, count), llvm_type))
 
     return kind(array, types.intp, types.intp), write
+
+
+def _widened(builder, vector):
+    """A vector as it is, or int8 as int32."""
+    return builder.sext(vector, ir.VectorType(INT32, LANES)) if vector.type.element == ir.IntType(8) else vector
 
 
 def vector_store(vector, array, offset):
