@@ -53,7 +53,7 @@ from tinyconv.kernels.cpu.convolution.winograd_tiles import (
     SKEW,
     first_place,
     next_place,
-    read_tile,
+    read_tiles,
     tiles_of,
     transformed,
 )
@@ -205,10 +205,8 @@ def make_winograd(R, V, finish):
         panels, size, product_size = g.dst_C // columns, g.block * g.src_C + SKEW, g.block * columns + SKEW
         pixels = g.scratch + numba.get_thread_id() * g.scratch_size
         products = pixels + 16 * size
-        start = place = first_place(g, first)
-        for t in range(tiles):
-            read_tile(work, pixels + t * g.src_C, size, src, g, place, 0, g.src_C, products + 16 * product_size)
-            place = next_place(g, place)
+        start = first_place(g, first)
+        read_tiles(work, pixels, size, src, g, start, tiles, 0, g.src_C, products + 16 * product_size)
         coming = src.size * (first + g.block) // g.count + (2 - g.top) * g.src_W * g.src_C
         coming_size = src.size * g.block // g.count
         begin, end = share * panels // g.shares, (share + 1) * panels // g.shares

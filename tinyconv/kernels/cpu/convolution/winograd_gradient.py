@@ -46,7 +46,7 @@ from tinyconv.kernels.cpu.convolution.winograd_tiles import (
     SKEW,
     first_place,
     next_place,
-    read_tile,
+    read_tiles,
     tiles_of,
     transformed,
 )
@@ -189,13 +189,9 @@ def _read_gradients(work, at, dout, g, place, held, columns):
 @helper
 def _read_block(work, x, dout, g, place, tiles, held, columns):
     """Transform the pixels and the gradients of so many tiles from ``place`` on; returns the place behind them."""
-    first = place
-    for t in range(tiles):
-        at, border = held.pixels + t * held.channels, held.bias + held.filters
-        read_tile(work, at, held.sizes[1], x, g, place, held.c, held.channels, border)
-        place = next_place(g, place)
-    place = first  # in a loop of its own: 32 places to write to, far apart, were too many at once
-    for t in range(tiles):
+    border = held.bias + held.filters
+    read_tiles(work, held.pixels, held.sizes[1], x, g, place, tiles, held.c, held.channels, border)
+    for t in range(tiles):  # not in one loop: 32 places to write to, far apart, were too many at once
         _read_gradients(work, held.gradients + t * columns, dout, g, place, held, columns)
         place = next_place(g, place)
     return place

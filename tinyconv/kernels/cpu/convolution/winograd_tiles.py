@@ -13,6 +13,7 @@ from tinyconv.kernels.cpu.registers.vector import vector_fill, vector_load, vect
 from tinyconv.kernels.cpu.runtime.tasks import helper
 
 SKEW = 16  # floats; keeps the 16 matrices from lying whole pages apart, and so in the same few places of L1
+TOGETHER = 2 * LANES  # channels of tiles that are transformed together: more would leave L1 before they are used again
 
 # In one dimension: four pixels, and three taps, to four numbers each; and the four products of these to two outputs.
 OF_PIXELS = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
@@ -73,20 +74,22 @@ def _along(a, b, c, d):
 
 
 @helper
-def _transform_pixels(work, at, size, image, place, steps, channels):
-    """The 4 x 4 pixels at ``place`` to 16 numbers for each channel: number (i, j) to ``at + (4 i + j) * size``.
-    ``steps``: from one row of pixels to the next, and from one pixel to the next."""
+def _transform_pixels(work, at, size, image, place, steps, channels, tiles):
+    """The 4 x 4 pixels at ``place`` to 16 numbers for each channel: number (i, j) to ``at + (4 i + j) * size``; and
+    those of the next tiles in the row, whose numbers lie ``channels`` further. ``steps``: from one row of pixels to the
+    next, and from one pixel to the next."""
     row, step = steps
     for c in range(0, channels, LANES):
-        p = place + c
-        a = _along(*four(image, p, step))
-        b = _along(*four(image, p + row, step))
-        c_ = _along(*four(image, p + 2 * row, step))
-        d = _along(*four(image, p + 3 * row, step))
-        store_four(work, at + c, 4 * size, _along(a[0], b[0], c_[0], d[0]))
-        store_four(work, at + c + size, 4 * size, _along(a[1], b[1], c_[1], d[1]))
-        store_four(work, at + c + 2 * size, 4 * size, _along(a[2], b[2], c_[2], d[2]))
-        store_four(work, at + c + 3 * size, 4 * size, _along(a[3], b[3], c_[3], d[3]))
+        for t in range(tiles):
+            p, to = place + 2 * t * step + c, at + t * channels + c
+            a = _along(*four(image, p, step))
+            b = _along(*four(image, p + row, step))
+            c_ = _along(*four(image, p + 2 * row, step))
+            d = _along(*four(image, p + 3 * row, step))
+            store_four(work, to, 4 * size, _along(a[0], b[0], c_[0], d[0]))
+            store_four(work, to + size, 4 * size, _along(a[1], b[1], c_[1], d[1]))
+            store_four(work, to + 2 * size, 4 * size, _along(a[2], b[2], c_[2], d[2]))
+            store_four(work, to + 3 * size, 4 * size, _along(a[3], b[3], c_[3], d[3]))
 
 
 @helper
@@ -106,20 +109,32 @@ def next_place(g, place):
 
 
 @helper
-def read_tile(work, at, size, src, g, place, first, channels, border):
-    """Transform the pixels of a tile, so many channels from ``first`` on; where the tile reaches over the edge of the
-    image, those of a copy with zeros around, at ``work[border:]``."""
-    n, i, j = place
-    top, left = 2 * i - g.top, 2 * j - g.left
-    start, row = ((n * g.src_H + top) * g.src_W + left) * g.src_C + first, g.src_W * g.src_C
-    if top >= 0 and left >= 0 and top + 4 <= g.src_H and left + 4 <= g.src_W:
-        _transform_pixels(work, at, size, src, start, (row, g.src_C), channels)
-        return
+def read_tiles(work, at, size, src, g, place, tiles, first, channels, border):
+    """Transform the pixels of so many tiles from ``place`` on, so many channels from ``first`` on; returns the place
+    behind them. Tiles side by side are a run, if they have few channels; where one reaches over the edge of the image,
+    it is transformed alone, from a copy with zeros around, at ``work[border:]``."""
+    row = g.src_W * g.src_C
+    while tiles > 0:
+        n, i, j = place
+        top, left, run = 2 * i - g.top, 2 * j - g.left, 1
+        start = ((n * g.src_H + top) * g.src_W + left) * g.src_C + first
+        if top >= 0 and left >= 0 and top + 4 <= g.src_H and left + 4 <= g.src_W:
+            run = min(tiles, g.across - j, (g.src_W - left - 4) // 2 + 1) if channels <= TOGETHER else 1
+            _transform_pixels(work, at, size, src, start, (row, g.src_C), channels, run)
+        else:
+            _copy_tile(work, border, src, g, start, (top, left), channels)
+            _transform_pixels(work, at, size, work, border, (4 * channels, channels), channels, 1)
+        at, tiles, place = at + run * channels, tiles - run, next_place(g, (n, i, j + run - 1))
+    return place
+
+
+@helper
+def _copy_tile(work, at, src, g, start, corner, channels):
+    """The 4 x 4 pixels of a tile, which would begin at ``src[start:]``, to ``work[at:]``, with zeros where there are
+    none."""
     for k in range(16):
-        exists = 0 <= top + k // 4 < g.src_H and 0 <= left + k % 4 < g.src_W
+        exists = 0 <= corner[0] + k // 4 < g.src_H and 0 <= corner[1] + k % 4 < g.src_W
+        place = start + (k // 4 * g.src_W + k % 4) * g.src_C
         for c in range(0, channels, LANES):
-            pixel = (
-                vector_load(src, start + k // 4 * row + k % 4 * g.src_C + c) if exists else vector_fill(np.float32(0))
-            )
-            vector_store(pixel, work, border + k * channels + c)
-    _transform_pixels(work, at, size, work, border, (4 * channels, channels), channels)
+            pixel = vector_load(src, place + c) if exists else vector_fill(np.float32(0))
+            vector_store(pixel, work, at + k * channels + c)
