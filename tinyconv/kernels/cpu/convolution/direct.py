@@ -23,17 +23,18 @@ from tinyconv.kernels.cpu.convolution.geometry import (
     pixels_met,
     read_pixels,
 )
-from tinyconv.kernels.cpu.registers.copies import copy, fill, pack, prefetch_part
+from tinyconv.kernels.cpu.registers.copies import copy, fill, pack
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
-    tile_add_products,
+    tile_add_rows,
     tile_load,
     tile_prefetch_at,
     tile_relu,
     tile_shape,
     tile_store_at,
 )
+from tinyconv.kernels.cpu.registers.vector import prefetch
 from tinyconv.kernels.cpu.runtime.jobs import Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
@@ -158,26 +159,30 @@ def _make_add_tiles(R, V):
         taps, run = h.taps, g.src_C
         if h.tap_step == 1 and h.k_step == 1:  # neighbouring taps are one run of numbers, in source and filters
             taps, run = 1, h.taps * g.src_C
-        tap_size = g.src_C * V * LANES
         first, pixels, row_size = band.first * h.count, band.last * h.count, band.row_size
+        tap_size, tap_row = g.src_C * V * LANES, v.tap_step * row_size  # a tap's filters; the pixels of the tap below
+        filter_row = v.k_step * g.KW * tap_size
+        coming, piece = band.coming, -(-band.coming_size // max(1, pixels - first) * R // 16) * 16  # whole cache lines
         row, place_in_row = band.first, 0
         for pixel in range(first, pixels, R):
             last_row, _ = _further(row, place_in_row, min(R, pixels - pixel) - 1, h.count)
             start, stop = _taps_inside(v, row, last_row, g.src_H)
             row, place_in_row = _further(row, place_in_row, R, h.count)
             reads = pixel_offsets(pixel, pixels - 1, h.count, v.read_step * row_size, h.read_step * g.src_C, R)
-            prefetch_part(src, band.coming, band.coming_size, pixel - first, R, pixels - first)
+            for line in range(coming, min(coming + piece, band.coming + band.coming_size), 16):
+                prefetch(src, line)
+            coming += piece
             row_step, step = v.write_step * g.dst_W * g.dst_C, h.write_step * g.dst_C
             writes = pixel_offsets(pixel, pixels - 1, h.count, row_step, step, R)
             for column in range(begin, end, V * LANES):
                 tile_prefetch_at(dst, writes, band.write + column, V)
                 tile = tile_load(work, band.bias + column, 0, R, V)
-                filters = g.filters + column * g.KH * g.KW * g.src_C
-                for t in range(start, stop):
-                    here, tap = band.read + t * v.tap_step * row_size, (v.k + t * v.k_step) * g.KW + h.k
-                    for u in range(taps):
-                        place, weights = here + u * h.tap_step * g.src_C, filters + (tap + u * h.k_step) * tap_size
-                        tile = tile_add_products(tile, band.pixels, reads, place, 1, work, weights, run)
+                here, filters = band.read + start * tap_row, g.filters + column * g.KH * g.KW * g.src_C
+                for u in range(taps):
+                    tap = (v.k + start * v.k_step) * g.KW + h.k + u * h.k_step
+                    place, weights = here + u * h.tap_step * g.src_C, filters + tap * tap_size
+                    steps, counts = (tap_row, 1), (stop - start, run)
+                    tile = tile_add_rows(tile, band.pixels, reads, place, steps, work, weights, filter_row, counts)
                 if g.relu:
                     tile = tile_relu(tile)
                 tile_store_at(tile, dst, writes, band.write + column, g.dst_C - column)

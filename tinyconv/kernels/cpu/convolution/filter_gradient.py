@@ -152,8 +152,8 @@ def _make_add_products(R, V):
         for n in range(counts[0]):
             for i in range(used[0], used[1], together):
                 row, pixel = here + n * steps[0] + i * steps[1], gradient + (n * counts[1] + i) * counts[2] * V * LANES
-                several = min(together, used[1] - i), counts[2]
-                tile = tile_add_rows(tile, pixels, reads, row, (steps[1], steps[2]), work, pixel, several)
+                several, row_size = (min(together, used[1] - i), counts[2]), counts[2] * V * LANES
+                tile = tile_add_rows(tile, pixels, reads, row, (steps[1], steps[2]), work, pixel, row_size, several)
                 coming = _prefetch_piece(coming)
         tile_store(tile, work, total, V * LANES)
         return coming

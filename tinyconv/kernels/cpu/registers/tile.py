@@ -257,69 +257,54 @@ def _(typing_context, tile, x, offsets, start, step, w, w_offset, count):
 
     def write(context, builder, signature, arguments):
         value, image, starts, start, step, weights, w_offset, count = arguments
-        x_first, w_first = pointer(context, builder, x, image, start), pointer(context, builder, w, weights, w_offset)
-        return _loop(
-            builder,
-            tile,
-            value,
-            (x_first, w_first),
-            count,
-            lambda sums, x_here, w_here: (
-                _step(builder, tile, starts, sums, x_here, w_here),
-                builder.gep(x_here, [step]),
-                builder.gep(w_here, [ir.Constant(count.type, tile.vectors * LANES)]),
-            ),
-        )
+        first = pointer(context, builder, x, image, start), pointer(context, builder, w, weights, w_offset)
+        return _add_products(builder, tile, value, first, starts, step, count)
 
     offset = types.intp
     return tile(tile, x, types.UniTuple(offset, R), offset, offset, w, offset, offset), write
 
 
-def tile_add_rows(tile, x, offsets, start, steps, w, w_offset, counts):
-    """The same for ``counts[0]`` rows of ``counts[1]`` outer products: rows of x are ``steps[0]`` apart, those of w
-    follow each other. One call for several short rows, between which the tile stays where it is."""
+def tile_add_rows(tile, x, offsets, start, steps, w, w_offset, w_step, counts):
+    """The same for ``counts[0]`` rows of ``counts[1]`` outer products: rows of x are ``steps[0]`` apart, their numbers
+    ``steps[1]``, and rows of w ``w_step``. One call for several short rows, between which the tile stays where it is.
+    """
     for row in range(counts[0]):
-        place = w_offset + row * counts[1] * tile.shape[1]
-        tile = tile_add_products(tile, x, offsets, start + row * steps[0], steps[1], w, place, counts[1])
+        place, weights = start + row * steps[0], w_offset + row * w_step
+        tile = tile_add_products(tile, x, offsets, place, steps[1], w, weights, counts[1])
     return tile
 
 
 @in_registers(tile_add_rows)
-def _(typing_context, tile, x, offsets, start, steps, w, w_offset, counts):
+def _(typing_context, tile, x, offsets, start, steps, w, w_offset, w_step, counts):
     R = _rows_of(tile, offsets)
 
     def write(context, builder, signature, arguments):
-        value, image, starts, start, steps, weights, w_offset, counts = arguments
-        x_first, w_first = pointer(context, builder, x, image, start), pointer(context, builder, w, weights, w_offset)
+        value, image, starts, start, steps, weights, w_offset, w_step, counts = arguments
+        first = pointer(context, builder, x, image, start), pointer(context, builder, w, weights, w_offset)
         (row_step, step), (rows, count) = (cgutils.unpack_tuple(builder, pair, 2) for pair in (steps, counts))
-        row_size = builder.mul(count, ir.Constant(count.type, tile.vectors * LANES))
 
         def add_row(sums, x_row, w_row):
-            after = _loop(
-                builder,
-                tile,
-                sums,
-                (x_row, w_row),
-                count,
-                lambda sums, x_here, w_here: (
-                    _step(builder, tile, starts, sums, x_here, w_here),
-                    builder.gep(x_here, [step]),
-                    builder.gep(w_here, [ir.Constant(count.type, tile.vectors * LANES)]),
-                ),
-            )
-            return after, builder.gep(x_row, [row_step]), builder.gep(w_row, [row_size])
+            sums = _add_products(builder, tile, sums, (x_row, w_row), starts, step, count)
+            return sums, builder.gep(x_row, [row_step]), builder.gep(w_row, [w_step])
 
-        return _loop(builder, tile, value, (x_first, w_first), rows, add_row)
+        return _loop(builder, tile, value, first, rows, add_row)
 
     offset = types.intp
     pair = types.UniTuple(offset, 2)
-    return tile(tile, x, types.UniTuple(offset, R), offset, pair, w, offset, pair), write
+    return tile(tile, x, types.UniTuple(offset, R), offset, pair, w, offset, offset, pair), write
 
 
-def _step(builder, tile, starts, sums, x_here, w_here):
-    """One outer product: of the numbers at ``x_here``, whose places are ``starts``, and the vectors at ``w_here``."""
-    numbers = (builder.load(builder.gep(x_here, [builder.extract_value(starts, i)])) for i in range(tile.rows))
-    return _outer_product(builder, tile, sums, numbers, w_here)
+def _add_products(builder, tile, sums, first, starts, step, count):
+    """``count`` outer products: of the numbers whose places are ``starts``, and the vectors of w; ``first`` are the
+    pointers to both."""
+    columns = ir.Constant(count.type, tile.vectors * LANES)
+
+    def add(sums, x_here, w_here):
+        numbers = (builder.load(builder.gep(x_here, [builder.extract_value(starts, i)])) for i in range(tile.rows))
+        sums = _outer_product(builder, tile, sums, numbers, w_here)
+        return sums, builder.gep(x_here, [step]), builder.gep(w_here, [columns])
+
+    return _loop(builder, tile, sums, first, count, add)
 
 
 def _loop(builder, tile, value, pointers, count, body):

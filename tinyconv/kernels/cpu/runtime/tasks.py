@@ -20,6 +20,7 @@ import ctypes
 import functools
 import operator
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -49,6 +50,9 @@ NOTHING = np.zeros(0, np.float32)  # for an argument that a kernel does not use
 kernel = helper
 
 _recorder = threading.local()  # .lines: where this thread's ``run`` writes instead of running; .only_compiles
+
+TRIALS = 5  # runs of a table that show how long it takes: the quickest of them, whoever else is busy
+SHORT = 200_000  # nanoseconds: a longer one has work for all threads
 
 Calls = Sequence[tuple[Callable[..., None], tuple[Any, ...]]]
 
@@ -173,9 +177,15 @@ def compiling_only() -> Iterator[None]:
 
 
 class Table:
-    """Lines that run one after the other, the tasks of each in parallel."""
+    """Lines that run one after the other, the tasks of each in parallel.
+
+    To wake other threads takes some microseconds, as a whole table does that computes a small network for one sample.
+    So of its first runs some are on one thread, if it is that short, and from then on it goes the quicker way.
+    """
 
     def __init__(self, lines: Sequence[Line]) -> None:
+        self._trials: list[int] | None = []  # how long these runs took; None: it is decided
+        self._alone = False
         self._memory = np.zeros((len(lines), WORDS), np.int64)
         self._progress = np.empty(counters_of(len(lines)), np.int64)
         self._lines = tuple(lines)  # keeps the arrays alive
@@ -187,10 +197,24 @@ class Table:
     def __call__(self) -> None:
         if getattr(_recorder, "only_compiles", False):
             return
-        failed = run_table(self._memory, self._progress, GIVE_WAY)
+        started = time.perf_counter_ns()
+        failed = run_table(self._memory, self._progress, GIVE_WAY, alone=self._alone)
+        if self._trials is not None:
+            self._decide(time.perf_counter_ns() - started)
         if failed:
             name = self._lines[failed - 1].kernel.__name__
             raise IndexError(f"An index was out of bounds in the kernel {name}.")
+
+    def _decide(self, took: int) -> None:
+        """Take a run's time into account: TRIALS on all threads, then as many on one, if all took less than SHORT."""
+        assert self._trials is not None
+        self._trials.append(took)
+        if len(self._trials) % TRIALS:
+            return
+        together, alone = self._trials[:TRIALS], self._trials[TRIALS:]
+        self._alone = min(alone) < min(together) if alone else min(together) < SHORT
+        if alone or not self._alone:
+            self._trials = None
 
 
 def _as_words(line: Line) -> tuple[tuple[Any, ...], list[int]]:

@@ -151,16 +151,16 @@ _chosen = False  # whether somebody has set the number of threads
 
 
 def guarded(loop: Callable[..., int]) -> Callable[..., int]:
-    """A parallel loop that several Python threads may call, and forked children: to these it says, by a last argument,
-    to make do with one thread."""
+    """A parallel loop that several Python threads may call, and forked children. By a last argument it is told to make
+    do with one thread: if these call it, or ``alone``."""
 
     @functools.wraps(loop.py_func)  # type: ignore[attr-defined]
-    def call(*arguments):
+    def call(*arguments, alone=False):
         with _gate:
             if not _starter and not _one_thread:
                 start()
             with _turn:
-                return loop(*arguments, _one_thread)
+                return loop(*arguments, alone or _one_thread)
 
     return call
 
