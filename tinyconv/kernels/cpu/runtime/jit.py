@@ -32,12 +32,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import llvmlite
+import llvmlite.binding
 import numba
 from numba.core import event
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
+from numba.core.runtime import _nrt_python
 from numba.core.serialize import dumps
 from numba.core.types import unliteral
 
@@ -116,7 +117,7 @@ class KernelCache(_Cache):
         return None if folder is None else str(folder)
 
     def load_overload(self, sig, target_context):
-        target_context.refresh()
+        _name_helpers()
         for place in self._places(target_context.codegen()):
             try:
                 path, identity = self._locate(sig, place)
@@ -171,6 +172,17 @@ class KernelCache(_Cache):
         module = self._function.__module__.rpartition(".")[2]
         name = f"{module}.{self._function.__qualname__}-{digest.hex()[:16]}{SUFFIX}".replace("<locals>.", "")
         return place.folder / name, hashlib.sha256(digest + self._stamp).digest()
+
+
+@functools.cache
+def _name_helpers() -> None:
+    """Tell LLVM where the functions in C are that machine code may call.
+
+    Numba's own caches have it get ready to compile first, with the types and functions of all that it knows, which
+    takes a fifth of a second and 60 MB: to load what was compiled is possible without. It does so itself when needed.
+    """
+    for name, address in _nrt_python.c_helpers.items():
+        llvmlite.binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
 
 
 def describe(thing) -> str:
