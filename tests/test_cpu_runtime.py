@@ -123,6 +123,20 @@ def test_a_kernel_is_compiled_once_per_machine(copy):
     assert cache_folders(copy) == {copy / "tinyconv" / "kernels" / "cpu" / "__pycache__"}
 
 
+def test_machine_code_is_loaded_without_getting_ready_to_compile(copy):
+    """That takes longer than all the rest, and more memory. What is not in the cache is compiled all the same."""
+    program = """
+        import sys
+        from tinyconv.kernels.cpu import small
+        for kernel in {kernels}:
+            assert kernel(1) >= 1
+        print("numba.np.npyimpl" in sys.modules)
+    """
+    assert run(program.format(kernels="[small.kernel_0]"), copy) == "True"
+    assert run(program.format(kernels="[small.kernel_0]"), copy) == "False"
+    assert run(program.format(kernels="[small.kernel_0, small.kernel_1]"), copy) == "True"
+
+
 @pytest.mark.long
 def test_an_edit_of_an_inlined_function_in_another_file_is_noticed(copy):
     folder = copy / "tinyconv" / "kernels" / "cpu"

@@ -131,6 +131,29 @@ def test_a_kernel_that_fails_is_named_and_nobody_waits_for_it(threads):
     assert (a == 2).all()
 
 
+@pytest.mark.parametrize(
+    ("together", "alone", "expected"),
+    [(30_000, 20_000, [True]), (30_000, 40_000, [False]), (10 * tasks.SHORT, 1, [])],
+    ids=["quicker alone", "quicker together", "lengthy"],
+)
+def test_a_short_table_is_tried_on_one_thread_and_goes_the_quicker_way(monkeypatch, together, alone, expected):
+    """On a clock of its own. Nothing is tried that takes long."""
+    now, asked = [0], []
+
+    def run_table(*arguments, **how):
+        asked.append(how["alone"])
+        now[0] += alone if how["alone"] else together
+        return 0
+
+    monkeypatch.setattr(tasks, "run_table", run_table)
+    monkeypatch.setattr(tasks.time, "perf_counter_ns", lambda: now[0])
+    table = tasks.Table([])
+    for _ in range(3 * tasks.TRIALS):
+        table()
+    tried, chosen = ([True], expected) if expected else ([False], [False])
+    assert asked == [again for each in ([False], tried, chosen) for again in each * tasks.TRIALS]
+
+
 def test_a_program_runs_on_any_number_of_threads_even_if_it_changes():
     a, b, before = np.zeros(7, np.float32), np.zeros(7, np.float32), numba.get_num_threads()
     program = record([(add, (a, b, 1)), (add, (a[:1], b, 1)), (add, (a[:0], b, 1))])  # 7 tasks, 1 and none
