@@ -60,21 +60,21 @@ def test_the_inner_loop_is_a_matrix_product(first, step, count):
 
 
 @jit
-def _rows(out, x, w, steps, w_step, counts):
+def _rows(out, x, w, steps, w_steps, counts):
     tile = t.tile_load(w, 0, COLUMNS, R, V)
     reads = t.pixel_offsets(0, R - 1, R, 0, 1, R)
-    t.tile_store(t.tile_add_rows(tile, x, reads, 2, steps, w, COLUMNS, w_step, counts), out, 0, COLUMNS)
+    t.tile_store(t.tile_add_rows(tile, x, reads, 2, steps, w, COLUMNS, w_steps, counts), out, 0, COLUMNS)
 
 
-@pytest.mark.parametrize("counts", [(3, 4), (1, 1), (3, 0), (0, 3)])
+@pytest.mark.parametrize("counts", [(4,), (3, 4), (1, 1), (3, 0), (0, 3), (2, 3, 2)])
 def test_rows_of_products_are_one_sum(counts):
-    rng = np.random.default_rng(6)
-    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in [(90,), (14, COLUMNS)])
+    rng, steps, w_steps = np.random.default_rng(6), (25, 7, 2)[-len(counts) :], (6, 3)[3 - len(counts) :]
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in [(90,), (16, COLUMNS)])
     out = np.full((R, COLUMNS), 7, np.float32)
-    run(_rows, out, x, w, (25, 5), 4 * COLUMNS, counts)
-    rows, places = np.arange(counts[0])[:, None], np.arange(counts[1])
-    numbers = x[(2 + 25 * rows + 5 * places).reshape(-1) + np.arange(R)[:, None]]
-    weights = w[(1 + 4 * rows + places).reshape(-1)]
+    run(_rows, out, x, w, steps, tuple(COLUMNS * step for step in w_steps), counts)
+    axes = np.indices(counts).reshape(len(counts), -1)
+    numbers = x[2 + np.dot(steps, axes) + np.arange(R)[:, None]]
+    weights = w[1 + np.dot((*w_steps, 1), axes)]
     np.testing.assert_allclose(out, w[:R] + numbers @ weights, rtol=1e-5, atol=1e-5)
 
 

@@ -182,7 +182,7 @@ def _make_add_tiles(R, V):
                     tap = (v.k + start * v.k_step) * g.KW + h.k + u * h.k_step
                     place, weights = here + u * h.tap_step * g.src_C, filters + tap * tap_size
                     steps, counts = (tap_row, 1), (stop - start, run)
-                    tile = tile_add_rows(tile, band.pixels, reads, place, steps, work, weights, filter_row, counts)
+                    tile = tile_add_rows(tile, band.pixels, reads, place, steps, work, weights, (filter_row,), counts)
                 if g.relu:
                     tile = tile_relu(tile)
                 tile_store_at(tile, dst, writes, band.write + column, g.dst_C - column)

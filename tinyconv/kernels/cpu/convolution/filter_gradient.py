@@ -116,9 +116,10 @@ def _prefetch_piece(c):
 
 
 @helper(forceinline=True)
-def _rows_together(width):
-    """How many rows of so many pixels go by between two pieces: some dozens of pixels."""
-    return max(1, 64 // width)
+def _together(counts):
+    """How many images, and rows of them, go by between two pieces: of some dozens of pixels."""
+    rows = min(counts[1], max(1, 64 // counts[2]))
+    return max(1, 64 // (rows * counts[2])) if rows == counts[1] else 1, rows
 
 
 class Unit(NamedTuple):
@@ -148,12 +149,14 @@ def _make_add_products(R, V):
         many as ``counts`` says: along images, rows and columns. Of the rows only those from used[0] to before used[1]
         are: the others meet nothing but the border. ``reads`` says where in a window the tile's numbers are.
         """
-        together, tile = _rows_together(counts[2]), tile_load(work, total, V * LANES, R, V)
-        for n in range(counts[0]):
-            for i in range(used[0], used[1], together):
-                row, pixel = here + n * steps[0] + i * steps[1], gradient + (n * counts[1] + i) * counts[2] * V * LANES
-                several, row_size = (min(together, used[1] - i), counts[2]), counts[2] * V * LANES
-                tile = tile_add_rows(tile, pixels, reads, row, (steps[1], steps[2]), work, pixel, row_size, several)
+        row, (images, rows) = counts[2] * V * LANES, _together(counts)
+        tile = tile_load(work, total, V * LANES, R, V)
+        for n in range(0, counts[0], images):
+            for i in range(used[0], used[1], rows):
+                place, pixel = here + n * steps[0] + i * steps[1], gradient + (n * counts[1] + i) * row
+                several = min(images, counts[0] - n), min(rows, used[1] - i), counts[2]
+                w_steps = counts[1] * row, row
+                tile = tile_add_rows(tile, pixels, reads, place, steps, work, pixel, w_steps, several)
                 coming = _prefetch_piece(coming)
         tile_store(tile, work, total, V * LANES)
         return coming
@@ -216,7 +219,8 @@ def _make_add_unit(R, V):
         if g.dilation_w > 1:
             run, distance = (g.src_C, g.dilation_w * g.src_C)
         slices, rows, sum_rows = _sum_shape(g, R)
-        pieces = panels * slices * -(-rows // R) * u.counts[0] * -(-u.counts[1] // _rows_together(g.dst_W))
+        together = _together(u.counts)
+        pieces = panels * slices * -(-rows // R) * -(-u.counts[0] // together[0]) * -(-u.counts[1] // together[1])
         coming = _next_unit(x, dout, g, u.n, u.first, u.counts, pieces)
         for j in range(panels):
             gradient = u.gradient + j * u.gradient_size

@@ -264,34 +264,43 @@ def _(typing_context, tile, x, offsets, start, step, w, w_offset, count):
     return tile(tile, x, types.UniTuple(offset, R), offset, offset, w, offset, offset), write
 
 
-def tile_add_rows(tile, x, offsets, start, steps, w, w_offset, w_step, counts):
-    """The same for ``counts[0]`` rows of ``counts[1]`` outer products: rows of x are ``steps[0]`` apart, their numbers
-    ``steps[1]``, and rows of w ``w_step``. One call for several short rows, between which the tile stays where it is.
-    """
-    for row in range(counts[0]):
-        place, weights = start + row * steps[0], w_offset + row * w_step
-        tile = tile_add_products(tile, x, offsets, place, steps[1], w, weights, counts[1])
+def tile_add_rows(tile, x, offsets, start, steps, w, w_offset, w_steps, counts):
+    """The same for rows of ``counts[-1]`` outer products, nested as often as there are counts before it: along the axis
+    i, of ``counts[i]``, x goes on by ``steps[i]`` and w by ``w_steps[i]``. One call for many short rows, between which
+    the tile stays where it is."""
+    if len(counts) == 1:
+        return tile_add_products(tile, x, offsets, start, steps[0], w, w_offset, counts[0])
+    for i in range(counts[0]):
+        places = start + i * steps[0], w_offset + i * w_steps[0]
+        tile = tile_add_rows(tile, x, offsets, places[0], steps[1:], w, places[1], w_steps[1:], counts[1:])
     return tile
 
 
 @in_registers(tile_add_rows)
-def _(typing_context, tile, x, offsets, start, steps, w, w_offset, w_step, counts):
-    R = _rows_of(tile, offsets)
+def _(typing_context, tile, x, offsets, start, steps, w, w_offset, w_steps, counts):
+    R, depth = _rows_of(tile, offsets), len(counts)
 
     def write(context, builder, signature, arguments):
-        value, image, starts, start, steps, weights, w_offset, w_step, counts = arguments
+        value, image, starts, start, steps, weights, w_offset, w_steps, counts = arguments
         first = pointer(context, builder, x, image, start), pointer(context, builder, w, weights, w_offset)
-        (row_step, step), (rows, count) = (cgutils.unpack_tuple(builder, pair, 2) for pair in (steps, counts))
+        steps, counts = (cgutils.unpack_tuple(builder, each, depth) for each in (steps, counts))
+        w_steps = cgutils.unpack_tuple(builder, w_steps, depth - 1)
 
-        def add_row(sums, x_row, w_row):
-            sums = _add_products(builder, tile, sums, (x_row, w_row), starts, step, count)
-            return sums, builder.gep(x_row, [row_step]), builder.gep(w_row, [w_step])
+        def add_from(axis, sums, places):
+            if axis == depth - 1:
+                return _add_products(builder, tile, sums, places, starts, steps[axis], counts[axis])
 
-        return _loop(builder, tile, value, first, rows, add_row)
+            def add(sums, x_here, w_here):
+                sums = add_from(axis + 1, sums, (x_here, w_here))
+                return sums, builder.gep(x_here, [steps[axis]]), builder.gep(w_here, [w_steps[axis]])
+
+            return _loop(builder, tile, sums, places, counts[axis], add)
+
+        return add_from(0, value, first)
 
     offset = types.intp
-    pair = types.UniTuple(offset, 2)
-    return tile(tile, x, types.UniTuple(offset, R), offset, pair, w, offset, offset, pair), write
+    several, fewer = types.UniTuple(offset, depth), types.UniTuple(offset, depth - 1)
+    return tile(tile, x, types.UniTuple(offset, R), offset, several, w, offset, fewer, several), write
 
 
 def _add_products(builder, tile, sums, first, starts, step, count):
