@@ -91,6 +91,27 @@ class Tinyconv(Peer):
         a = np.ones((size, size), np.float32)
         return seconds_per_call(lambda: a @ a, at_least)
 
+    def multiply_adds(self, at_least: float = 0.2) -> float:
+        """Seconds for a billion multiply-adds that wait for nothing: the register tile on a few KB, on all threads."""
+        from tinyconv.kernels.cpu.registers import tile
+        from tinyconv.kernels.cpu.registers.host import LANES
+        from tinyconv.kernels.cpu.runtime.tasks import kernel, run
+
+        R, V = tile.tile_shape(2 * LANES)
+        length, tasks = 64, 8 * self.threads
+        rounds = int(1e9) // (R * V * LANES * length * tasks)
+
+        @kernel
+        def multiply(task, out, x, w, rounds):
+            total, reads = tile.tile_zeros(R, V), tile.pixel_offsets(0, R - 1, R, 0, length, R)
+            for _ in range(rounds):
+                total = tile.tile_add_products(total, x, reads, 0, 1, w, 0, length)
+            tile.tile_store(total, out, task * R * V * LANES, V * LANES)
+
+        out, x, w = (np.ones(size, np.float32) for size in (tasks * R * V * LANES, R * length, length * V * LANES))
+        seconds = seconds_per_call(lambda: run(multiply, tasks, out, x, w, rounds), at_least)
+        return seconds * 1e9 / (rounds * R * V * LANES * length * tasks)
+
 
 def convolution(kernels, shape: network.Convolution) -> tuple[dict[str, np.ndarray], dict[str, Callable[[], None]]]:
     """The results of a convolution by pass, and for each pass a call that computes it. Filters are packed in the

@@ -33,9 +33,9 @@ def conv(s: Session) -> list[Result]:
     return conv_summary(s, results, shapes, peak) + results
 
 
-def share_of_peak(speed: float, peak: float) -> str:
-    """A speed in FLOP/s, and what share of :func:`sgemm_peak` it is."""
-    return f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of sgemm's peak"
+def share_of_peak(speed: float, peak: float, of: str = "sgemm's") -> str:
+    """A speed in FLOP/s, and what share of a peak it is: of :func:`sgemm_peak`, or another."""
+    return f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of {of} peak"
 
 
 def conv_summary(s: Session, results: list[Result], shapes: Sequence[network.Convolution], peak: float) -> list[Result]:
@@ -75,6 +75,13 @@ def sgemm_peak(s: Session) -> float:
     times = s.race(with_torch(s), asked("matrix_product", size=size))
     best = min(min(timing.seconds) for timing in times.values())  # the peak is the best, not the usual
     return 2 * size**3 / best
+
+
+def peak(s: Session) -> float:
+    """The machine's own peak in FLOP/s: multiply-adds of numbers that lie in the registers and the nearest cache, where
+    no library's product is faster."""
+    own = s.race([peers.TINYCONV], asked("multiply_adds")) if s.backend == "cpu" else {}
+    return max([sgemm_peak(s), *(2e9 / min(timing.seconds) for timing in own.values())])
 
 
 def check_convolution(s: Session, shape: network.Convolution, contenders: Sequence[Contender]) -> None:
