@@ -132,26 +132,31 @@ def test_a_kernel_that_fails_is_named_and_nobody_waits_for_it(threads):
 
 
 @pytest.mark.parametrize(
-    ("together", "alone", "expected"),
-    [(30_000, 20_000, [True]), (30_000, 40_000, [False]), (10 * tasks.SHORT, 1, [])],
-    ids=["quicker alone", "quicker together", "lengthy"],
+    ("together", "alone", "chosen"),
+    [(30_000, 20_000, True), (30_000, 29_000, False), (2 * tasks.SHORT, 1, None)],
+    ids=["quicker alone", "as quick", "lengthy"],
 )
-def test_a_short_table_is_tried_on_one_thread_and_goes_the_quicker_way(monkeypatch, together, alone, expected):
-    """On a clock of its own. Nothing is tried that takes long."""
-    now, asked = [0], []
+def test_a_short_table_is_tried_on_one_thread_and_goes_the_quicker_way(monkeypatch, together, alone, chosen):
+    """On a clock of its own. Nothing is tried that takes long, and what was quicker may be so no longer."""
+    times, now, asked = {False: together, True: alone}, [0], []
 
-    def run_table(*arguments, **how):
-        asked.append(how["alone"])
-        now[0] += alone if how["alone"] else together
+    def run_table(*arguments, alone=False):
+        asked.append(alone)
+        now[0] += times[alone]
         return 0
 
     monkeypatch.setattr(tasks, "run_table", run_table)
     monkeypatch.setattr(tasks.time, "perf_counter_ns", lambda: now[0])
-    table = tasks.Table([])
-    for _ in range(3 * tasks.TRIALS):
+    monkeypatch.setattr(tasks, "PERIOD", 5 * tasks.TRIALS)
+    table, one_by_one = tasks.Table([]), [False, True] * tasks.TRIALS
+    for _ in range(5 * tasks.TRIALS):
         table()
-    tried, chosen = ([True], expected) if expected else ([False], [False])
-    assert asked == [again for each in ([False], tried, chosen) for again in each * tasks.TRIALS]
+    tried = one_by_one if chosen is not None else [False] * 2 * tasks.TRIALS
+    assert asked == [False] * tasks.TRIALS + tried + [bool(chosen)] * 2 * tasks.TRIALS
+    times[True], asked[:] = 2 * together, []
+    for _ in range(5 * tasks.TRIALS):
+        table()
+    assert asked == [bool(chosen)] * tasks.TRIALS + tried + [False] * 2 * tasks.TRIALS
 
 
 def test_a_program_runs_on_any_number_of_threads_even_if_it_changes():

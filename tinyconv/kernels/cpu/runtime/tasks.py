@@ -19,6 +19,7 @@ import contextlib
 import ctypes
 import functools
 import operator
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,7 +52,8 @@ kernel = helper
 
 _recorder = threading.local()  # .lines: where this thread's ``run`` writes instead of running; .only_compiles
 
-TRIALS = 5  # runs of a table that show how long it takes: the quickest of them, whoever else is busy
+TRIALS = 8  # runs of a table that show how long it takes: the quickest of them, whoever else is busy
+PERIOD = 4000  # runs until it is tried again
 SHORT = 200_000  # nanoseconds: a longer one has work for all threads
 
 Calls = Sequence[tuple[Callable[..., None], tuple[Any, ...]]]
@@ -180,12 +182,13 @@ class Table:
     """Lines that run one after the other, the tasks of each in parallel.
 
     To wake other threads takes some microseconds, as a whole table does that computes a small network for one sample.
-    So of its first runs some are on one thread, if it is that short, and from then on it goes the quicker way.
+    So a table that is that short is tried on one thread too, now and then: how long a thread takes to wake changes.
     """
 
     def __init__(self, lines: Sequence[Line]) -> None:
-        self._trials: list[int] | None = []  # how long these runs took; None: it is decided
+        self._runs: int | None = 0  # None: it is not short
         self._alone = False
+        self._quickest = [sys.maxsize] * 2  # nanoseconds, on all threads and on one
         self._memory = np.zeros((len(lines), WORDS), np.int64)
         self._progress = np.empty(counters_of(len(lines)), np.int64)
         self._lines = tuple(lines)  # keeps the arrays alive
@@ -197,24 +200,30 @@ class Table:
     def __call__(self) -> None:
         if getattr(_recorder, "only_compiles", False):
             return
-        started = time.perf_counter_ns()
-        failed = run_table(self._memory, self._progress, GIVE_WAY, alone=self._alone)
-        if self._trials is not None:
-            self._decide(time.perf_counter_ns() - started)
+        short = self._runs is not None
+        failed = self._run_short() if short else run_table(self._memory, self._progress, GIVE_WAY)
         if failed:
             name = self._lines[failed - 1].kernel.__name__
             raise IndexError(f"An index was out of bounds in the kernel {name}.")
 
-    def _decide(self, took: int) -> None:
-        """Take a run's time into account: TRIALS on all threads, then as many on one, if all took less than SHORT."""
-        assert self._trials is not None
-        self._trials.append(took)
-        if len(self._trials) % TRIALS:
-            return
-        together, alone = self._trials[:TRIALS], self._trials[TRIALS:]
-        self._alone = min(alone) < min(together) if alone else min(together) < SHORT
-        if alone or not self._alone:
-            self._trials = None
+    def _run_short(self) -> int:
+        """Run it the quicker way; of every PERIOD runs some on all threads and on one in turn, to see which that is."""
+        assert self._runs is not None
+        trial = self._runs % PERIOD - TRIALS  # the first ones warm up
+        trying = 0 <= trial < 2 * TRIALS
+        alone = trial % 2 == 1 if trying else self._alone
+        started = time.perf_counter_ns()
+        failed = run_table(self._memory, self._progress, GIVE_WAY, alone=alone)
+        took = time.perf_counter_ns() - started
+        self._runs += 1
+        if trial < 2 * TRIALS:
+            self._quickest[alone] = min(self._quickest[alone], took)
+        if trial == -1 and self._quickest[self._alone] > SHORT:
+            self._runs = None
+        if trial == 2 * TRIALS - 1:
+            self._alone = self._quickest[True] < 0.9 * self._quickest[False]
+            self._quickest = [sys.maxsize] * 2
+        return failed
 
 
 def _as_words(line: Line) -> tuple[tuple[Any, ...], list[int]]:
