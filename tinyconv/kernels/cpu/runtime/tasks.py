@@ -19,7 +19,7 @@ import contextlib
 import ctypes
 import functools
 import operator
-import sys
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,9 +52,10 @@ kernel = helper
 
 _recorder = threading.local()  # .lines: where this thread's ``run`` writes instead of running; .only_compiles
 
-TRIALS = 8  # runs of a table that show how long it takes: the quickest of them, whoever else is busy
+TRIALS = 9  # runs of a table that show how long it takes: the median of them
 PERIOD = 4000  # runs until it is tried again
-SHORT = 200_000  # nanoseconds: a longer one has work for all threads
+SHORT = 60_000  # nanoseconds: a longer one has work for all threads, whatever it takes to wake them
+WORTH = 0.8  # of its time on all threads, that one thread must take at most
 
 Calls = Sequence[tuple[Callable[..., None], tuple[Any, ...]]]
 
@@ -188,7 +189,7 @@ class Table:
     def __init__(self, lines: Sequence[Line]) -> None:
         self._runs: int | None = 0  # None: it is not short
         self._alone = False
-        self._quickest = [sys.maxsize] * 2  # nanoseconds, on all threads and on one
+        self._took: list[int] = []  # nanoseconds
         self._memory = np.zeros((len(lines), WORDS), np.int64)
         self._progress = np.empty(counters_of(len(lines)), np.int64)
         self._lines = tuple(lines)  # keeps the arrays alive
@@ -207,23 +208,25 @@ class Table:
             raise IndexError(f"An index was out of bounds in the kernel {name}.")
 
     def _run_short(self) -> int:
-        """Run it the quicker way; of every PERIOD runs some on all threads and on one in turn, to see which that is."""
+        """Run it the quicker way; of every PERIOD runs, TRIALS to warm up, TRIALS on all threads and TRIALS on one, to
+        see which that is."""
         assert self._runs is not None
-        trial = self._runs % PERIOD - TRIALS  # the first ones warm up
-        trying = 0 <= trial < 2 * TRIALS
-        alone = trial % 2 == 1 if trying else self._alone
+        trial = self._runs % PERIOD // TRIALS
+        alone = (self._alone, False, True)[trial] if trial < 3 else self._alone
         started = time.perf_counter_ns()
         failed = run_table(self._memory, self._progress, GIVE_WAY, alone=alone)
-        took = time.perf_counter_ns() - started
         self._runs += 1
-        if trial < 2 * TRIALS:
-            self._quickest[alone] = min(self._quickest[alone], took)
-        if trial == -1 and self._quickest[self._alone] > SHORT:
-            self._runs = None
-        if trial == 2 * TRIALS - 1:
-            self._alone = self._quickest[True] < 0.9 * self._quickest[False]
-            self._quickest = [sys.maxsize] * 2
+        if trial < 3:
+            self._took.append(time.perf_counter_ns() - started)
+            if len(self._took) == TRIALS and self._median(0) > SHORT:
+                self._runs = None
+            elif len(self._took) == 3 * TRIALS:
+                self._alone = self._median(2) < WORTH * self._median(1)
+                self._took.clear()
         return failed
+
+    def _median(self, trial: int) -> float:
+        return statistics.median(self._took[trial * TRIALS : (trial + 1) * TRIALS])
 
 
 def _as_words(line: Line) -> tuple[tuple[Any, ...], list[int]]:
