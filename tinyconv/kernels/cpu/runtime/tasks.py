@@ -19,7 +19,6 @@ import contextlib
 import ctypes
 import functools
 import operator
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -225,8 +224,8 @@ class Table:
                 self._took.clear()
         return failed
 
-    def _median(self, trial: int) -> float:
-        return statistics.median(self._took[trial * TRIALS : (trial + 1) * TRIALS])
+    def _median(self, trial: int) -> int:
+        return sorted(self._took[trial * TRIALS : (trial + 1) * TRIALS])[TRIALS // 2]
 
 
 def _as_words(line: Line) -> tuple[tuple[Any, ...], list[int]]:
