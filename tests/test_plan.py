@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 
 import tinyconv
+from benchmarks.networks import SMALL
 from tests.strategies import few
-from tinyconv import layers
+from tinyconv import kernels, layers
 from tinyconv.kernels import memory
 from tinyconv.plan import ops
+from tinyconv.plan.arena import Arena
 from tinyconv.plan.builder import Turns
 from tinyconv.plan.fusion import fuse
 from tinyconv.plan.graph import Graph
+from tinyconv.plan.lowering import lower
+from tinyconv.plan.state import State
 
 
 def mnist_network(**compile_arguments):
@@ -276,7 +280,9 @@ def two_branches():
     image = tinyconv.Input((6, 6, 2))
     first = layers.Conv2D(3, 3, padding="same", activation="tanh")(image)
     second = layers.BatchNormalization()(layers.Conv2D(3, 1)(first))
-    third = layers.MaxPooling2D(2)(layers.Concatenate()([second, image, first]))
+    normal = layers.BatchNormalization()(layers.Concatenate()([second, image, first]))
+    third = layers.MaxPooling2D(2)(layers.ReLU()(normal))
+    third = layers.ReLU()(layers.Add()([third, layers.Conv2D(8, 1)(third), third]))
     flat = layers.Reshape((72,))(third)
     hidden = layers.Dense(72)(layers.Dropout(0.3)(flat))
     joined = layers.Multiply()([layers.Subtract()([hidden, flat]), layers.Flatten()(third)])
@@ -310,9 +316,75 @@ def test_memory_that_values_have_in_turn_changes_no_bit(backend):
 def test_a_piece_of_memory_is_taken_when_nobody_has_it():
     turns = Turns()
     wanted = [(8, 0, 1), (8, 1, 3), (4, 2, 4), (2, 2, 2), (9, 3, 3), (1, 4, 5), (8, 5, 5)]  # size, from, until
-    taken = [turns.take(*each) for each in wanted]
+    taken = [turns.take("backward", *each) for each in wanted]
     assert taken == [0, 1, 0, 2, 3, 2, 0]
-    assert turns.pieces == [(8, 5), (8, 3), (2, 5), (9, 3)]
+    assert [turns.take("forward", *each) for each in [(8, 0, 3), (8, 3, 4), (9, 4, 5)]] == [0, 1, 3]  # the other phase
+    ends = [(size, ends["forward"], ends["backward"]) for size, ends in turns.pieces]
+    assert ends == [(8, 3, 5), (8, 4, 3), (2, -1, 5), (9, 5, 3)]
+
+
+def reread_but_not_declared(plan):
+    """Ops of a plan for training, each of whose values has memory of its own, that read again in the backward pass
+    what they do not say: then others would have written to it meanwhile."""
+    found = []
+    for emitted in plan.emitted.values():
+        arrays = [array for step in emitted.backward for array in step.arrays.values()]
+        values = {"x": [value.data for value in emitted.inputs], "out": [emitted.out.data]}
+        for name, own in values.items():
+            read = any(np.shares_memory(array, each) for array in arrays for each in own)
+            if read and name not in emitted.op.rereads and not emitted.op.is_view:
+                found.append((emitted.op, name))
+    return found
+
+
+def networks_of_all_ops():
+    image = [
+        layers.Conv2D(4, 3),
+        layers.DepthwiseConv2D(3),
+        layers.SeparableConv2D(4, 3),
+        layers.Conv2DTranspose(4, 3, strides=2),
+        layers.AveragePooling2D(2),
+        layers.MaxPooling2D(3, strides=1),
+        layers.ZeroPadding2D(1),
+        layers.UpSampling2D(2),
+        layers.LayerNormalization(),
+        layers.Dropout(0.3),
+        layers.Rescaling(0.5),
+        layers.BatchNormalization(),
+        *[layers.Activation(kind) for kind in ACTIVATIONS],
+        *[layers.Conv2D(4, 3, activation=kind, padding="same") for kind in ("relu", "tanh", "elu")],
+    ]
+    tail = [layers.GlobalAveragePooling2D(), layers.Dense(4, activation="relu"), layers.Softmax()]
+    return [
+        tinyconv.Sequential([tinyconv.Input((16, 16, 3)), *image, *tail]),
+        two_branches(),
+        *[network.make(tinyconv) for network in SMALL],
+    ]
+
+
+ACTIVATIONS = (
+    "relu",
+    "leaky_relu",
+    "elu",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "softsign",
+    "silu",
+    "gelu",
+    "exponential",
+    "mish",
+)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_ops_declare_what_their_backward_pass_reads_again(backend):
+    kernel_set = kernels.load(backend)
+    for model in networks_of_all_ops():
+        state = State(kernel_set, *(Arena(arena.shapes, kernel_set) for arena in model._arenas))
+        for rules in (True, False):
+            plan = lower(model._graph(), 2, state, training=True, fuse=rules, input_gradient=True, apart=True)
+            assert reread_but_not_declared(plan) == []
 
 
 class Scale(layers.Layer):

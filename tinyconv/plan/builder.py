@@ -103,28 +103,32 @@ class Operation(Protocol):
 class Turns:
     """Memory that several values have in turn, each from its op's number to that of its last reader.
 
-    A gradient is written by the backward passes of those that read the value, and read for the last time by that of
-    the op that computed it; the value itself at inference the other way round, in the forward pass. So memory is free
-    for whatever begins later. Values come in the order of their ops, and each gets the smallest piece that suffices
-    (linear scan, as compilers hand out registers: Poletto and Sarkar, 1999).
+    A value that no backward pass reads is written by its op's forward pass, and read for the last time by that of its
+    last reader; a gradient the other way round, in the backward pass. So memory is free for whatever begins later, and
+    what one phase leaves in it is nothing to the other. Values come in the order of their ops, and each gets the
+    smallest piece that suffices (linear scan, as compilers hand out registers: Poletto and Sarkar, 1999).
     """
 
     def __init__(self) -> None:
-        self.pieces: list[tuple[int, int]] = []  # of each, its size and until when it is taken
+        self.pieces: list[tuple[int, dict[str, int]]] = []  # of each, its size and until when, by phase, it is taken
 
-    def take(self, size: int, now: int, until: int) -> int:
-        """The number of a piece of at least that size that nobody has from ``now`` on; the caller's until ``until``."""
-        free = [(had, piece) for piece, (had, end) in enumerate(self.pieces) if had >= size and end < now]
+    def take(self, phase: str, size: int, now: int, until: int) -> int:
+        """The number of a piece of at least that size that nobody has in a phase from ``now`` on; the caller's until
+        ``until``."""
+        free = [(had, piece) for piece, (had, ends) in enumerate(self.pieces) if had >= size and ends[phase] < now]
         had, piece = min(free, default=(size, len(self.pieces)))
-        self.pieces[piece : piece + 1] = [(had, until)]
+        if piece == len(self.pieces):
+            self.pieces.append((size, {"forward": -1, "backward": -1}))
+        self.pieces[piece][1][phase] = until
         return piece
 
 
 class Builder:
     """Collects the steps and buffers of a plan while its ops emit themselves."""
 
-    def __init__(self, state: State, storage: Storage, batch_size: int, training: bool) -> None:
+    def __init__(self, state: State, storage: Storage, batch_size: int, training: bool, apart: bool = False) -> None:
         self.state, self.storage, self.batch_size, self.training = state, storage, batch_size, training
+        self.apart = apart  # whether each value has memory of its own
         self.kernels = state.kernels
         self.contract = kernel_sets.contract()
         self.buffers: dict[str, Any] = {}
@@ -135,6 +139,7 @@ class Builder:
         self.turns = Turns()
         self.now = 0  # the number of the op that emits itself
         self.until: int | None = None  # that of the last reader of its output; None: somebody outside is one
+        self.kept = True  # whether a backward pass reads its output
 
     # Buffers
 
@@ -153,19 +158,19 @@ class Builder:
 
     def value(self, op: Operation, name: str, shape: Shape, needs_grad: bool) -> Value:
         """A buffer for a batch of arrays of ``shape``, and, if needed, one for its gradient."""
-        full = (self.batch_size, *shape)
-        make = self.buffer if self.training else self.in_turn
-        data = make(op, name, full, self.state.dtype)
-        grad = self.in_turn(op, f"d{name}", full, self.state.dtype) if needs_grad else self.nothing(len(full))
+        full, dtype = (self.batch_size, *shape), self.state.dtype
+        kept = self.training and self.kept
+        data = self.buffer(op, name, full, dtype) if kept else self.in_turn("forward", op, name, full, dtype)
+        grad = self.in_turn("backward", op, f"d{name}", full, dtype) if needs_grad else self.nothing(len(full))
         return Value(data, grad, self.nothing)
 
-    def in_turn(self, op: Operation, name: str, shape: Shape, dtype: Any) -> Any:
+    def in_turn(self, phase: str, op: Operation, name: str, shape: Shape, dtype: Any) -> Any:
         """A buffer that others have before and after; one of its own, if somebody outside writes or reads it, or if
         there are to be guard zones around it."""
-        if self.until is None or memory.guarding():
+        if self.until is None or self.apart or memory.guarding():
             return self.buffer(op, name, shape, dtype)
         size = math.prod(shape)
-        piece = self.turns.take(size, self.now, self.until)
+        piece = self.turns.take(phase, size, self.now, self.until)
         key = f"in turn/{piece}"
         self.buffers[key] = self.storage.get(key, (self.turns.pieces[piece][0],), dtype)
         return self.buffers[key][:size].reshape(shape)
@@ -233,7 +238,7 @@ class Builder:
             return [value] * readers
         forks = [value]
         for reader in range(1, readers):
-            grad = self.in_turn(op, f"dout_{reader}", value.grad.shape, self.state.dtype)
+            grad = self.in_turn("backward", op, f"dout_{reader}", value.grad.shape, self.state.dtype)
             forks.append(Value(value.data, grad, self.nothing))
             self.backward(op, "add_to", 0, out=value.flat.grad, x=forks[-1].flat.grad)
         return forks

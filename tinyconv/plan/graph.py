@@ -77,6 +77,16 @@ class Graph:
             last[number] = None if outside else max((end for end in ends if end is not None), default=number)
         return last
 
+    def reread(self) -> set[int]:
+        """The values that some backward pass reads: that of the op which computed one, or of those that read it, or the
+        same memory in another shape."""
+        kept: set[int] = set()
+        for number, node in reversed(list(self)):
+            readers = [(reader, self[reader].op) for reader in self.readers(number)]
+            if "out" in node.op.rereads or any(r in kept if op.is_view else "x" in op.rereads for r, op in readers):
+                kept.add(number)
+        return kept
+
     def chain_from(self, number: int, length: int) -> list[int] | None:
         """The nodes of a chain of that length which nothing else reads the inside of, if one begins at ``number``."""
         chain = [number]

@@ -141,6 +141,7 @@ def lower(
     fuse: bool | Sequence[Rule] = True,
     storage: Storage | None = None,
     input_gradient: bool = False,
+    apart: bool = False,
 ) -> Plan:
     """Turn a network into a :class:`Plan`.
 
@@ -155,6 +156,7 @@ def lower(
         fuse: whether to apply the fusion table, or which of its rules.
         storage: buffers to share with other plans of the same model.
         input_gradient: whether the gradients with respect to the inputs are wanted too (``plan.dxs``).
+        apart: whether each value has memory of its own, for somebody who reads it after the run.
     """
     left_out = {True: (), False: (ops.TrainingOnly,), None: (ops.Dropout,)}[training]
     graph = network.without(*left_out)
@@ -169,7 +171,7 @@ def lower(
         graph.nodes[number] = Node(ops.Source(source.name, source.x_shape, source.out_shape, wanted), ())
     if fuse:
         apply_fusion(graph, training, RULES if fuse is True else fuse)
-    b = Builder(state, storage or Storage(state.kernels), batch_size, training)
+    b = Builder(state, storage or Storage(state.kernels), batch_size, training, apart)
     emitted, outs = _emit(b, graph)
     xs = [emitted[number].out for number in graph.inputs]
     _close(b, optimizer, bool(losses))
@@ -189,9 +191,9 @@ def _emit(b: Builder, graph: Graph) -> tuple[dict[int, Emitted], list[Value]]:
     """
     waiting: dict[int, list[Value]] = {}  # of each value, one for each reader that is still to come
     emitted: dict[int, Emitted] = {}
-    last = graph.last_readers()
+    last, kept = graph.last_readers(), graph.reread()
     for number, node in graph:
-        b.now, b.until = number, last[number]
+        b.now, b.until, b.kept = number, last[number], number in kept or bool(b.state.whole)
         inputs, before = tuple(waiting[read].pop(0) for read in node.reads), len(b.steps["forward"])
         out = node.op.emit(b, *inputs)
         own, b.steps["backward"] = tuple(b.steps["backward"]), []

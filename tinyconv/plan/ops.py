@@ -33,6 +33,7 @@ class Op:
 
     label: ClassVar[str] = "op"
     is_view: ClassVar[bool] = False  # whether the value may lie in the memory of what it was computed from
+    rereads: ClassVar[tuple[str, ...]] = ("x", "out")  # what of these the backward pass reads once more, at most
 
     @property
     def layers(self) -> str:
@@ -71,6 +72,10 @@ class Conv2D(Op):
 
     label = "conv2d"
 
+    @property
+    def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("x", "out") if self.relu else ("x",)
+
     def macs(self) -> int:
         """Multiply-adds for one image, forward; as many again for each of dW and dX."""
         return math.prod(self.out_shape) * math.prod(self.kernel_size) * self.x_shape[-1]
@@ -101,6 +106,7 @@ class Conv2DReluMaxPool2D(Op):
     dropout: "Dropout | None" = None
 
     label = "conv2d + relu + max_pool2d"
+    rereads = ("x",)
 
     @property
     def layers(self) -> str:
@@ -143,6 +149,11 @@ class Dense(Op):
     norm: "BatchNorm | None" = None
 
     label = "dense"
+
+    @property
+    def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("x", "out") if self.relu else ("x",)
+
     weights: ClassVar[tuple[str, str]] = ("kernel", "bias")
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
@@ -214,6 +225,7 @@ class DepthwiseConv2D(Op):
     weights: tuple[str, str] = ("kernel", "bias")
 
     label = "depthwise_conv2d"
+    rereads = ("x",)
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         geometry = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
@@ -239,6 +251,7 @@ class Conv2DTranspose(Op):
     use_bias: bool
 
     label = "conv2d_transpose"
+    rereads = ("x",)
     weights: ClassVar[tuple[str, str]] = ("kernel", "bias")
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
@@ -268,6 +281,7 @@ class MaxPool2D(Op):
     padding: Pair
 
     label = "max_pool2d"
+    rereads = ()
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         geometry = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
@@ -287,6 +301,7 @@ class AveragePool2D(Op):
     padding: Pair
 
     label = "average_pool2d"
+    rereads = ()
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         geometry = {"pool_size": self.pool_size, "strides": self.strides, "padding": self.padding}
@@ -311,6 +326,7 @@ class Rescale(Op):
     shift: float
 
     label = "rescale"
+    rereads = ()
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         out = b.output(self, x.wanted)
@@ -338,6 +354,7 @@ class Pad2D(Op):
     corner: Pair
 
     label = "pad2d"
+    rereads = ()
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         out = b.output(self, x.wanted)
@@ -352,6 +369,7 @@ class Upsample2D(Op):
     """Every pixel repeated, as often as the output is larger."""
 
     label = "upsample2d"
+    rereads = ()
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         out = b.output(self, x.wanted)
@@ -381,6 +399,7 @@ class Dropout(TrainingOnly):
     rate: float
 
     label = "dropout"
+    rereads = ()
 
     def randomness(self, b: Builder) -> dict[str, Any]:
         return {"counters": b.state.counters, "seed": b.state.seed, "layer": self.stream, "rate": self.rate}
@@ -442,6 +461,9 @@ class Warp(TrainingOnly):
         return out
 
 
+BY_OUTPUT = ("relu", "sigmoid", "tanh")  # activations whose gradient is a function of what they computed
+
+
 @dataclass(frozen=True)
 class Activation(Op):
     """An element-wise activation: ``kind`` and ``options`` as its kernels take them."""
@@ -453,11 +475,17 @@ class Activation(Op):
     def label(self) -> str:  # type: ignore[override]
         return self.kind
 
+    @property
+    def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("out",) if self.kind in BY_OUTPUT else ("x", "out")
+
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         out = b.output(self, x.wanted)
         arrays = {"x": x.flat.data, "out": out.flat.data}
         formula = {"kind": self.kind, "options": self.options}
         b.forward(self, "activation_forward", 0, **arrays, **formula)
+        if "x" not in self.rereads:
+            arrays["x"] = out.flat.data
         if x.wanted:
             b.backward(self, "activation_backward", 0, dx=x.flat.grad, dout=out.flat.grad, **arrays, **formula)
         return out
@@ -468,6 +496,7 @@ class Softmax(Op):
     """Softmax over the last axis."""
 
     label = "softmax"
+    rereads = ("out",)
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         rows = (b.batch_size * math.prod(self.x_shape[:-1]), self.x_shape[-1])
@@ -491,6 +520,10 @@ class BatchNorm(Op):
     relu: bool = False
 
     label = "batch_norm"
+
+    @property
+    def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("x", "out") if self.relu and self.frozen else ("x",)
 
     def affine(self, b: Builder) -> dict[str, Any]:
         """gamma and beta: the layer's weights, or a constant 1 and 0 where the layer has none."""
@@ -604,6 +637,7 @@ class LayerNorm(Op):
     scale: bool
 
     label = "layer_norm"
+    rereads = ("x",)
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         shape = self.x_shape[-self.axes :]
@@ -639,6 +673,10 @@ class Merge(Op):
     @property
     def label(self) -> str:  # type: ignore[override]
         return self.kind
+
+    @property
+    def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return () if NEGATED.get(self.kind, self.kind) == "add" else ("x", "out")
 
     def emit(self, b: Builder, *values: Value) -> Value:
         whole = [self._repeated(b, number, x) for number, x in enumerate(values)]
@@ -704,6 +742,7 @@ class Concatenate(Op):
     axis: int
 
     label = "concatenate"
+    rereads = ()
 
     def emit(self, b: Builder, *values: Value) -> Value:
         out = b.output(self, any_wanted(*values))

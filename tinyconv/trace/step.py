@@ -144,6 +144,7 @@ def lowered(setting: Setting, state: State, batch_size: int, training: bool, opt
         optimizer=optimizer,
         fuse=setting.rules,
         input_gradient=all(kind.backward is not Layer.backward for kind in own),
+        apart=True,
     )
 
 
