@@ -12,7 +12,7 @@ import pytest
 import tinyconv
 from benchmarks import mistakes, report
 from tests.strategies import few
-from tinyconv import layers
+from tinyconv import kernels, layers
 from tinyconv.inspect.mistakes import MISTAKES, NETWORKS, applies, checked, made, network, targets
 from tinyconv.inspect.mistakes.networks import SMALL
 from tinyconv.inspect.mistakes.table import UNSEEN
@@ -111,6 +111,14 @@ def test_what_was_compiled_inside_keeps_the_mistake():
     assert biases[False].any()
     assert applies(mistake, model)
     assert not applies(MISTAKES["pool-pays-all"], model)
+
+
+def test_a_process_that_begins_with_a_mistake_knows_the_kernels_arguments():
+    """They are looked up once, and would be wrong for good."""
+    expected = kernels.contract()
+    kernels.contract.cache_clear()
+    with made(MISTAKES["filters-not-turned"]):
+        assert kernels.contract() == expected
 
 
 def test_fused_kernels_are_refused():

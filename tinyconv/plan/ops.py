@@ -461,9 +461,6 @@ class Warp(TrainingOnly):
         return out
 
 
-BY_OUTPUT = ("relu", "sigmoid", "tanh")  # activations whose gradient is a function of what they computed
-
-
 @dataclass(frozen=True)
 class Activation(Op):
     """An element-wise activation: ``kind`` and ``options`` as its kernels take them."""
@@ -477,7 +474,7 @@ class Activation(Op):
 
     @property
     def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("out",) if self.kind in BY_OUTPUT else ("x", "out")
+        return ("out",) if self.kind == "relu" else ("x", "out")  # both say as well where a ReLU is 0
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
         out = b.output(self, x.wanted)

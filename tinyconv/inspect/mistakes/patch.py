@@ -76,12 +76,18 @@ class Mistake:
         return f"{self.name}: {self.says}"
 
 
-def _not_fused(*arguments: Any, **named: Any) -> None:
-    """In place of the fused kernels, which would quietly do without the mistake."""
-    raise ValueError("A mistake is made in a kernel that a fused step does not call. Fix: compile(fuse=False).")
+def _not_fused(kernel: Callable[..., None]) -> Callable[..., None]:
+    """In place of a fused kernel, which would quietly do without the mistake."""
+
+    @functools.wraps(kernel)  # so that it has the kernel's arguments, for whoever asks what these are
+    def refuse(*arguments: Any, **named: Any) -> None:
+        raise ValueError("A mistake is made in a kernel that a fused step does not call. Fix: compile(fuse=False).")
+
+    return refuse
 
 
-FUSED = {name: _not_fused for name in reference.__all__ if name.startswith("conv2d_relu_max_pool2d")}
+_names = (name for name in reference.__all__ if name.startswith("conv2d_relu_max_pool2d"))
+FUSED = {name: _not_fused(getattr(reference, name)) for name in _names}
 
 
 @contextlib.contextmanager

@@ -179,7 +179,8 @@ def _name_helpers() -> None:
     """Tell LLVM where the functions in C are that machine code may call.
 
     Numba's own caches have it get ready to compile first, with the types and functions of all that it knows, which
-    takes a fifth of a second and 60 MB: to load what was compiled is possible without. It does so itself when needed.
+    takes a fifth of a second and some 50 MB. To load what was compiled is possible without; it does so itself when it
+    has to compile.
     """
     for name, address in _nrt_python.c_helpers.items():
         llvmlite.binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
