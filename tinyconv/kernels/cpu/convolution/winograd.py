@@ -58,7 +58,7 @@ from tinyconv.kernels.cpu.convolution.winograd_tiles import (
     transformed,
 )
 from tinyconv.kernels.cpu.registers.copies import prefetch_part
-from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
+from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
     stay_apart,
@@ -105,18 +105,12 @@ def dx(layer):
 
 def tiling_of(layer):
     """The ``Tiling`` of a convolution, whose places in ``work`` are still to be filled in."""
-    g, (R, V) = tiles_of(layer), _tile_shape(layer.F)
+    g, (R, V) = tiles_of(layer), tile_shape(layer.F)
     most = max(R, CACHED // (16 * (g.src_C + V * LANES)))
     blocks = max(1, -(-g.count // most), min(TASKS, -(-g.count // (2 * R))))
     block = max(1, -(-g.count // (blocks * R))) * R
     shares = min(g.dst_C // (V * LANES), -(-TASKS // -(-g.count // block)))
     return g._replace(block=block, shares=shares)
-
-
-def _tile_shape(F):
-    """(R, V): as many rows as fit in the registers beside V vectors of filters."""
-    V = tile_shape(F)[1]
-    return (REGISTERS - V - 1) // V, V
 
 
 def job_of(g, finish):
@@ -125,7 +119,7 @@ def job_of(g, finish):
     A thread needs room for the transformed tiles, a panel of products, and one tile at the edge; and for ``prepare``
     for a block of filters.
     """
-    R, V = _tile_shape(g.dst_C)
+    R, V = tile_shape(g.dst_C)
     scratch = 16 * (g.block * (g.src_C + V * LANES) + 2 * SKEW + g.src_C)
     tasks, filters = -(-g.count // g.block) * g.shares, 16 * g.src_C * g.dst_C
     return Job(make_winograd(R, V, finish), tasks, g, filters, max(scratch, winograd_filters.SCRATCH))
