@@ -51,7 +51,7 @@ def forward(layer, relu):
     R, V = tile_shape(F)
     columns, taps = V * LANES, layer.KH * layer.KW * layer.C
     floats = floats_under(layer)
-    rows = cut_rows(OH, N, floats, -(-2 * R // OW))
+    rows = cut_rows(OH, N, floats, -(-R // OW))
     g = forward_geometry(layer, relu=relu, rows=rows, group=max(1, CACHED // (taps * columns)))
     return Job(make_direct(R, V), N * -(-OH // rows), g, -(-F // columns) * taps * columns, floats(rows) + F)
 
@@ -66,7 +66,7 @@ def dx(layer):
     def floats(rows):  # of dout over so many (times the stride) rows of dx
         return ((rows * strides[0] + reach) // strides[0] + 2) * (((W + reach_w) // strides[1] + 2) * F + GAP)
 
-    rows = cut_rows(-(-H // strides[0]), layer.N, floats, -(-2 * R * strides[1] // W))
+    rows = cut_rows(-(-H // strides[0]), layer.N, floats, -(-R * strides[1] // W))
     g = dx_geometry(layer, rows=rows, group=max(1, CACHED // (taps * columns)))
     tasks = layer.N * -(-H // (rows * strides[0]))
     return Job(make_direct(R, V), tasks, g, -(-C // columns) * taps * columns, floats(rows) + C)
