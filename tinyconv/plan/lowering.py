@@ -192,8 +192,10 @@ def _emit(b: Builder, graph: Graph) -> tuple[dict[int, Emitted], list[Value]]:
     waiting: dict[int, list[Value]] = {}  # of each value, one for each reader that is still to come
     emitted: dict[int, Emitted] = {}
     last, kept = graph.last_readers(), graph.reread()
+    if b.state.whole:  # a shard's batch normalisation looks at its output to see where a ReLU was 0
+        kept = set(last)
     for number, node in graph:
-        b.now, b.until, b.kept = number, last[number], number in kept or bool(b.state.whole)
+        b.now, b.until, b.kept = number, last[number], number in kept
         inputs, before = tuple(waiting[read].pop(0) for read in node.reads), len(b.steps["forward"])
         out = node.op.emit(b, *inputs)
         own, b.steps["backward"] = tuple(b.steps["backward"]), []

@@ -33,7 +33,11 @@ class Op:
 
     label: ClassVar[str] = "op"
     is_view: ClassVar[bool] = False  # whether the value may lie in the memory of what it was computed from
-    rereads: ClassVar[tuple[str, ...]] = ("x", "out")  # what of these the backward pass reads once more, at most
+
+    @property
+    def rereads(self) -> tuple[str, ...]:
+        """What of "x", the value this is computed from, and "out" the backward pass reads once more, at most."""
+        return "x", "out"
 
     @property
     def layers(self) -> str:
@@ -73,7 +77,7 @@ class Conv2D(Op):
     label = "conv2d"
 
     @property
-    def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
+    def rereads(self) -> tuple[str, ...]:
         return ("x", "out") if self.relu else ("x",)
 
     def macs(self) -> int:
@@ -151,7 +155,7 @@ class Dense(Op):
     label = "dense"
 
     @property
-    def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
+    def rereads(self) -> tuple[str, ...]:
         return ("x", "out") if self.relu else ("x",)
 
     weights: ClassVar[tuple[str, str]] = ("kernel", "bias")
@@ -473,7 +477,7 @@ class Activation(Op):
         return self.kind
 
     @property
-    def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
+    def rereads(self) -> tuple[str, ...]:
         return ("out",) if self.kind == "relu" else ("x", "out")  # both say as well where a ReLU is 0
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
@@ -519,7 +523,7 @@ class BatchNorm(Op):
     label = "batch_norm"
 
     @property
-    def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
+    def rereads(self) -> tuple[str, ...]:
         return ("x", "out") if self.relu and self.frozen else ("x",)
 
     def affine(self, b: Builder) -> dict[str, Any]:
@@ -672,7 +676,7 @@ class Merge(Op):
         return self.kind
 
     @property
-    def rereads(self) -> tuple[str, ...]:  # type: ignore[override]
+    def rereads(self) -> tuple[str, ...]:
         return () if NEGATED.get(self.kind, self.kind) == "add" else ("x", "out")
 
     def emit(self, b: Builder, *values: Value) -> Value:

@@ -86,8 +86,11 @@ def _not_fused(kernel: Callable[..., None]) -> Callable[..., None]:
     return refuse
 
 
-_names = (name for name in reference.__all__ if name.startswith("conv2d_relu_max_pool2d"))
-FUSED = {name: _not_fused(getattr(reference, name)) for name in _names}
+FUSED = {
+    name: _not_fused(getattr(reference, name))
+    for name in reference.__all__
+    if name.startswith("conv2d_relu_max_pool2d")
+}
 
 
 @contextlib.contextmanager

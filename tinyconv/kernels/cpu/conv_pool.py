@@ -47,7 +47,7 @@ def pooled_jobs(out_shape, x_shape, w_shape, padding):
     first = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
     part_size = blocks * sums.size
     places = {"single": single, "bias": bias, "scratch": scratch, "scratch_size": scratch_size, "sums": first}
-    places |= {"sum_size": sums.size, "parts": parts}
+    places |= {"sum_size": sums.size, "parts": parts, "rows": sums.rows}
     set_bias = Job(_set_bias, 1, (bias,))
     dw = Job(sums.kernel, parts * blocks, pooled_geometry(layer))
     layout = sums.size, sums.filter_step, sums.number_step, sums.bias

@@ -23,7 +23,7 @@ from tinyconv.kernels.cpu.convolution.geometry import (
     pixels_met,
     read_pixels,
 )
-from tinyconv.kernels.cpu.registers.copies import copy, fill, pack
+from tinyconv.kernels.cpu.registers.copies import copy, fill, pack, prefetch_lines
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
@@ -34,7 +34,6 @@ from tinyconv.kernels.cpu.registers.tile import (
     tile_shape,
     tile_store_at,
 )
-from tinyconv.kernels.cpu.registers.vector import prefetch
 from tinyconv.kernels.cpu.runtime.jobs import Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
@@ -169,8 +168,7 @@ def _make_add_tiles(R, V):
             start, stop = _taps_inside(v, row, last_row, g.src_H)
             row, place_in_row = _further(row, place_in_row, R, h.count)
             reads = pixel_offsets(pixel, pixels - 1, h.count, v.read_step * row_size, h.read_step * g.src_C, R)
-            for line in range(coming, min(coming + piece, band.coming + band.coming_size), 16):
-                prefetch(src, line)
+            prefetch_lines(src, coming, min(coming + piece, band.coming + band.coming_size))
             coming += piece
             row_step, step = v.write_step * g.dst_W * g.dst_C, h.write_step * g.dst_C
             writes = pixel_offsets(pixel, pixels - 1, h.count, row_step, step, R)

@@ -19,7 +19,7 @@ from tinyconv.kernels.cpu.convolution.geometry import (
     pixels_met,
     read_pixels,
 )
-from tinyconv.kernels.cpu.registers.copies import add, copy_panel, fill
+from tinyconv.kernels.cpu.registers.copies import add, copy_panel, fill, prefetch_lines
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
@@ -29,7 +29,6 @@ from tinyconv.kernels.cpu.registers.tile import (
     tile_store,
     window_tile,
 )
-from tinyconv.kernels.cpu.registers.vector import prefetch
 from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
@@ -107,11 +106,9 @@ def _next_unit(x, dout, g, n, first, counts, pieces):
 
 @helper(forceinline=True)
 def _prefetch_piece(c):
-    """Prefetch the next piece; returns what is left. (Not a call, before which the tile would be put into memory.)"""
-    for line in range(c.x_place, min(c.x_place + c.x_piece, c.x_end), 16):
-        prefetch(c.x, line)
-    for line in range(c.place, min(c.place + c.piece, c.end), 16):
-        prefetch(c.dout, line)
+    """Prefetch the next piece; returns what is left."""
+    prefetch_lines(c.x, c.x_place, min(c.x_place + c.x_piece, c.x_end))
+    prefetch_lines(c.dout, c.place, min(c.place + c.piece, c.end))
     return Coming(c.x, c.x_place + c.x_piece, c.x_piece, c.x_end, c.dout, c.place + c.piece, c.piece, c.end)
 
 

@@ -7,7 +7,6 @@ from tinyconv.kernels.cpu.runtime.jobs import TASKS
 from tinyconv.kernels.cpu.runtime.tasks import helper
 
 CACHED = 96 * 1024  # floats that a task should read again and again, with a panel of filters beside: 3/8 of 1 MiB of L2
-
 GAP = 16  # floats behind a row of copied pixels: else rows of a power of two all lie in the same few places of L1
 
 

@@ -38,6 +38,7 @@ class PooledGeometry(NamedTuple):
     left: int
     bands: int = 0  # plain forward: tasks for each image
     parts: int = 0  # dw: partial sums, each of a part of the batch
+    rows: int = 0  # dw of unpooled gradients: rows of windows at a time
     single: int = 0  # the filters one by one, (F, KH * KW * C); before them, at 0, the packed or transformed filters
     bias: int = 0  # of the forward, filled up with zeros to whole panels
     scratch: int = 0  # one scratch for each thread
@@ -75,6 +76,7 @@ class Sums(NamedTuple):
     number_step: int
     bias: int
     scratch: int  # floats that a thread needs
+    rows: int = 0  # of windows at a time, where an image's are taken apart
 
 
 @helper

@@ -34,16 +34,16 @@ def dw(layer):
     R, V = window_tile(K, layer.F)
     columns, row = V * LANES, 2 * layer.OW * V * LANES  # floats of the gradient under a row of windows
     bias, rows = -(-K // R) * R * columns, max(1, min(layer.OH // 2, CACHED // 2 // row))
-    kernel_ = make_unpooling_gradient(R, V, rows)
-    return Sums(kernel_, columns, whole_lines(bias + columns), 1, columns, bias, floats_seen(layer) + rows * row)
+    kernel_, scratch = make_unpooling_gradient(R, V), floats_seen(layer) + rows * row
+    return Sums(kernel_, columns, whole_lines(bias + columns), 1, columns, bias, scratch, rows)
 
 
 @helper
-def _unpool(work, at, bias, dout, argmax, place, g, rows, width, columns, scale):
+def _unpool(work, at, bias, dout, argmax, place, g, rows, columns, scale):
     """The gradient of a panel of filters under ``rows`` rows of windows, which begin at ``dout[place:]``, to
-    ``work[at:]``, (2 * rows, width, columns): scaled, and 0 where nothing won. It is also added to ``work[bias:]``."""
+    ``work[at:]``, (2 * rows, 2 * PW, columns): scaled, and 0 where nothing won. It is also added to ``work[bias:]``."""
     zero, factor, nobody = vector_fill(np.float32(0)), vector_fill(scale), vector_fill(np.int32(-1))
-    count = min(columns, g.F - place % g.F)
+    count, row_size = min(columns, g.F - place % g.F), 2 * g.PW * columns
     for _ in range(rows):
         for j in range(g.PW):
             for f in range(0, columns, LANES):
@@ -52,15 +52,15 @@ def _unpool(work, at, bias, dout, argmax, place, g, rows, width, columns, scale)
                 vector_store(vector_load(work, bias + f) + gradient, work, bias + f)
                 for position in range(4):
                     mine = select(winner == vector_fill(np.int32(position)), gradient, zero)
-                    vector_store(mine, work, to + (position // 2 * width + position % 2) * columns)
+                    vector_store(mine, work, to + position // 2 * row_size + position % 2 * columns)
             place += g.F
-        at += 2 * width * columns
+        at += 2 * row_size
 
 
 @functools.cache
-def make_unpooling_gradient(R, V, rows):
-    """The kernel of dw for tiles of R numbers of a window times V vectors of filters, ``rows`` rows of windows at a
-    time, whose gradient stays in the cache for all of the tiles."""
+def make_unpooling_gradient(R, V):
+    """The kernel of dw for tiles of R numbers of a window times V vectors of filters, some rows of windows at a time,
+    whose gradient stays in the cache for all of the tiles."""
     columns = V * LANES
 
     @helper
@@ -77,18 +77,18 @@ def make_unpooling_gradient(R, V, rows):
     def unpooling_gradient(task, dout, x, argmax, work, g, scales):
         """A partial sum of dw and db: one part of the batch, one panel of filters."""
         panels, run, scale = -(-g.F // columns), g.KW * g.C, np.float32(scales[0])
-        part, panel, K, width = task // panels, task % panels, g.KH * run, 2 * g.PW
+        part, panel, K = task // panels, task % panels, g.KH * run
         total = g.sums + task * g.sum_size
         bias = total + -(-K // R) * R * columns
         fill(work, total, g.sum_size, np.float32(0))
         gradient = g.scratch + numba.get_thread_id() * g.scratch_size
         for n in range(part * g.N // g.parts, (part + 1) * g.N // g.parts):
-            copy = gradient + 2 * rows * width * columns
+            copy = gradient + 4 * g.rows * g.PW * columns
             copied, origin, row_size, _ = read_windows(g, x, n, 1, -g.top, 2 * g.PH + g.KH - 1, work, copy)
             source = work if copied else x
-            for first in range(0, g.PH, rows):
-                count, place = min(rows, g.PH - first), (n * g.PH + first) * g.PW * g.F + panel * columns
-                _unpool(work, gradient, bias, dout, argmax, place, g, count, width, columns, scale)
+            for first in range(0, g.PH, g.rows):
+                count, place = min(g.rows, g.PH - first), (n * g.PH + first) * g.PW * g.F + panel * columns
+                _unpool(work, gradient, bias, dout, argmax, place, g, count, columns, scale)
                 here = origin + 2 * first * row_size
                 for row in range(0, K, R):
                     reads, to = pixel_offsets(row, K - 1, run, row_size, 1, R), total + row * columns

@@ -50,7 +50,7 @@ from tinyconv.kernels.cpu.convolution.winograd_tiles import (
     tiles_of,
     transformed,
 )
-from tinyconv.kernels.cpu.registers.copies import add, copy, fill
+from tinyconv.kernels.cpu.registers.copies import add, copy, fill, prefetch_lines
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
@@ -61,7 +61,7 @@ from tinyconv.kernels.cpu.registers.tile import (
     tile_store,
     tile_zeros,
 )
-from tinyconv.kernels.cpu.registers.vector import prefetch, vector_fill, vector_load, vector_store
+from tinyconv.kernels.cpu.registers.vector import vector_fill, vector_load, vector_store
 from tinyconv.kernels.cpu.runtime.cutting import share
 from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
@@ -203,8 +203,7 @@ def _prefetch(array, width, columns, pixels, k):
     is ``width`` numbers."""
     first, last = share(k, 16, pixels[1] - pixels[0])
     for row in range((pixels[0] + first) * width, (pixels[0] + last) * width, width):
-        for line in range(row + columns[0], row + columns[1], 16):
-            prefetch(array, line)
+        prefetch_lines(array, row + columns[0], row + columns[1])
 
 
 @helper

@@ -110,9 +110,9 @@ def next_place(g, place):
 
 @helper
 def read_tiles(work, at, size, src, g, place, tiles, first, channels, border):
-    """Transform the pixels of so many tiles from ``place`` on, so many channels from ``first`` on; returns the place
-    behind them. Tiles side by side are a run, if they have few channels; where one reaches over the edge of the image,
-    it is transformed alone, from a copy with zeros around, at ``work[border:]``."""
+    """Transform the pixels of so many tiles from ``place`` on, so many channels from ``first`` on. Tiles side by side
+    are a run, if they have few channels; where one reaches over the edge of the image, it is transformed alone, from a
+    copy with zeros around, at ``work[border:]``."""
     row = g.src_W * g.src_C
     while tiles > 0:
         n, i, j = place
@@ -125,7 +125,6 @@ def read_tiles(work, at, size, src, g, place, tiles, first, channels, border):
             _copy_tile(work, border, src, g, start, (top, left), channels)
             _transform_pixels(work, at, size, work, border, (4 * channels, channels), channels, 1)
         at, tiles, place = at + run * channels, tiles - run, next_place(g, (n, i, j + run - 1))
-    return place
 
 
 @helper

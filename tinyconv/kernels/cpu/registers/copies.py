@@ -70,11 +70,17 @@ def copy_framed(target, at, row_size, image, start, size, frame):
         at += row_size
 
 
+@helper(forceinline=True)
+def prefetch_lines(array, first, last):
+    """Prefetch ``array[first:last]``. (Not a call, before which a register tile would be put into memory.)"""
+    for line in range(first, last, 16):
+        prefetch(array, line)
+
+
 @helper
 def prefetch_part(array, start, size, part, count, parts):
     """Prefetch, of ``array[start : start + size]``, cut into ``parts`` parts, ``count`` of them from ``part`` on."""
-    for line in range(start + part * size // parts, start + min(part + count, parts) * size // parts, 16):
-        prefetch(array, line)
+    prefetch_lines(array, start + part * size // parts, start + min(part + count, parts) * size // parts)
 
 
 STRAIGHT, TRANSPOSED = 1, 2  # what to pack; or both
