@@ -50,14 +50,22 @@ def works(cpu: Any, batch: int, size: int, C: int) -> list[Work]:
     fused = ("batch_norm_relu_backward", (*gradients, drelu, x, gamma, beta, *statistics_))
     pool = ("max_pool2d_forward", (pooled, argmax, out.reshape(image), *window))
     unpool = ("max_pool2d_backward", (dout.reshape(image), dpooled, argmax, *window))
+    kept = array(*half, dtype=np.int8), array(*half)  # the winners' places, and their x
+    pixels, affine = x.reshape(image), (gamma, beta)
+    options = (*kept, mean, inv_std, moving_mean, moving_variance, pixels, *affine, 0.99, 1e-3, *window)
+    pooled_forward = ("batch_norm_relu_max_pool2d_forward", (pooled, *options))
+    options = dpooled, *kept, pixels, *affine, *statistics_, *window
+    pooled_backward = ("batch_norm_relu_max_pool2d_backward", (dx.reshape(image), dgamma, dbeta, *options))
     return [
         Work("a copy", (("rescale_forward", (flat[1], x.reshape(-1), 1.0, 0.0)),), 2),
         Work("batch norm, then ReLU, forward", (("batch_norm_forward", forward), after), 5),
         Work("batch norm + ReLU, forward", (("batch_norm_relu_forward", forward),), 3),
         Work("batch norm + ReLU, then max-pool, forward", (("batch_norm_relu_forward", forward), pool), 4.5),
+        Work("batch norm + ReLU + max-pool, forward", (pooled_forward,), 2.5625),
         Work("ReLU, then batch norm, backward", (before, plain), 8),
         Work("batch norm + ReLU, backward", (fused,), 5),
         Work("max-pool, then batch norm + ReLU, backward", (unpool, fused), 6.5),
+        Work("batch norm + ReLU + max-pool, backward", (pooled_backward,), 2.8125),
     ]
 
 

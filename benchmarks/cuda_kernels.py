@@ -117,6 +117,11 @@ def calls():
     yield "batch_norm_relu_backward", rows, channels, channels, rows, rows, *(channels,) * 4
     yield "batch_norm_relu_inference", rows, rows, *(channels,) * 4, 1e-3
     yield "batch_norm_inference_backward", rows, rows, channels, channels, 1e-3
+    small = zeros(*pooled.shape, dtype=np.int8)
+    kept, affine = (small, pooled), (image, *(zeros(image.shape[-1]),) * 2)
+    few = (affine[1],) * 2
+    yield "batch_norm_relu_max_pool2d_forward", pooled, *kept, *few, *few, *affine, 0.9, 1e-3, *pooling
+    yield "batch_norm_relu_max_pool2d_backward", image, *few, pooled, *kept, *affine, *few, *pooling
     yield "batch_norm_fold", rows, channels, rows, *(channels,) * 5, 1e-3
     yield "adam_update", row, row, row, row, counters, one, 0.9, 0.999, 1e-7, 0.0
     yield "clip_values", row, 1.0

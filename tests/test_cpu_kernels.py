@@ -379,6 +379,21 @@ def test_batch_normalization(rows, channels, with_dx, seed):
     check("batch_norm_fold", folded, x, b, *statistics, **tolerance)
 
 
+@examples(40)
+@given(pools(max_channels=40), st.booleans(), st.sampled_from(["normal", "ties"]), seeds)
+def test_a_normalisation_rectified_and_pooled(window, with_dx, kind, seed):
+    rng, x, geometry = pooled(window, seed, kind)
+    C, shape = window.channels, window.pooled_shape
+    gamma, beta, moving_mean = (f32(rng, C) for _ in range(3))
+    kept = [unset(*shape), unset(*shape, dtype=np.int8), unset(*shape), unset(C), unset(C)]
+    results, arrays = [*kept, moving_mean, np.ones(C, np.float32)], (x, gamma, beta)
+    found = check("batch_norm_relu_max_pool2d_forward", results, *arrays, 0.9, 1e-2, *geometry, rtol=2e-5, atol=5e-5)
+    _, argmax, picked, mean, inv_std, *_ = found
+    gradients = [unset(*x.shape) if with_dx else unset(0, 0, 0, 0), unset(C), unset(C)]
+    given_ = f32(rng, *shape), argmax, picked, *arrays, mean, inv_std
+    check("batch_norm_relu_max_pool2d_backward", gradients, *given_, *geometry, rtol=1e-4, atol=2e-4)
+
+
 @pytest.mark.parametrize("channels", [3, 32, 130])
 def test_the_relu_behind_a_normalisation_agrees_with_itself(channels):
     """Backward finds the zeros of the forward pass to the last bit, where rounding alone decides the sign too; what is

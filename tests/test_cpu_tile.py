@@ -183,15 +183,19 @@ def _ragged(out, a, count):
 
 
 @jit
-def _ragged_winners(out, winners, count):
+def _ragged_winners(out, narrow, winners, count):
     v.vector_store(v.vector_load_first(winners, 1, count), out, 0)
+    v.vector_store_first(v.vector_load(winners, 1), narrow, LANES, count)
 
 
 @pytest.mark.parametrize("count", [-1, 0, 3, LANES, LANES + 1])
 def test_the_first_numbers_of_a_vector(count):
     winners, wide = np.arange(-3, 2 * LANES - 3, dtype=np.int8), np.ones(LANES, np.int32)
-    run(_ragged_winners, wide, winners, count)
-    np.testing.assert_array_equal(wide, np.where(np.arange(LANES) < count, winners[1 : 1 + LANES], 0))
+    narrow = np.ones((2, LANES), np.int8)
+    run(_ragged_winners, wide, narrow, winners, count)
+    for written, rest in ((wide, 0), (narrow[1], 1)):
+        np.testing.assert_array_equal(written, np.where(np.arange(LANES) < count, winners[1 : 1 + LANES], rest))
+    assert (narrow[0] == 1).all()
     a, out = np.arange(2 * LANES, dtype=np.float32), np.ones((2, LANES), np.float32)
     run(_ragged, out, a, count)
     for written, rest in zip(out, (0, 1), strict=True):

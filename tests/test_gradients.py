@@ -484,6 +484,31 @@ def test_batch_norm(shape, relu, with_dx, seed):
     check(loss, (gamma, dgamma), (beta, dbeta), *([(x, dx)] if with_dx else []))
 
 
+@examples(40)
+@given(pools(max_size=6, max_channels=2, max_batch=2), st.booleans(), seeds)
+def test_batch_norm_relu_max_pool2d(window, with_dx, seed):
+    rng, C = np.random.default_rng(seed), window.channels
+    x, gamma, beta = distinct(rng, *window.x_shape), normal(rng, C), normal(rng, C)
+    assume(x.size > 2 * C)  # of two numbers, only their difference matters, and that is 1 or -1
+    out, picked, mean, inv_std = (np.empty(shape) for shape in (*(window.pooled_shape,) * 2, C, C))
+    argmax, dout = np.empty(out.shape, np.int8), normal(rng, *out.shape)
+    geometry = window.window, window.strides, window.before
+
+    def loss():
+        kept = out, argmax, picked, mean, inv_std
+        k.batch_norm_relu_max_pool2d_forward(*kept, np.zeros(C), np.ones(C), x, gamma, beta, 0.9, 1e-2, *geometry)
+        return (out * dout).sum()
+
+    loss()
+    normal_x = (x - mean) * inv_std * gamma + beta
+    assume(np.abs(normal_x).min() > 1e-3)  # not at ReLU's corner
+    dx = np.full_like(x, np.nan) if with_dx else np.empty((0, 0, 0, 0))
+    dgamma, dbeta = np.full(C, np.nan), np.full(C, np.nan)
+    kept = dout, argmax, picked, x, gamma, beta, mean, inv_std
+    k.batch_norm_relu_max_pool2d_backward(dx, dgamma, dbeta, *kept, *geometry)
+    check(loss, (gamma, dgamma), (beta, dbeta), *([(x, dx)] if with_dx else []))
+
+
 @examples(20)
 @given(rows_and_columns, st.booleans(), seeds)
 def test_batch_norm_inference(shape, in_place, seed):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.peer import gradients, keras, tf
-from tests.strategies import examples, normal, one_hot, pools, seeds, windows
+from tests.strategies import distinct, examples, normal, one_hot, pools, seeds, windows
 from tinyconv import activations
 from tinyconv.activations import Formula, relu_formula
 from tinyconv.kernels import reference as k
@@ -222,6 +222,34 @@ def test_metric(name, shape, seed):
     metric, arguments = METRICS[name]
     getattr(k, name)(correct, predictions, targets, *arguments)
     np.testing.assert_allclose(correct, metric(targets, predictions, *arguments), atol=1e-6)
+
+
+@examples(30)
+@given(pools(), seeds)
+def test_batch_norm_relu_max_pool2d(window, seed):
+    rng, C = np.random.default_rng(seed), window.channels
+    x, dout, gamma, beta = distinct(rng, *window.x_shape), normal(rng, *window.pooled_shape), *normal(rng, 2, C)
+    layer = keras.layers.BatchNormalization(momentum=0.7, epsilon=1e-2, dtype="float64")
+    layer.build(x.shape)
+    layer.set_weights([gamma, beta, np.zeros(C), np.ones(C)])
+    out, picked, mean, inv_std, dx, dgamma, dbeta = nans(dout, dout, gamma, gamma, x, gamma, beta)
+    argmax, moving = np.full(out.shape, -9, np.int8), (np.zeros(C), np.ones(C))
+    geometry = window.window, window.strides, window.before
+    kept, affine = (out, argmax, picked, mean, inv_std), (x, gamma, beta)
+    k.batch_norm_relu_max_pool2d_forward(*kept, *moving, *affine, 0.7, 1e-2, *geometry)
+    kept, gradients = (argmax, picked), (dx, dgamma, dbeta)
+    k.batch_norm_relu_max_pool2d_backward(*gradients, dout, *kept, *affine, mean, inv_std, *geometry)
+    pool = keras.layers.MaxPooling2D(window.window, window.strides, window.mode, dtype="float64")
+    with tf.GradientTape() as tape:
+        image = tf.constant(x)
+        tape.watch(image)
+        peer_out = pool(tf.nn.relu(layer(image, training=True)))
+    agree(out, peer_out.numpy(), 1e-9)
+    peers = tape.gradient(peer_out, [image, layer.gamma.value, layer.beta.value], tf.constant(dout))
+    for mine, peer in zip(gradients, peers, strict=True):
+        agree(mine, peer.numpy(), 1e-7)
+    for mine, peer in zip(moving, (layer.moving_mean, layer.moving_variance), strict=True):
+        agree(mine, peer.numpy(), 1e-7)  # Keras rounds the momentum to float32
 
 
 @examples(20)

@@ -111,11 +111,11 @@ def test_what_is_fused():
     ]
 
 
-def fused(sequence, training):
+def fused(sequence, training, **options):
     """What the rules make of a chain of ops."""
     graph = Graph()
     graph.outputs = [graph.add_chain(sequence, graph.add_input("input", sequence[0].x_shape))]
-    fuse(graph, training)
+    fuse(graph, training, **options)
     return [node.op for _, node in graph][1:]
 
 
@@ -127,6 +127,53 @@ def test_a_normalisation_is_folded_at_inference_only():
     assert folded.norm is norm
     assert folded.relu
     assert fused([conv, norm, relu], training=True) == [conv, replace(norm, relu=True)]
+
+
+def test_pooling_takes_a_rectified_normalisation_by_the_batch():
+    shape, small = (8, 8, 4), (4, 4, 4)
+    norm = ops.BatchNorm("norm", shape, shape, 0.99, 1e-3, True, True, relu=True)
+    pool = ops.MaxPool2D("pool", shape, small, (3, 3), (2, 2), (0, 0))
+    assert fused([norm, pool], training=True) == [ops.BatchNormReluMaxPool2D("pool", shape, small, norm, pool)]
+    apart = [
+        [replace(norm, relu=False), pool],
+        [replace(norm, frozen=True), pool],
+        [norm, replace(pool, pool_size=(16, 8))],  # more places than an int8 can name
+        [norm, ops.MaxPool2D("pool", shape, (4,), (8, 8), (8, 8), (0, 0))],
+    ]
+    for chain in apart:
+        assert fused(chain, training=True) == chain
+    assert fused([norm, pool], training=False) == [norm, pool]
+    assert fused([norm, pool], training=True, sharded=True) == [norm, pool]
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_training_with_a_pooled_normalisation_is_training_without(backend):
+    """Also where windows overlap, a layer learns nothing below it, and only part of the image is pooled."""
+    model = tinyconv.Sequential(
+        [
+            tinyconv.Input((9, 9, 3)),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.MaxPooling2D(2, strides=1),
+            layers.Conv2D(5, 3),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.MaxPooling2D(3, strides=2, padding="same"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((12, 9, 9, 3), np.float32), rng.standard_normal((12, 2), np.float32)
+    models = {fuse: tinyconv.models.clone_model(model) for fuse in (True, False)}
+    for fused_too, own in models.items():
+        own.set_weights(model.get_weights())
+        own.compile("sgd", "mse", backend=backend, fuse=fused_too)
+        own.fit(x, y, batch_size=6, epochs=2, shuffle=False, verbose=0)
+    for one, other in zip(models[True].get_weights(), models[False].get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    kernels = [[step.kernel_name for step in own.plan.steps["forward"]] for own in models.values()]
+    assert [names.count("batch_norm_relu_max_pool2d_forward") for names in kernels] == [2, 0]
 
 
 def test_a_normalisation_takes_the_relu_behind_it_unless_another_layer_reads_it():
@@ -351,6 +398,9 @@ def networks_of_all_ops():
         layers.Dropout(0.3),
         layers.Rescaling(0.5),
         layers.BatchNormalization(),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.MaxPooling2D(3, strides=1, padding="same"),
         *[layers.Activation(kind) for kind in ACTIVATIONS],
         *[layers.Conv2D(4, 3, activation=kind, padding="same") for kind in ("relu", "tanh", "elu")],
     ]

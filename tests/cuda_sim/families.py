@@ -199,6 +199,21 @@ def test_pooling(case):
     compare("average_pool2d_backward", nothing(*x_shape), floats(random, *shape), *geometry)
 
 
+@pytest.mark.parametrize("case", POOLS)
+def test_normalised_rectified_and_pooled(case):
+    x_shape, *geometry, (OH, OW) = POOLS[case]
+    N, *_, C = x_shape
+    x, (gamma, beta, mean, variance) = floats(random, *x_shape), (np.abs(floats(random, C)) + 0.5 for _ in range(4))
+    shape = (N, OH, OW, C)
+    beta -= 1
+    kept = nothing(*shape), np.full(shape, 99, np.int8), nothing(*shape), nothing(C), nothing(C)
+    arrays = *kept, mean, variance, x, gamma, beta
+    _, argmax, picked, mu, inv_std, *_ = compare("batch_norm_relu_max_pool2d_forward", *arrays, 0.9, 1e-3, *geometry)
+    arrays = nothing(C), nothing(C), floats(random, *shape), argmax, picked, x, gamma, beta, mu, inv_std
+    for dx in (nothing(*x_shape), np.empty((0, 0, 0, 0), np.float32)):
+        compare("batch_norm_relu_max_pool2d_backward", dx, *arrays, *geometry, tolerance=1e-4)
+
+
 @pytest.mark.parametrize("M", [1, 3, 70])
 def test_batch_normalisation(M):
     C = 3

@@ -111,6 +111,10 @@ RULES = {
     "layer_norm_backward": "dx?: M C; dgamma: C; dbeta: C; dout: M C; x: M C; gamma: C; mean: M; inv_std: M",
     "max_pool2d_forward": f"out: N OH OW C; argmax?: int32 N OH OW C; x: N H W C; {_POOL}",
     "max_pool2d_backward": f"dx: N H W C; dout: N OH OW C; argmax: int32 N OH OW C; {_POOL}",
+    "batch_norm_relu_max_pool2d_forward": "out: N OH OW C; argmax: int8 N OH OW C; picked: N OH OW C; mean: C; "
+    "inv_std: C; moving_mean: C; moving_variance: C; x: N H W C; gamma: C; beta: C; momentum; epsilon; " + _POOL,
+    "batch_norm_relu_max_pool2d_backward": "dx?: N H W C; dgamma: C; dbeta: C; dout: N OH OW C; "
+    "argmax: int8 N OH OW C; picked: N OH OW C; x: N H W C; gamma: C; beta: C; mean: C; inv_std: C; " + _POOL,
     "average_pool2d_forward": f"out: N OH OW C; x: N H W C; {_POOL}",
     "average_pool2d_backward": f"dx: N H W C; dout: N OH OW C; {_POOL}",
     "clip_values": "grads: P; limit",

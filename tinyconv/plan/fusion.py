@@ -7,6 +7,7 @@ once, and blur less.) Each rule looks at a few neighbouring ops and answers with
 what should stand in their place, or None.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,12 +19,13 @@ from tinyconv.plan.ops import Op
 @dataclass(frozen=True)
 class Rule:
     """Replace neighbours of these types by what ``apply`` returns (None: leave them). ``better``: what is computed then
-    differs by more than rounding."""
+    differs by more than rounding. ``batch_only``: it needs the statistics of a whole batch, in training."""
 
     why: str
     pattern: tuple[type[Op], ...]
     apply: Callable[..., Sequence[Op] | None]
     inference_only: bool = False
+    batch_only: bool = False
     better: bool = False
 
 
@@ -43,6 +45,12 @@ def _pool(conv: ops.Conv2D, pool: ops.MaxPool2D) -> list[Op] | None:
     if any(2 * pooled > size for pooled, size in zip(pool.out_shape[:2], conv.out_shape[:2], strict=True)):
         return None
     return [ops.Conv2DReluMaxPool2D(pool.name, conv.x_shape, pool.out_shape, conv)]
+
+
+def _norm_pool(norm: ops.BatchNorm, pool: ops.MaxPool2D) -> list[Op] | None:
+    if not norm.relu or norm.frozen or len(pool.out_shape) < 3 or math.prod(pool.pool_size) > ops.PLACES:
+        return None
+    return [ops.BatchNormReluMaxPool2D(pool.name, norm.x_shape, pool.out_shape, norm, pool)]
 
 
 def _drop_pooled(pooled: ops.Conv2DReluMaxPool2D, *rest: Op) -> list[Op] | None:
@@ -78,6 +86,7 @@ RULES = (
     Rule("only the winner of a window is stored", (ops.Conv2D, ops.MaxPool2D), _pool),
     Rule("a dropped unit is a winner less", (ops.Conv2DReluMaxPool2D, ops.Dropout), _drop_pooled),
     Rule("a dropped unit is a winner less", (ops.Conv2DReluMaxPool2D, ops.Reshape, ops.Dropout), _drop_pooled),
+    Rule("only winners are normalised for good", (ops.BatchNorm, ops.MaxPool2D), _norm_pool, batch_only=True),
     Rule("affine maps compose", (ops.Warp, ops.Warp), _one_warp, better=True),
     Rule("the logarithm undoes the exponential", (ops.Softmax, ops.Loss), _softmax_loss, better=True),
     Rule("the logarithm undoes the exponential", (ops.Activation, ops.Loss), _sigmoid_loss, better=True),
@@ -85,11 +94,11 @@ RULES = (
 BETTER_RULES = tuple(rule for rule in RULES if rule.better)
 
 
-def fuse(graph: Graph, training: bool, rules: Sequence[Rule] = RULES) -> None:
+def fuse(graph: Graph, training: bool, rules: Sequence[Rule] = RULES, sharded: bool = False) -> None:
     """Apply every one of these rules, in their order, wherever it fits: to a chain whose inner values nobody else
-    reads. The graph is changed."""
+    reads. The graph is changed. ``sharded``: whether a run sees a part of its batch only."""
     for rule in rules:
-        if rule.inference_only and training:
+        if (rule.inference_only and training) or (rule.batch_only and (sharded or not training)):
             continue
         for number in range(len(graph.nodes)):
             at: int | None = number

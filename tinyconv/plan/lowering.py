@@ -170,7 +170,7 @@ def lower(
         source = graph[number].op
         graph.nodes[number] = Node(ops.Source(source.name, source.x_shape, source.out_shape, wanted), ())
     if fuse:
-        apply_fusion(graph, training, RULES if fuse is True else fuse)
+        apply_fusion(graph, training, RULES if fuse is True else fuse, sharded=bool(state.whole))
     b = Builder(state, storage or Storage(state.kernels), batch_size, training, apart)
     emitted, outs = _emit(b, graph)
     xs = [emitted[number].out for number in graph.inputs]

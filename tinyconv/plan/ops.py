@@ -20,6 +20,7 @@ from tinyconv.plan.builder import Builder, Meeting, Value
 from tinyconv.plan.state import LOSSES
 
 Pair = tuple[int, int]
+PLACES = 127  # of a window, at most, that an argmax of type int8 can name: from 0 on
 
 
 @dataclass(frozen=True)
@@ -606,6 +607,36 @@ class BatchNorm(Op):
             tensors = {"out": pulled, "x": x_rows.data, "epsilon": epsilon}
             b.backward(self, "batch_norm_inference", 0, **tensors, **pull, **batch)
             b.backward(self, "add_to", 0, out=x.flat.grad, x=pulled.reshape((pulled.size,)))
+        return out
+
+
+@dataclass(frozen=True)
+class BatchNormReluMaxPool2D(Op):
+    """The fused step: batch normalisation by the statistics of the batch, ReLU, and max-pooling."""
+
+    norm: BatchNorm
+    pool: MaxPool2D
+
+    label = "batch_norm + relu + max_pool2d"
+    rereads = ("x",)
+
+    @property
+    def layers(self) -> str:
+        return f"{self.norm.name} + {self.name}"
+
+    def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
+        norm, channels = self.norm, self.x_shape[-1:]
+        out = b.output(self, x.wanted or b.learns(norm, "gamma", "beta"))
+        argmax = b.buffer(self, "argmax", out.data.shape, np.int8)
+        picked = b.buffer(self, "picked", out.data.shape, b.state.dtype)
+        statistics = {name: b.buffer(norm, name, channels, b.state.dtype) for name in ("mean", "inv_std")}
+        tensors = {"argmax": argmax, "picked": picked, "x": x.data, **norm.affine(b), **statistics}
+        tensors |= {name: getattr(self.pool, name) for name in ("pool_size", "strides", "padding")}
+        moving = {**norm.moving(b), "momentum": norm.momentum, "epsilon": norm.epsilon}
+        b.forward(self, "batch_norm_relu_max_pool2d_forward", 0, out=out.data, **moving, **tensors)
+        if out.wanted:
+            gradients = {f"d{name}": b.gradient(norm, name, channels) for name in ("gamma", "beta")}
+            b.backward(self, "batch_norm_relu_max_pool2d_backward", 0, dx=x.grad, **gradients, dout=out.grad, **tensors)
         return out
 
 

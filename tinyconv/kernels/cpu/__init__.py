@@ -67,6 +67,7 @@ from tinyconv.kernels.cpu.merge import (
     rescale_backward,
     rescale_forward,
 )
+from tinyconv.kernels.cpu.norm_pool import batch_norm_relu_max_pool2d_backward, batch_norm_relu_max_pool2d_forward
 from tinyconv.kernels.cpu.normalization import (
     batch_norm_backward,
     batch_norm_fold,
@@ -125,6 +126,8 @@ __all__ = [
     "batch_norm_relu_backward",
     "batch_norm_relu_forward",
     "batch_norm_relu_inference",
+    "batch_norm_relu_max_pool2d_backward",
+    "batch_norm_relu_max_pool2d_forward",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
     "clip_norms",

@@ -66,9 +66,10 @@ class Cut(NamedTuple):
         return -(-self.C // LINE)
 
 
-def _cut(x):
+def cut_of(x, runs=0):
+    """How x (M, C) is cut. ``runs``: a length of runs of rows, none of which a long row may leave."""
     M, C = x.shape
-    aside = math.gcd(M, 1 << max(0, math.ceil(math.log2(LONG / C))))
+    aside = math.gcd(M, runs, 1 << max(0, math.ceil(math.log2(LONG / C))))
     columns = C * aside
     rows = min(MOST, max(FEWEST, CHUNK // columns))
     return Cut(M // aside, columns, C, rows, min(PARTS, -(-M // aside // rows)))
@@ -178,7 +179,7 @@ def _write_out(task, wide, mean, inv_std, gamma, beta):
 
 
 @helper(forceinline=True)
-def _normal(x, at, wide, c, count):
+def normal(x, at, wide, c, count):
     """x - mean, and from it the result before ReLU; forward and backward, which must agree on where that is 0."""
     columns = wide.shape[1]
     d = load(x, at, count) - load(wide, c, count)
@@ -192,29 +193,40 @@ def _scale_and_shift(task, tasks, out, x, wide, floor):
     first, last = share(task, tasks, out.size // columns)
     for at in range(first * columns, last * columns, columns):
         for c in range(0, columns, LANES):
-            _, y = _normal(x, at + c, wide, c, columns - c)
+            _, y = normal(x, at + c, wide, c, columns - c)
             vector_store_first(select(y < lowest, lowest, y), out, at + c, columns - c)
 
 
-def _run_forward(out, statistics, x, gamma, beta, options, floor):
-    cut = _cut(x)
+def run_statistics(cut, statistics, x, options):
+    """``statistics``: mean, inv_std, moving_mean and moving_variance."""
     moments = np.empty((2, cut.parts, cut.columns), np.float64)
     run(_moments, cut.tasks, cut, moments, *flat(x))
     run(_statistics, cut.lines, cut, *statistics, moments, options)
+
+
+def _run_forward(out, statistics, x, gamma, beta, options, floor):
+    cut = cut_of(x)
+    run_statistics(cut, statistics, x, options)
     _run_scale_and_shift(cut, out, x, (*statistics[:2], gamma, beta), floor)
+
+
+def run_write_out(cut, mean, inv_std, gamma, beta):
+    """``wide``, (3, columns)."""
+    wide = np.empty((3, cut.columns), np.float32)
+    run(_write_out, 1, wide, mean, inv_std, gamma, beta)
+    return wide
 
 
 def _run_scale_and_shift(cut, out, x, channels, floor):
     """``channels``: mean, inv_std, gamma and beta."""
-    wide, tasks = np.empty((3, cut.columns), np.float32), pieces(x.size)
-    run(_write_out, 1, wide, *channels)
+    wide, tasks = run_write_out(cut, *channels), pieces(x.size)
     run(_scale_and_shift, tasks, tasks, *flat(out, x), wide, floor)
 
 
 @helper(forceinline=True)
 def _passed(dout, x, at, wide, c, count, lowest):
     """Of a vector of dout what the ReLU lets pass; and x - mean."""
-    d, y = _normal(x, at, wide, c, count)
+    d, y = normal(x, at, wide, c, count)
     return select(y <= lowest, vector_fill(ZERO), load(dout, at, count)), d
 
 
@@ -243,9 +255,9 @@ def _gradient_sums(task, cut, sums, dout, x, wide, floor):
 
 
 @kernel
-def _parameter_gradients(task, cut, dgamma, dbeta, pull, sums, gamma, inv_std):
+def _parameter_gradients(task, cut, M, dgamma, dbeta, pull, sums, gamma, inv_std):
     """The parts' sums together; and for dx, which is gamma * inv_std times dout, plus pull[0] times (x - mean), plus
-    pull[1], these two."""
+    pull[1], these two. The mean and inv_std are those of M rows."""
     first, last = _block(task, LINE, cut.C)
     width = last - first
     totals, products = stack_array(LINE, np.float64), stack_array(LINE, np.float64)
@@ -257,20 +269,19 @@ def _parameter_gradients(task, cut, dgamma, dbeta, pull, sums, gamma, inv_std):
             for c in range(width):
                 totals[c] += some[c]
                 products[c] += some_products[c]
-    M = np.float32(cut.M * (cut.columns // cut.C))
     for c in range(first, last):
         dbeta[c] = totals[c - first]
         dgamma[c] = products[c - first] * inv_std[c]
-        factor = -gamma[c] * inv_std[c] / M
+        factor = -gamma[c] * inv_std[c] / np.float32(M)
         for column in range(c, cut.columns, cut.C):
             pull[0, column] = factor * inv_std[c] * dgamma[c]
             pull[1, column] = factor * dbeta[c]
 
 
-@kernel
-def _input_gradient(task, tasks, dx, dout, x, wide, pull, floor):
+@helper
+def gradient_of_rows(first, last, dx, dout, x, wide, pull, floor):
+    """dx (may be dout) of these long rows."""
     columns, lowest = wide.shape[1], vector_fill(np.float32(floor[0]))
-    first, last = share(task, tasks, dx.size // columns)
     for at in range(first * columns, last * columns, columns):
         for c in range(0, columns, LANES):
             count = columns - c
@@ -279,15 +290,28 @@ def _input_gradient(task, tasks, dx, dout, x, wide, pull, floor):
             vector_store_first(vector_multiply_add(load(wide, columns + c, count), g, rest), dx, at + c, count)
 
 
+@kernel
+def _input_gradient(task, tasks, dx, dout, x, wide, pull, floor):
+    first, last = share(task, tasks, dx.size // wide.shape[1])
+    gradient_of_rows(first, last, dx, dout, x, wide, pull, floor)
+
+
+def run_parameter_gradients(cut, M, dgamma, dbeta, dout, x, channels, floor):
+    """dgamma and dbeta, and what dx needs to know: ``wide`` and ``pull``. M: the rows whose statistics mean and inv_std
+    are."""
+    _, inv_std, gamma, _ = channels
+    wide, pull = run_write_out(cut, *channels), np.empty((2, cut.columns), np.float32)
+    sums = np.empty((2, cut.parts, cut.columns), np.float64)
+    run(_gradient_sums, cut.tasks, cut, sums, *flat(dout, x), wide, floor)
+    run(_parameter_gradients, cut.lines, cut, M, dgamma, dbeta, pull, sums, gamma, inv_std)
+    return wide, pull
+
+
 def _run_backward(dx, dgamma, dbeta, dout, x, channels, floor):
     """``channels``: mean, inv_std, gamma, and beta, which does not matter without ReLU."""
-    cut, tasks, (_, inv_std, gamma, _) = _cut(x), pieces(x.size), channels
-    wide, pull = (np.empty((rows, cut.columns), np.float32) for rows in (3, 2))
-    sums = np.empty((2, cut.parts, cut.columns), np.float64)
-    run(_write_out, 1, wide, *channels)
-    run(_gradient_sums, cut.tasks, cut, sums, *flat(dout, x), wide, floor)
-    run(_parameter_gradients, cut.lines, cut, dgamma, dbeta, pull, sums, gamma, inv_std)
+    wide, pull = run_parameter_gradients(cut_of(x), len(x), dgamma, dbeta, dout, x, channels, floor)
     if dx.size:
+        tasks = pieces(x.size)
         run(_input_gradient, tasks, tasks, *flat(dx, dout, x), wide, pull, floor)
 
 
@@ -334,7 +358,7 @@ def _run_inference_scale(gamma, moving_variance, epsilon):
 def batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
     """The channels' factors, then parallel over rows."""
     scale = _run_inference_scale(gamma, moving_variance, epsilon)
-    _run_scale_and_shift(_cut(x), out, x, (moving_mean, scale, np.ones_like(scale), beta), NO_RELU)
+    _run_scale_and_shift(cut_of(x), out, x, (moving_mean, scale, np.ones_like(scale), beta), NO_RELU)
 
 
 @kernel
@@ -358,7 +382,7 @@ def batch_norm_inference_backward(dx, dout, gamma, moving_variance, epsilon):
 def batch_norm_relu_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
     """As without ReLU."""
     scale = _run_inference_scale(gamma, moving_variance, epsilon)
-    _run_scale_and_shift(_cut(x), out, x, (moving_mean, scale, np.ones_like(scale), beta), RELU)
+    _run_scale_and_shift(cut_of(x), out, x, (moving_mean, scale, np.ones_like(scale), beta), RELU)
 
 
 @kernel

@@ -47,7 +47,7 @@ def load_channels(array, at, count):
     return vector_load(array, at) if at + LANES <= array.size else vector_load_first(array, at, count)
 
 
-def _tasks(written, read):
+def row_tasks(written, read):
     """How many tasks, each with some rows of the images that are written."""
     N, H, W, C = written.shape
     return min(N * H, pieces(max(written.size, read.size)))
@@ -79,39 +79,51 @@ def _forward(reduce):
 
 
 @functools.cache
+def collecting(part):
+    """The function that gives each pixel of a row of dx ``part(dout, argmax, at, position, weight, count)`` of each
+    window that it lies in: where in memory the window's gradient is; which position of the window the pixel is; 1 over
+    the number of its pixels inside the image; how many channels are left. ``last``: where the task's rows end."""
+
+    @helper
+    def collect(row, last, dx, dout, argmax, pool_size, strides, padding):
+        N, H, W, C = dx.shape
+        N, OH, OW, C = dout.shape
+        n, y = row // H, row % H
+        start, stop = windows(y, pool_size[0], strides[0], padding[0], OH)
+        fresh = 0  # the first pixel of the row that nothing is written to yet
+        for i in range(start, stop):
+            top = i * strides[0] - padding[0]
+            rows = window(top, pool_size[0], H)
+            for j in range(OW):
+                left = j * strides[1] - padding[1]
+                columns = window(left, pool_size[1], W)
+                weight = ONE / np.float32((rows[1] - rows[0]) * (columns[1] - columns[0]))
+                at = ((n * OH + i) * OW + j) * C
+                for l in range(columns[0], columns[1]):
+                    z, position = left + l, (y - top) * pool_size[1] + l
+                    _clear(dx, row * W, fresh, z, C, last)
+                    for c in range(0, C, LANES):
+                        more, to = part(dout, argmax, at + c, position, weight, C - c), (row * W + z) * C + c
+                        if z >= fresh:
+                            _store_channels(more, dx, to, C - c, last * W * C)
+                        else:
+                            vector_store_first(load_channels(dx, to, C - c) + more, dx, to, C - c)
+                    fresh = max(fresh, z + 1)
+        _clear(dx, row * W, fresh, W, C, last)
+
+    return collect
+
+
+@functools.cache
 def _backward(part):
-    """The kernel that gives each pixel ``part(dout, argmax, at, position, weight, count)`` of each window that it lies
-    in: where in memory the window's gradient is; which position of the window the pixel is; 1 over the number of its
-    pixels inside the image; how many channels are left."""
+    """The kernel that does so with all rows."""
+    collect = collecting(part)
 
     @kernel
     def pool2d_backward(task, tasks, dx, dout, argmax, pool_size, strides, padding):
-        N, H, W, C = dx.shape
-        N, OH, OW, C = dout.shape
-        first, last = share(task, tasks, N * H)
+        first, last = share(task, tasks, dx.shape[0] * dx.shape[1])
         for row in range(first, last):
-            n, y = row // H, row % H
-            start, stop = windows(y, pool_size[0], strides[0], padding[0], OH)
-            fresh = 0  # the first pixel of the row that nothing is written to yet
-            for i in range(start, stop):
-                top = i * strides[0] - padding[0]
-                rows = window(top, pool_size[0], H)
-                for j in range(OW):
-                    left = j * strides[1] - padding[1]
-                    columns = window(left, pool_size[1], W)
-                    weight = ONE / np.float32((rows[1] - rows[0]) * (columns[1] - columns[0]))
-                    at = ((n * OH + i) * OW + j) * C
-                    for l in range(columns[0], columns[1]):
-                        z, position = left + l, (y - top) * pool_size[1] + l
-                        _clear(dx, row * W, fresh, z, C, last)
-                        for c in range(0, C, LANES):
-                            more, to = part(dout, argmax, at + c, position, weight, C - c), (row * W + z) * C + c
-                            if z >= fresh:
-                                _store_channels(more, dx, to, C - c, last * W * C)
-                            else:
-                                vector_store_first(load_channels(dx, to, C - c) + more, dx, to, C - c)
-                        fresh = max(fresh, z + 1)
-            _clear(dx, row * W, fresh, W, C, last)
+            collect(row, last, dx, dout, argmax, pool_size, strides, padding)
 
     return pool2d_backward
 
@@ -140,12 +152,12 @@ def _max(out, argmax, at, x, corner, rows, columns, strides, count):
     for k in range(rows[0], rows[1]):
         for l in range(columns[0], columns[1]):
             value = load_channels(x, corner + k * strides[0] + l * strides[1], count)
-            best = select(_stays(best, value), best, value)
+            best = select(holds(best, value), best, value)
     vector_store_first(best, out, at, count)
 
 
 @helper(forceinline=True)
-def _stays(best, value):
+def holds(best, value):
     """Whether the best until now is as large as a value, or a NaN."""
     return (value <= best) | (best != best)
 
@@ -156,7 +168,7 @@ def _max_and_where(out, argmax, at, x, corner, rows, columns, strides, count):
     for k in range(rows[0], rows[1]):
         for l in range(columns[0], columns[1]):
             value = load_channels(x, corner + k * strides[0] + l * strides[1], count)
-            stays = _stays(best, value)
+            stays = holds(best, value)
             best, winner = select(stays, best, value), select(stays, winner, vector_fill(k * strides[2] + l))
     vector_store_first(best, out, at, count)
     vector_store_first(winner, argmax, at, count)
@@ -165,22 +177,22 @@ def _max_and_where(out, argmax, at, x, corner, rows, columns, strides, count):
 @in_tasks
 def max_pool2d_forward(out, argmax, x, pool_size, strides, padding):
     """Parallel over rows of the result."""
-    tasks = _tasks(out, x)
+    tasks = row_tasks(out, x)
     reduce, winners = (_max_and_where, argmax) if argmax.size else (_max, NOWHERE)
     run(_forward(reduce), tasks, tasks, out, winners, x, pool_size, strides, padding)
 
 
 @helper(forceinline=True)
-def _won(dout, argmax, at, position, weight, count):
-    won = load_channels(argmax, at, count) == vector_fill(position)
-    return select(won, load_channels(dout, at, count), vector_fill(ZERO))
+def won(dout, argmax, at, position, weight, count):
+    mine = load_channels(argmax, at, count) == vector_fill(position)
+    return select(mine, load_channels(dout, at, count), vector_fill(ZERO))
 
 
 @in_tasks
 def max_pool2d_backward(dx, dout, argmax, pool_size, strides, padding):
     """Parallel over rows of dx."""
-    tasks = _tasks(dx, dout)
-    run(_backward(_won), tasks, tasks, dx, dout, argmax, pool_size, strides, padding)
+    tasks = row_tasks(dx, dout)
+    run(_backward(won), tasks, tasks, dx, dout, argmax, pool_size, strides, padding)
 
 
 @helper(forceinline=True)
@@ -196,7 +208,7 @@ def _mean(out, argmax, at, x, corner, rows, columns, strides, count):
 @in_tasks
 def average_pool2d_forward(out, x, pool_size, strides, padding):
     """Parallel over rows of the result."""
-    tasks = _tasks(out, x)
+    tasks = row_tasks(out, x)
     run(_forward(_mean), tasks, tasks, out, NOWHERE, x, pool_size, strides, padding)
 
 
@@ -208,5 +220,5 @@ def _share(dout, argmax, at, position, weight, count):
 @in_tasks
 def average_pool2d_backward(dx, dout, pool_size, strides, padding):
     """Parallel over rows of dx."""
-    tasks = _tasks(dx, dout)
+    tasks = row_tasks(dx, dout)
     run(_backward(_share), tasks, tasks, dx, dout, NOWHERE, pool_size, strides, padding)

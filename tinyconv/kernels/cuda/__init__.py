@@ -71,6 +71,7 @@ from tinyconv.kernels.cuda.merge import (
     rescale_backward,
     rescale_forward,
 )
+from tinyconv.kernels.cuda.norm_pool import batch_norm_relu_max_pool2d_backward, batch_norm_relu_max_pool2d_forward
 from tinyconv.kernels.cuda.normalization import (
     batch_norm_backward,
     batch_norm_fold,
@@ -135,6 +136,8 @@ __all__ = [
     "batch_norm_relu_backward",
     "batch_norm_relu_forward",
     "batch_norm_relu_inference",
+    "batch_norm_relu_max_pool2d_backward",
+    "batch_norm_relu_max_pool2d_forward",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
     "clip_norms",

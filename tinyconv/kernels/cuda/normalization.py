@@ -34,31 +34,46 @@ def batch_norm_relu_backward(dx, dgamma, dbeta, dout, x, gamma, beta, mean, inv_
     _backward(dx, dgamma, dbeta, dout, x, (gamma, beta, mean, inv_std), True)
 
 
-def _forward(out, mean, inv_std, moving_mean, moving_variance, x, affine, options, relu):
+def launch_statistics(scratch, mean, inv_std, moving_mean, moving_variance, x, options):
+    """The batch's mean and 1 / sigma, and the moving statistics. Partial sums go to the rows of ``scratch``."""
     M, C = x.shape
-    parts = min(_PARTS, blocks_for(M, _LEAST))
+    parts = min(_PARTS, blocks_for(M, _LEAST), len(scratch))
     blocks = blocks_for(C, LANES)
     momentum, epsilon = (float32(option) for option in options)
-    launch(_part_of_sum, (blocks, parts), (LANES, ROWS), out, x)
-    launch(_mean, blocks_for(C), THREADS, mean, moving_mean, out, parts, M, momentum)
-    launch(_part_of_squares, (blocks, parts), (LANES, ROWS), out, x, mean)
-    launch(_inv_std, blocks_for(C), THREADS, inv_std, moving_variance, out, parts, M, momentum, epsilon)
+    launch(_part_of_sum, (blocks, parts), (LANES, ROWS), scratch, x)
+    launch(_mean, blocks_for(C), THREADS, mean, moving_mean, scratch, parts, M, momentum)
+    launch(_part_of_squares, (blocks, parts), (LANES, ROWS), scratch, x, mean)
+    launch(_inv_std, blocks_for(C), THREADS, inv_std, moving_variance, scratch, parts, M, momentum, epsilon)
+
+
+def _forward(out, mean, inv_std, moving_mean, moving_variance, x, affine, options, relu):
+    launch_statistics(out, mean, inv_std, moving_mean, moving_variance, x, options)
     launch(_normalize, blocks_for(x.size), THREADS, out, x, *affine, mean, inv_std, relu)
 
 
-def _backward(dx, dgamma, dbeta, dout, x, channels, relu):
-    """``channels``: gamma, beta, mean and inv_std; without ReLU beta does not matter."""
+def launch_sums(scratch, dgamma, dbeta, dout, x, channels, relu):
+    """dgamma and dbeta. ``channels``: gamma, beta, mean and inv_std; without ReLU beta does not matter. Partial sums go
+    to the rows of ``scratch``, if it has two and more."""
     M, C = x.shape
     blocks = blocks_for(C, LANES)
-    if dx.size and M >= 2:
-        parts = min(_PARTS, blocks_for(M, _LEAST))
-        launch(_part_of_gradients, (blocks, parts), (LANES, ROWS), dx, dx, dout, x, *channels, parts, relu)
-        launch(_sum_gradients, blocks_for(C), THREADS, dgamma, dbeta, dx, parts)
+    if scratch.size >= 2 * C:
+        parts = min(_PARTS, blocks_for(M, _LEAST), len(scratch) // 2)
+        launch(_part_of_gradients, (blocks, parts), (LANES, ROWS), scratch, scratch, dout, x, *channels, parts, relu)
+        launch(_sum_gradients, blocks_for(C), THREADS, dgamma, dbeta, scratch, parts)
     else:
         one_row = dgamma.reshape(1, C), dbeta.reshape(1, C)
         launch(_part_of_gradients, (blocks, 1), (LANES, ROWS), *one_row, dout, x, *channels, 0, relu)
+
+
+def launch_dx(dx, dgamma, dbeta, dout, x, channels, relu):
+    """dx (may be dout), of the sums."""
+    launch(_batch_norm_dx, blocks_for(x.size), THREADS, dx, dgamma, dbeta, dout, x, *channels, relu)
+
+
+def _backward(dx, dgamma, dbeta, dout, x, channels, relu):
+    launch_sums(dx, dgamma, dbeta, dout, x, channels, relu)
     if dx.size:
-        launch(_batch_norm_dx, blocks_for(x.size), THREADS, dx, dgamma, dbeta, dout, x, *channels, relu)
+        launch_dx(dx, dgamma, dbeta, dout, x, channels, relu)
 
 
 def batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
@@ -147,7 +162,7 @@ def _inv_std(inv_std, moving_variance, sums, parts, M, momentum, epsilon):
 
 
 @inlined
-def _rectified(value, relu):
+def rectified(value, relu):
     """ReLU, if it is wanted."""
     return float32(0) if relu and value < float32(0) else value
 
@@ -164,7 +179,7 @@ def _normalize(out, x, gamma, beta, mean, inv_std, relu):
     i = cuda.grid(1)
     if i < x.size:
         m, c = divided(i, x.shape[1])
-        out[m, c] = _rectified(cuda.fma(x[m, c] - mean[c], inv_std[c] * gamma[c], beta[c]), relu)
+        out[m, c] = rectified(cuda.fma(x[m, c] - mean[c], inv_std[c] * gamma[c], beta[c]), relu)
 
 
 @cuda.jit
@@ -224,7 +239,7 @@ def _batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, eps
     if i < x.size:
         m, c = divided(i, x.shape[1])
         factor = gamma[c] / math.sqrt(moving_variance[c] + epsilon)
-        out[m, c] = _rectified((x[m, c] - moving_mean[c]) * factor + beta[c], relu)
+        out[m, c] = rectified((x[m, c] - moving_mean[c]) * factor + beta[c], relu)
 
 
 @cuda.jit

@@ -12,25 +12,26 @@ from tinyconv.kernels.cuda.runtime.device import THREADS, blocks_for, cuda, divi
 
 def max_pool2d_forward(out, argmax, x, pool_size, strides, padding):
     """See reference. One thread an output."""
-    _rows(_max_pool2d_forward, out, out, argmax, x, pool_size, strides, padding, argmax.size > 0)
+    launch_rows(_max_pool2d_forward, out, out, argmax, x, pool_size, strides, padding, argmax.size > 0)
 
 
 def max_pool2d_backward(dx, dout, argmax, pool_size, strides, padding):
     """See reference. One thread a pixel of dx: it asks every window it lies in whether it won."""
-    _rows(_max_pool2d_backward, dx, dx, dout, argmax, pool_size, strides, padding)
+    launch_rows(max_pool2d_gradient, dx, dx, dout, argmax, pool_size, strides, padding)
 
 
 def average_pool2d_forward(out, x, pool_size, strides, padding):
     """See reference. One thread an output."""
-    _rows(_average_pool2d_forward, out, out, x, pool_size, strides, padding)
+    launch_rows(_average_pool2d_forward, out, out, x, pool_size, strides, padding)
 
 
 def average_pool2d_backward(dx, dout, pool_size, strides, padding):
     """See reference. One thread a pixel of dx: it collects its share of every window it lies in."""
-    _rows(_average_pool2d_backward, dx, dx, dout, pool_size, strides, padding)
+    launch_rows(_average_pool2d_backward, dx, dx, dout, pool_size, strides, padding)
 
 
-def _rows(kernel, image, *arguments):
+def launch_rows(kernel, image, *arguments):
+    """As the top of the file says."""
     N, H, W, C = image.shape
     launch(kernel, (N * H, blocks_for(W * C)), THREADS, *arguments)
 
@@ -60,7 +61,7 @@ def _max_pool2d_forward(out, argmax, x, pool_size, strides, padding, keep):
 
 
 @cuda.jit
-def _max_pool2d_backward(dx, dout, argmax, pool_size, strides, padding):
+def max_pool2d_gradient(dx, dout, argmax, pool_size, strides, padding):
     N, H, W, C = dx.shape
     N, OH, OW, C = dout.shape
     n, row = divided(cuda.blockIdx.x, H)

@@ -48,8 +48,8 @@ The check is to move w a little and look at the loss, L(w) = (2 w - 1 - 4)^2. Th
 4.0
 
 A step of training is then w - rate * dw, and the modules tell the rest: ``dense``, ``activation``, ``loss``, ``conv``,
-``depthwise``, ``pool``, ``conv_pool``, ``image``, ``normalization``, ``layer_norm``, ``dropout``, ``warp``, ``merge``
-where paths meet, and ``update`` for better steps than this one.
+``depthwise``, ``pool``, ``conv_pool``, ``image``, ``normalization``, ``norm_pool``, ``layer_norm``, ``dropout``,
+``warp``, ``merge`` where paths meet, and ``update`` for better steps than this one.
 
 The contract
 ------------
@@ -132,6 +132,7 @@ from tinyconv.kernels.reference.merge import (
     rescale_backward,
     rescale_forward,
 )
+from tinyconv.kernels.reference.norm_pool import batch_norm_relu_max_pool2d_backward, batch_norm_relu_max_pool2d_forward
 from tinyconv.kernels.reference.normalization import (
     batch_norm_backward,
     batch_norm_fold,
@@ -184,6 +185,8 @@ __all__ = [
     "batch_norm_relu_backward",
     "batch_norm_relu_forward",
     "batch_norm_relu_inference",
+    "batch_norm_relu_max_pool2d_backward",
+    "batch_norm_relu_max_pool2d_forward",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
     "clip_norms",

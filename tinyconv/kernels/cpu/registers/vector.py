@@ -106,6 +106,12 @@ def _widened(builder, vector):
     return builder.sext(vector, ir.VectorType(INT32, LANES)) if vector.type.element == ir.IntType(8) else vector
 
 
+def _narrowed(context, builder, vector, array):
+    """A vector as it is, or int32 as the int8 that the array has."""
+    llvm_type = ir.VectorType(context.get_value_type(array.dtype), LANES)
+    return vector if vector.type == llvm_type else builder.trunc(vector, llvm_type)
+
+
 def vector_store(vector, array, offset):
     """Write the vector from ``offset`` on; an int32 vector into an int8 array keeps each lane's low byte."""
     array.reshape(-1)[offset : offset + LANES] = vector
@@ -115,10 +121,8 @@ def vector_store(vector, array, offset):
 def _(typing_context, vector, array, offset):
     def write(context, builder, signature, arguments):
         value, place, offset = arguments
-        llvm_type = ir.VectorType(context.get_value_type(array.dtype), LANES)
-        if llvm_type != value.type:
-            value = builder.trunc(value, llvm_type)
-        first = pointer(context, builder, array, place, offset, llvm_type)
+        value = _narrowed(context, builder, value, array)
+        first = pointer(context, builder, array, place, offset, value.type)
         builder.store(value, first, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -126,8 +130,8 @@ def _(typing_context, vector, array, offset):
 
 
 def vector_store_first(vector, array, offset, count):
-    """Write the first ``count`` of the lanes from ``offset`` on; the memory behind them is not touched. The array has
-    the vector's own kind of numbers."""
+    """Write the first ``count`` of the lanes from ``offset`` on, as :func:`vector_store` does; the memory behind
+    them is not touched."""
     count = max(0, min(count, LANES))
     array.reshape(-1)[offset : offset + count] = vector[:count]
 
@@ -136,6 +140,7 @@ def vector_store_first(vector, array, offset, count):
 def _(typing_context, vector, array, offset, count):
     def write(context, builder, signature, arguments):
         value, place, offset, count = arguments
+        value = _narrowed(context, builder, value, array)
         first = pointer(context, builder, array, place, offset, value.type)
         store_first(builder, [(value, first)], count)
         return context.get_dummy_value()
