@@ -25,6 +25,7 @@ import numpy as np
 from tinyconv.kernels.cpu.registers.copies import load
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.vector import (
+    prefetch,
     select,
     vector_fill,
     vector_load,
@@ -42,6 +43,7 @@ CHUNK = 16384  # numbers of a chunk,
 FEWEST, MOST = 16, 512  # but not fewer rows, nor more: sums in float32 should not be long
 PARTS = 32  # of the batch, at most
 WIDTH = 512  # columns that are added up at a time
+AHEAD = 2048  # numbers, from one that is read to one that is asked for: memory is slower than what is done here
 RELU, NO_RELU = floats(0), floats(np.nan)  # the floor
 
 
@@ -102,6 +104,7 @@ def _add_deviations(total, squares, x, shift, columns, rows, block):
     _clear(squares)
     for at in range(rows[0] * columns + first, rows[1] * columns + first, columns):
         for c in range(0, width, LANES):
+            prefetch(x, at + c + AHEAD)
             d = load(x, at + c, width - c) - vector_load(shift, c)
             vector_store(vector_load(total, c) + d, total, c)
             vector_store(vector_multiply_add(d, d, vector_load(squares, c)), squares, c)
@@ -182,6 +185,7 @@ def _write_out(task, wide, mean, inv_std, gamma, beta):
 def normal(x, at, wide, c, count):
     """x - mean, and from it the result before ReLU; forward and backward, which must agree on where that is 0."""
     columns = wide.shape[1]
+    prefetch(x, at + AHEAD)
     d = load(x, at, count) - load(wide, c, count)
     return d, vector_multiply_add(d, load(wide, columns + c, count), load(wide, 2 * columns + c, count))
 
@@ -226,6 +230,7 @@ def _run_scale_and_shift(cut, out, x, channels, floor):
 @helper(forceinline=True)
 def _passed(dout, x, at, wide, c, count, lowest):
     """Of a vector of dout what the ReLU lets pass; and x - mean."""
+    prefetch(dout, at + AHEAD)
     d, y = normal(x, at, wide, c, count)
     return select(y <= lowest, vector_fill(ZERO), load(dout, at, count)), d
 
