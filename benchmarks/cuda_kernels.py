@@ -117,6 +117,8 @@ def calls():
     yield "batch_norm_relu_backward", rows, channels, channels, rows, rows, *(channels,) * 4
     yield "batch_norm_relu_inference", rows, rows, *(channels,) * 4, 1e-3
     yield "batch_norm_inference_backward", rows, rows, channels, channels, 1e-3
+    yield "batch_norm_add_relu_forward", rows, *(channels,) * 4, rows, rows, channels, channels, 0.9, 1e-3
+    yield "batch_norm_add_relu_backward", rows, rows, channels, channels, rows, rows, rows, *(channels,) * 3
     small = zeros(*pooled.shape, dtype=np.int8)
     kept, affine = (small, pooled), (image, *(zeros(image.shape[-1]),) * 2)
     few = (affine[1],) * 2

@@ -370,6 +370,16 @@ def test_batch_normalization(rows, channels, with_dx, seed):
     gradients = [unset(rows, channels) if with_dx else unset(0), unset(channels), unset(channels)]
     check("batch_norm_backward", gradients, dout, x, gamma, mean, inv_std, rtol=1e-4, atol=2e-4)
     check("batch_norm_relu_forward", results, x, gamma, beta, 0.9, 1e-2, **tolerance)
+    other = f32(rng, rows, channels)
+    out, mean, inv_std, *_ = check(
+        "batch_norm_add_relu_forward", results, x, other, gamma, beta, 0.9, 1e-2, **tolerance
+    )
+    both = [gradients[0], unset(rows, channels), *gradients[1:]]
+    found = check("batch_norm_add_relu_backward", both, dout, x, out, gamma, mean, inv_std, rtol=1e-4, atol=2e-4)
+    both[1] = shared = dout.copy()  # in place
+    cpu.batch_norm_add_relu_backward(*both, shared, x, out, gamma, mean, inv_std)
+    for one, again in zip(both, found, strict=True):
+        assert one.tobytes() == again.tobytes()
     statistics = gamma, beta, moving_mean, moving_variance, 1e-3
     check("batch_norm_inference", [unset(rows, channels)], x, *statistics, alias=0, **tolerance)
     check("batch_norm_relu_inference", [unset(rows, channels)], x, *statistics, alias=0, **tolerance)

@@ -485,6 +485,30 @@ def test_batch_norm(shape, relu, with_dx, seed):
 
 
 @examples(40)
+@given(st.tuples(st.integers(2, 8), st.integers(1, 5)), st.booleans(), st.booleans(), seeds)
+def test_batch_norm_add_relu(shape, with_dx, in_place, seed):
+    rng = np.random.default_rng(seed)
+    C = shape[1]
+    x, other, gamma, beta = 1 + 2 * normal(rng, *shape), normal(rng, *shape), normal(rng, C), normal(rng, C)
+    out, dout = np.empty(shape), normal(rng, *shape)
+    mean, inv_std = np.empty(C), np.empty(C)
+    factors = dout.copy()
+
+    def loss():
+        kept = out, mean, inv_std
+        k.batch_norm_add_relu_forward(*kept, np.zeros(C), np.ones(C), x, other, gamma, beta, 0.9, 1e-2)
+        return (out * factors).sum()
+
+    loss()
+    assume(np.abs((x - mean) * inv_std * gamma + beta + other).min() > 1e-3)
+    dx = np.full_like(x, np.nan) if with_dx else np.empty((0, 0))
+    dother = dout if in_place else np.full_like(x, np.nan)
+    dgamma, dbeta = np.full(C, np.nan), np.full(C, np.nan)
+    k.batch_norm_add_relu_backward(dx, dother, dgamma, dbeta, dout, x, out, gamma, mean, inv_std)
+    check(loss, (gamma, dgamma), (beta, dbeta), (other, dother), *([(x, dx)] if with_dx else []))
+
+
+@examples(40)
 @given(pools(max_size=6, max_channels=2, max_batch=2), st.booleans(), seeds)
 def test_batch_norm_relu_max_pool2d(window, with_dx, seed):
     rng, C = np.random.default_rng(seed), window.channels

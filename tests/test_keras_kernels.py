@@ -224,6 +224,32 @@ def test_metric(name, shape, seed):
     np.testing.assert_allclose(correct, metric(targets, predictions, *arguments), atol=1e-6)
 
 
+@examples(20)
+@given(st.tuples(st.integers(2, 8), st.integers(1, 3), st.integers(1, 4)), seeds)
+def test_batch_norm_add_relu(shape, seed):
+    rng = np.random.default_rng(seed)
+    x, other, dout, C = 1 + 2 * normal(rng, *shape), normal(rng, *shape), normal(rng, *shape), shape[-1]
+    layer = keras.layers.BatchNormalization(momentum=0.7, epsilon=1e-2, dtype="float64")
+    layer.build(shape)
+    gamma, beta, moving = normal(rng, C), normal(rng, C), (np.zeros(C), np.ones(C))
+    layer.set_weights([gamma, beta, *moving])
+    rows = [array.reshape(-1, C) for array in (x, other, dout)]
+    out, mean, inv_std, dx, dother, dgamma, dbeta = nans(rows[0], gamma, gamma, *rows[:2], gamma, beta)
+    k.batch_norm_add_relu_forward(out, mean, inv_std, *moving, *rows[:2], gamma, beta, 0.7, 1e-2)
+    gradients = dx, dother, dgamma, dbeta
+    k.batch_norm_add_relu_backward(*gradients, rows[2], rows[0], out, gamma, mean, inv_std)
+    with tf.GradientTape() as tape:
+        image, second = tf.constant(x), tf.constant(other)
+        tape.watch([image, second])
+        peer_out = tf.nn.relu(layer(image, training=True) + second)
+    agree(out.reshape(shape), peer_out.numpy(), 1e-9)
+    peers = tape.gradient(peer_out, [image, second, layer.gamma.value, layer.beta.value], tf.constant(dout))
+    for mine, peer in zip(gradients, peers, strict=True):
+        agree(mine.reshape(peer.shape), peer.numpy(), 1e-8)
+    for mine, peer in zip(moving, (layer.moving_mean, layer.moving_variance), strict=True):
+        agree(mine, peer.numpy(), 1e-7)  # Keras rounds the momentum to float32
+
+
 @examples(30)
 @given(pools(), seeds)
 def test_batch_norm_relu_max_pool2d(window, seed):

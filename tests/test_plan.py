@@ -146,23 +146,30 @@ def test_pooling_takes_a_rectified_normalisation_by_the_batch():
     assert fused([norm, pool], training=True, sharded=True) == [norm, pool]
 
 
+def residual_network():
+    """Windows that overlap or leave a part of the image out, a first layer below which nothing learns, and residual
+    blocks: two of the kind that is fused, and four that are not."""
+    image = tinyconv.Input((9, 9, 3))
+
+    def normalised(x, filters=5):
+        return layers.BatchNormalization()(layers.Conv2D(filters, 1)(x))
+
+    x = layers.MaxPooling2D(2, strides=1)(layers.ReLU()(layers.BatchNormalization()(image)))
+    x = layers.MaxPooling2D(3, strides=2, padding="same")(layers.ReLU()(normalised(x)))
+    x = layers.ReLU()(layers.Add()([normalised(x), x]))
+    x = layers.ReLU()(layers.Add()([layers.Conv2D(5, 1)(x), normalised(x)]))
+    one = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    x = layers.ReLU()(layers.Add()([normalised(x), one]))  # repeated
+    x = layers.ReLU()(layers.Add()([normalised(x), x, x]))
+    x = layers.ReLU()(layers.Average()([normalised(x), x]))
+    normal = normalised(x)
+    x = layers.Multiply()([layers.ReLU()(layers.Add()([normal, x])), normal])
+    return tinyconv.Model(image, layers.Dense(2)(layers.Flatten()(x)))
+
+
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_training_with_a_pooled_normalisation_is_training_without(backend):
-    """Also where windows overlap, a layer learns nothing below it, and only part of the image is pooled."""
-    model = tinyconv.Sequential(
-        [
-            tinyconv.Input((9, 9, 3)),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.MaxPooling2D(2, strides=1),
-            layers.Conv2D(5, 3),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.MaxPooling2D(3, strides=2, padding="same"),
-            layers.Flatten(),
-            layers.Dense(2),
-        ]
-    )
+def test_training_with_normalisations_fused_is_training_without(backend):
+    model = residual_network()
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((12, 9, 9, 3), np.float32), rng.standard_normal((12, 2), np.float32)
     models = {fuse: tinyconv.models.clone_model(model) for fuse in (True, False)}
@@ -173,7 +180,19 @@ def test_training_with_a_pooled_normalisation_is_training_without(backend):
     for one, other in zip(models[True].get_weights(), models[False].get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     kernels = [[step.kernel_name for step in own.plan.steps["forward"]] for own in models.values()]
-    assert [names.count("batch_norm_relu_max_pool2d_forward") for names in kernels] == [2, 0]
+    for name in ("batch_norm_relu_max_pool2d_forward", "batch_norm_add_relu_forward"):
+        assert [names.count(name) for names in kernels] == [2, 0]
+
+
+def test_a_residual_is_added_in_a_register_in_training_on_a_whole_batch():
+    for name in ("trainable", "inference", "frozen", "sharded"):
+        model = residual_network()
+        graph, training = model._graph(), name != "inference"
+        if name == "frozen":
+            graph = graph.at_inference()
+        fuse(graph, training, sharded=name == "sharded")
+        found = sum(isinstance(node.op, ops.BatchNormAddRelu) for _, node in graph)
+        assert found == (2 if name == "trainable" else 0), name
 
 
 def test_a_normalisation_takes_the_relu_behind_it_unless_another_layer_reads_it():
@@ -376,7 +395,8 @@ def reread_but_not_declared(plan):
     found = []
     for emitted in plan.emitted.values():
         arrays = [array for step in emitted.backward for array in step.arrays.values()]
-        values = {"x": [value.data for value in emitted.inputs], "out": [emitted.out.data]}
+        x, *others = [value.data for value in emitted.inputs] or [np.empty(0)]
+        values = {"x": [x], "others": others, "out": [emitted.out.data]}
         for name, own in values.items():
             read = any(np.shares_memory(array, each) for array in arrays for each in own)
             if read and name not in emitted.op.rereads and not emitted.op.is_view:

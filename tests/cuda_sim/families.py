@@ -227,7 +227,12 @@ def test_batch_normalisation(M):
         for dx in (nothing(M, C), np.empty((0, 0), np.float32)):
             compare(f"batch_norm_{relu}backward", dx, *arrays, tolerance=1e-4)
         compare(f"batch_norm_{relu}inference", nothing(M, C), x, gamma, beta, mean, variance, 1e-3)
-    dout = floats(random, M, C)
+    other, dout = floats(random, M, C), floats(random, M, C)
+    arrays = nothing(M, C), nothing(C), nothing(C), mean, variance, x, other, gamma, beta
+    out, mu, inv_std, *_ = compare("batch_norm_add_relu_forward", *arrays, 0.9, 1e-3)
+    for dx in (nothing(M, C), np.empty((0, 0), np.float32)):
+        arrays = dx, nothing(M, C), nothing(C), nothing(C), dout, x, out, gamma, mu, inv_std
+        compare("batch_norm_add_relu_backward", *arrays, tolerance=1e-4)
     compare("batch_norm_inference_backward", nothing(M, C), dout, gamma, variance, 1e-3)
     compare("batch_norm_fold", nothing(M, C), nothing(C), x, beta, gamma, beta, mean, variance, 1e-3)
 

@@ -92,6 +92,10 @@ RULES = {
     "batch_norm_backward": "dx?: M C; dgamma: C; dbeta: C; dout: M C; x: M C; gamma: C; mean: C; inv_std: C",
     "batch_norm_relu_backward": "dx?: M C; dgamma: C; dbeta: C; dout: M C; x: M C; gamma: C; beta: C; mean: C; "
     "inv_std: C",
+    "batch_norm_add_relu_forward": "out: M C; mean: C; inv_std: C; moving_mean: C; moving_variance: C; x: M C; "
+    "other: M C; gamma: C; beta: C; momentum; epsilon",
+    "batch_norm_add_relu_backward": "dx?: M C; dother: M C; dgamma: C; dbeta: C; dout: M C; x: M C; out: M C; "
+    "gamma: C; mean: C; inv_std: C",
     **dict.fromkeys(
         ("batch_norm_inference", "batch_norm_relu_inference"),
         "out: M C; x: M C; gamma: C; beta: C; moving_mean: C; moving_variance: C; epsilon",

@@ -18,14 +18,18 @@ from tinyconv.plan.ops import Op
 
 @dataclass(frozen=True)
 class Rule:
-    """Replace neighbours of these types by what ``apply`` returns (None: leave them). ``better``: what is computed then
-    differs by more than rounding. ``batch_only``: it needs the statistics of a whole batch, in training."""
+    """Replace neighbours of these types by what ``apply`` returns (None: leave them).
+
+    ``better``: what is computed then differs by more than rounding. ``batch_only``: it needs the statistics of a whole
+    batch, in training. ``joins``: the chain takes in one value more on its way, of the same shape.
+    """
 
     why: str
     pattern: tuple[type[Op], ...]
     apply: Callable[..., Sequence[Op] | None]
     inference_only: bool = False
     batch_only: bool = False
+    joins: bool = False
     better: bool = False
 
 
@@ -53,6 +57,12 @@ def _norm_pool(norm: ops.BatchNorm, pool: ops.MaxPool2D) -> list[Op] | None:
     return [ops.BatchNormReluMaxPool2D(pool.name, norm.x_shape, pool.out_shape, norm, pool)]
 
 
+def _join(norm: ops.BatchNorm, merge: ops.Merge, activation: ops.Activation) -> list[Op] | None:
+    if norm.relu or norm.frozen or (merge.kind, merge.scale) != ("add", 1) or activation.kind != "relu":
+        return None
+    return [ops.BatchNormAddRelu(activation.name, norm.x_shape, norm.out_shape, norm, merge)]
+
+
 def _drop_pooled(pooled: ops.Conv2DReluMaxPool2D, *rest: Op) -> list[Op] | None:
     *views, dropout = rest
     if pooled.dropout is not None or not isinstance(dropout, ops.Dropout):
@@ -77,6 +87,7 @@ def _sigmoid_loss(activation: ops.Activation, loss: ops.Loss) -> list[Op] | None
     return [replace(loss, kind="sigmoid_cross_entropy", absorbed=True)]
 
 
+JOINED = ops.BatchNorm, ops.Merge, ops.Activation
 RULES = (
     Rule("a moving normalisation is a factor and a shift", (ops.Conv2D, ops.BatchNorm), _fold_norm, True),
     Rule("a moving normalisation is a factor and a shift", (ops.Dense, ops.BatchNorm), _fold_norm, True),
@@ -87,6 +98,7 @@ RULES = (
     Rule("a dropped unit is a winner less", (ops.Conv2DReluMaxPool2D, ops.Dropout), _drop_pooled),
     Rule("a dropped unit is a winner less", (ops.Conv2DReluMaxPool2D, ops.Reshape, ops.Dropout), _drop_pooled),
     Rule("only winners are normalised for good", (ops.BatchNorm, ops.MaxPool2D), _norm_pool, batch_only=True),
+    Rule("a residual is added while it is in a register", JOINED, _join, batch_only=True, joins=True),
     Rule("affine maps compose", (ops.Warp, ops.Warp), _one_warp, better=True),
     Rule("the logarithm undoes the exponential", (ops.Softmax, ops.Loss), _softmax_loss, better=True),
     Rule("the logarithm undoes the exponential", (ops.Activation, ops.Loss), _sigmoid_loss, better=True),
@@ -111,10 +123,12 @@ def _apply(rule: Rule, graph: Graph, number: int) -> int | None:
     node = graph.nodes[number]
     if node is None or not isinstance(node.op, rule.pattern[0]):
         return None
-    chain = graph.chain_from(number, len(rule.pattern))
+    chain = graph.chain_from(number, len(rule.pattern), rule.joins)
     if chain is None:
         return None
     found = [graph[each].op for each in chain]
+    if rule.joins and [graph[each].op.out_shape for each in graph.joined(chain)] != [node.op.out_shape]:
+        return None
     fits = all(isinstance(op, kind) for op, kind in zip(found, rule.pattern, strict=True))
     replacement = rule.apply(*found) if fits else None
     if replacement is None:

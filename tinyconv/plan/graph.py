@@ -82,24 +82,38 @@ class Graph:
         same memory in another shape."""
         kept: set[int] = set()
         for number, node in reversed(list(self)):
-            readers = [(reader, self[reader].op) for reader in self.readers(number)]
-            if "out" in node.op.rereads or any(r in kept if op.is_view else "x" in op.rereads for r, op in readers):
+            if "out" in node.op.rereads or any(
+                reader in kept if self[reader].op.is_view else self._rereads(reader, number)
+                for reader in self.readers(number)
+            ):
                 kept.add(number)
         return kept
 
-    def chain_from(self, number: int, length: int) -> list[int] | None:
-        """The nodes of a chain of that length which nothing else reads the inside of, if one begins at ``number``."""
+    def _rereads(self, reader: int, number: int) -> bool:
+        """Whether a node's backward pass reads a value that the forward pass has read."""
+        node = self[reader]
+        names = {"others" if place else "x" for place, read in enumerate(node.reads) if read == number}
+        return not names.isdisjoint(node.op.rereads)
+
+    def chain_from(self, number: int, length: int, joins: bool = False) -> list[int] | None:
+        """The nodes of a chain of that length which nothing else reads the inside of, if one begins at ``number``.
+        ``joins``: whether its nodes but the first may read values from outside too."""
         chain = [number]
         while len(chain) < length:
             readers = self.readers(chain[-1])
-            if len(readers) != 1 or chain[-1] in self.outputs or self[readers[0]].reads != (chain[-1],):
+            if len(readers) != 1 or chain[-1] in self.outputs:
                 return None
             chain += readers
-        return chain
+        return chain if joins or not self.joined(chain) else None
+
+    def joined(self, chain: Sequence[int]) -> tuple[int, ...]:
+        """What the nodes of a chain but the first read from outside of it."""
+        return tuple(read for number in chain[1:] for read in self[number].reads if read not in chain)
 
     def replace_chain(self, chain: Sequence[int], sequence: Sequence[Op]) -> None:
-        """Put other ops, at most as many, in the place of a chain's: the last keeps its number, and so its readers."""
-        reads = self[chain[0]].reads
+        """Put other ops, at most as many, in the place of a chain's: the last keeps its number, and so its readers. The
+        first reads what the chain has joined, too."""
+        reads = (*self[chain[0]].reads, *self.joined(chain))
         kept = chain[len(chain) - len(sequence) :]
         for number in chain:
             self.nodes[number] = None

@@ -37,8 +37,9 @@ class Op:
 
     @property
     def rereads(self) -> tuple[str, ...]:
-        """What of "x", the value this is computed from, and "out" the backward pass reads once more, at most."""
-        return "x", "out"
+        """What of "x", the value this is computed from, "others", if there are more, and "out" the backward pass reads
+        once more, at most."""
+        return "x", "others", "out"
 
     @property
     def layers(self) -> str:
@@ -708,7 +709,7 @@ class Merge(Op):
 
     @property
     def rereads(self) -> tuple[str, ...]:
-        return () if NEGATED.get(self.kind, self.kind) == "add" else ("x", "out")
+        return () if NEGATED.get(self.kind, self.kind) == "add" else ("x", "others", "out")
 
     def emit(self, b: Builder, *values: Value) -> Value:
         whole = [self._repeated(b, number, x) for number, x in enumerate(values)]
@@ -820,6 +821,38 @@ class Custom(Op):
             inputs = {"dout": _read_only(out.grad), "x": x_data, "out": _read_only(out.data), "weights": weights}
             method = OwnMethod(self, "backward", fills, b.training)
             b.call("backward", self, method, {"dx": x.grad, "dweights": gradients, **inputs})
+        return out
+
+
+@dataclass(frozen=True)
+class BatchNormAddRelu(Op):
+    """The fused step of a residual block's end: batch normalisation by the statistics of the batch, another value added
+    to it, and ReLU."""
+
+    norm: BatchNorm
+    merge: Merge
+
+    label = "batch_norm + add + relu"
+    rereads = ("x", "out")
+
+    @property
+    def layers(self) -> str:
+        return f"{self.norm.name} + {self.merge.name} + {self.name}"
+
+    def emit(self, b: Builder, x: Value, other: Value) -> Value:  # type: ignore[override]
+        norm, channels = self.norm, self.x_shape[-1:]
+        rows = (b.batch_size * math.prod(self.x_shape[:-1]), *channels)
+        out = b.output(self, x.wanted or other.wanted or b.learns(norm, "gamma", "beta"))
+        x_rows, other_rows, out_rows = (value.reshape(rows) for value in (x, other, out))
+        statistics = {name: b.buffer(norm, name, channels, b.state.dtype) for name in ("mean", "inv_std")}
+        tensors, affine = {"out": out_rows.data, "x": x_rows.data, **statistics}, norm.affine(b)
+        moving = {**norm.moving(b), "momentum": norm.momentum, "epsilon": norm.epsilon}
+        b.forward(self, "batch_norm_add_relu_forward", 0, **tensors, other=other_rows.data, **affine, **moving)
+        if out.wanted:
+            gradients = {f"d{name}": b.gradient(norm, name, channels) for name in ("gamma", "beta")}
+            gradients |= {"dx": x_rows.grad, "dother": (other_rows if other.wanted else out_rows).grad}
+            tensors |= {"dout": out_rows.grad, "gamma": affine["gamma"]}
+            b.backward(self, "batch_norm_add_relu_backward", 0, **gradients, **tensors)
         return out
 
 

@@ -17,6 +17,7 @@ A ReLU behind it costs nothing: numbers below a *floor* become the floor, backwa
 gradient, and without ReLU the floor is NaN, which nothing is below or equal to.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ from tinyconv.kernels.cpu.registers.vector import (
 )
 from tinyconv.kernels.cpu.runtime.cutting import LINE, pieces, share
 from tinyconv.kernels.cpu.runtime.literals import ONE, ZERO
-from tinyconv.kernels.cpu.runtime.tasks import flat, floats, helper, in_tasks, kernel, run
+from tinyconv.kernels.cpu.runtime.tasks import NOTHING, flat, floats, helper, in_tasks, kernel, run
 from tinyconv.kernels.cpu.runtime.views import stack_array
 
 LONG = 128  # numbers of a long row, at least, if the number of rows allows
@@ -208,6 +209,20 @@ def run_statistics(cut, statistics, x, options):
     run(_statistics, cut.lines, cut, *statistics, moments, options)
 
 
+@kernel
+def _normalize_and_add(task, tasks, out, x, other, wide):
+    """The result, another value added, and ReLU: some of the rows."""
+    columns, zero = wide.shape[1], vector_fill(ZERO)
+    first, last = share(task, tasks, out.size // columns)
+    for at in range(first * columns, last * columns, columns):
+        for c in range(0, columns, LANES):
+            count = columns - c
+            prefetch(other, at + c + AHEAD)
+            _, y = normal(x, at + c, wide, c, count)
+            y = y + load(other, at + c, count)
+            vector_store_first(select(y < zero, zero, y), out, at + c, count)
+
+
 def _run_forward(out, statistics, x, gamma, beta, options, floor):
     cut = cut_of(x)
     run_statistics(cut, statistics, x, options)
@@ -228,35 +243,53 @@ def _run_scale_and_shift(cut, out, x, channels, floor):
 
 
 @helper(forceinline=True)
-def _passed(dout, x, at, wide, c, count, lowest):
+def _passed(_, dout, x, __, at, wide, c, count, lowest):
     """Of a vector of dout what the ReLU lets pass; and x - mean."""
     prefetch(dout, at + AHEAD)
     d, y = normal(x, at, wide, c, count)
     return select(y <= lowest, vector_fill(ZERO), load(dout, at, count)), d
 
 
-@kernel
-def _gradient_sums(task, cut, sums, dout, x, wide, floor):
-    """sums[0, part] and [1, part] (columns,): of a part, the sums of dout and of dout * (x - mean)."""
-    part, lowest = task % cut.parts, vector_fill(np.float32(floor[0]))
-    start, end = _rows_of(part, cut)
-    first, last = _block(task // cut.parts, WIDTH, cut.columns)
-    total, products = stack_array(WIDTH, np.float32), stack_array(WIDTH, np.float32)
-    totals, all_products = sums[0, part, first:last], sums[1, part, first:last]
-    _clear(totals)
-    _clear(all_products)
-    for m in range(start, end, cut.rows):
-        _clear(total)
-        _clear(products)
-        for row in range(m, min(m + cut.rows, end)):
-            at = row * cut.columns + first
-            for c in range(0, last - first, LANES):
-                g, d = _passed(dout, x, at + c, wide, first + c, last - first - c, lowest)
-                vector_store(vector_load(total, c) + g, total, c)
-                vector_store(vector_multiply_add(g, d, vector_load(products, c)), products, c)
-        for c in range(last - first):
-            totals[c] += total[c]
-            all_products[c] += products[c]
+@helper(forceinline=True)
+def _passed_on(dother, dout, x, out, at, wide, c, count, lowest):
+    """The same where something was added before the ReLU: out says where that is 0. dother is handed what passes."""
+    prefetch(dout, at + AHEAD)
+    prefetch(x, at + AHEAD)
+    prefetch(out, at + AHEAD)
+    g = select(load(out, at, count) <= lowest, vector_fill(ZERO), load(dout, at, count))
+    vector_store_first(g, dother, at, count)
+    return g, load(x, at, count) - load(wide, c, count)
+
+
+@functools.cache
+def _gradient_sums(passed):
+    """The kernel that adds up what ``passed(dother, dout, x, out, at, wide, c, count, lowest)`` gives."""
+
+    @kernel
+    def gradient_sums(task, cut, sums, dother, dout, x, out, wide, floor):
+        """sums[0, part] and [1, part] (columns,): of a part, the sums of dout and of dout * (x - mean)."""
+        part, lowest = task % cut.parts, vector_fill(np.float32(floor[0]))
+        start, end = _rows_of(part, cut)
+        first, last = _block(task // cut.parts, WIDTH, cut.columns)
+        total, products = stack_array(WIDTH, np.float32), stack_array(WIDTH, np.float32)
+        totals, all_products = sums[0, part, first:last], sums[1, part, first:last]
+        _clear(totals)
+        _clear(all_products)
+        for m in range(start, end, cut.rows):
+            _clear(total)
+            _clear(products)
+            for row in range(m, min(m + cut.rows, end)):
+                at = row * cut.columns + first
+                for c in range(0, last - first, LANES):
+                    count = last - first - c
+                    g, d = passed(dother, dout, x, out, at + c, wide, first + c, count, lowest)
+                    vector_store(vector_load(total, c) + g, total, c)
+                    vector_store(vector_multiply_add(g, d, vector_load(products, c)), products, c)
+            for c in range(last - first):
+                totals[c] += total[c]
+                all_products[c] += products[c]
+
+    return gradient_sums
 
 
 @kernel
@@ -290,7 +323,7 @@ def gradient_of_rows(first, last, dx, dout, x, wide, pull, floor):
     for at in range(first * columns, last * columns, columns):
         for c in range(0, columns, LANES):
             count = columns - c
-            g, d = _passed(dout, x, at + c, wide, c, count, lowest)
+            g, d = _passed(NOTHING, dout, x, NOTHING, at + c, wide, c, count, lowest)
             rest = vector_multiply_add(load(pull, c, count), d, load(pull, columns + c, count))
             vector_store_first(vector_multiply_add(load(wide, columns + c, count), g, rest), dx, at + c, count)
 
@@ -301,13 +334,14 @@ def _input_gradient(task, tasks, dx, dout, x, wide, pull, floor):
     gradient_of_rows(first, last, dx, dout, x, wide, pull, floor)
 
 
-def run_parameter_gradients(cut, M, dgamma, dbeta, dout, x, channels, floor):
+def run_parameter_gradients(cut, M, dgamma, dbeta, dout, x, channels, floor, sums_of=_passed, more=(NOTHING,) * 2):
     """dgamma and dbeta, and what dx needs to know: ``wide`` and ``pull``. M: the rows whose statistics mean and inv_std
-    are."""
+    are. ``more``: dother and out, for ``sums_of``."""
     _, inv_std, gamma, _ = channels
     wide, pull = run_write_out(cut, *channels), np.empty((2, cut.columns), np.float32)
     sums = np.empty((2, cut.parts, cut.columns), np.float64)
-    run(_gradient_sums, cut.tasks, cut, sums, *flat(dout, x), wide, floor)
+    dother, out = more
+    run(_gradient_sums(sums_of), cut.tasks, cut, sums, *flat(dother, dout, x, out), wide, floor)
     run(_parameter_gradients, cut.lines, cut, M, dgamma, dbeta, pull, sums, gamma, inv_std)
     return wide, pull
 
@@ -315,6 +349,10 @@ def run_parameter_gradients(cut, M, dgamma, dbeta, dout, x, channels, floor):
 def _run_backward(dx, dgamma, dbeta, dout, x, channels, floor):
     """``channels``: mean, inv_std, gamma, and beta, which does not matter without ReLU."""
     wide, pull = run_parameter_gradients(cut_of(x), len(x), dgamma, dbeta, dout, x, channels, floor)
+    _run_input_gradient(dx, dout, x, wide, pull, floor)
+
+
+def _run_input_gradient(dx, dout, x, wide, pull, floor):
     if dx.size:
         tasks = pieces(x.size)
         run(_input_gradient, tasks, tasks, *flat(dx, dout, x), wide, pull, floor)
@@ -344,6 +382,26 @@ def batch_norm_relu_forward(out, mean, inv_std, moving_mean, moving_variance, x,
 def batch_norm_relu_backward(dx, dgamma, dbeta, dout, x, gamma, beta, mean, inv_std):
     """As without ReLU."""
     _run_backward(dx, dgamma, dbeta, dout, x, (mean, inv_std, gamma, beta), RELU)
+
+
+@in_tasks
+def batch_norm_add_relu_forward(
+    out, mean, inv_std, moving_mean, moving_variance, x, other, gamma, beta, momentum, epsilon
+):
+    """As without, but for the last line."""
+    cut, tasks, statistics = cut_of(x), pieces(x.size), (mean, inv_std, moving_mean, moving_variance)
+    run_statistics(cut, statistics, x, floats(momentum, epsilon))
+    wide = run_write_out(cut, mean, inv_std, gamma, beta)
+    run(_normalize_and_add, tasks, tasks, *flat(out, x, other), wide)
+
+
+@in_tasks
+def batch_norm_add_relu_backward(dx, dother, dgamma, dbeta, dout, x, out, gamma, mean, inv_std):
+    """The sums see what the ReLU lets pass, and write it out; to the last line that is a gradient without ReLU."""
+    channels, gradients = (mean, inv_std, gamma, gamma), (dgamma, dbeta)
+    passing = RELU, _passed_on, (dother, out)
+    wide, pull = run_parameter_gradients(cut_of(x), len(x), *gradients, dout, x, channels, *passing)
+    _run_input_gradient(dx, dother, x, wide, pull, NO_RELU)
 
 
 @kernel

@@ -73,6 +73,8 @@ from tinyconv.kernels.cuda.merge import (
 )
 from tinyconv.kernels.cuda.norm_pool import batch_norm_relu_max_pool2d_backward, batch_norm_relu_max_pool2d_forward
 from tinyconv.kernels.cuda.normalization import (
+    batch_norm_add_relu_backward,
+    batch_norm_add_relu_forward,
     batch_norm_backward,
     batch_norm_fold,
     batch_norm_forward,
@@ -128,6 +130,8 @@ __all__ = [
     "available",
     "average_pool2d_backward",
     "average_pool2d_forward",
+    "batch_norm_add_relu_backward",
+    "batch_norm_add_relu_forward",
     "batch_norm_backward",
     "batch_norm_fold",
     "batch_norm_forward",

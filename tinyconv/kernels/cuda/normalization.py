@@ -34,6 +34,20 @@ def batch_norm_relu_backward(dx, dgamma, dbeta, dout, x, gamma, beta, mean, inv_
     _backward(dx, dgamma, dbeta, dout, x, (gamma, beta, mean, inv_std), True)
 
 
+def batch_norm_add_relu_forward(
+    out, mean, inv_std, moving_mean, moving_variance, x, other, gamma, beta, momentum, epsilon
+):
+    """As without the other, which the last kernel adds. The first ones use out for their partial sums."""
+    launch_statistics(out, mean, inv_std, moving_mean, moving_variance, x, (momentum, epsilon))
+    launch(_normalize_and_add, blocks_for(x.size), THREADS, out, x, other, gamma, beta, mean, inv_std)
+
+
+def batch_norm_add_relu_backward(dx, dother, dgamma, dbeta, dout, x, out, gamma, mean, inv_std):
+    """See reference. What the ReLU lets pass, one thread an element; then as without it."""
+    launch(_mask, blocks_for(x.size), THREADS, dother, dout, out)
+    batch_norm_backward(dx, dgamma, dbeta, dother, x, gamma, mean, inv_std)
+
+
 def launch_statistics(scratch, mean, inv_std, moving_mean, moving_variance, x, options):
     """The batch's mean and 1 / sigma, and the moving statistics. Partial sums go to the rows of ``scratch``."""
     M, C = x.shape
@@ -180,6 +194,23 @@ def _normalize(out, x, gamma, beta, mean, inv_std, relu):
     if i < x.size:
         m, c = divided(i, x.shape[1])
         out[m, c] = rectified(cuda.fma(x[m, c] - mean[c], inv_std[c] * gamma[c], beta[c]), relu)
+
+
+@cuda.jit
+def _normalize_and_add(out, x, other, gamma, beta, mean, inv_std):
+    i = cuda.grid(1)
+    if i < x.size:
+        m, c = divided(i, x.shape[1])
+        y = cuda.fma(x[m, c] - mean[c], inv_std[c] * gamma[c], beta[c])
+        out[m, c] = rectified(y + other[m, c], True)
+
+
+@cuda.jit
+def _mask(dother, dout, out):
+    i = cuda.grid(1)
+    if i < out.size:
+        m, c = divided(i, out.shape[1])
+        dother[m, c] = _passed(dout[m, c], out[m, c], True)
 
 
 @cuda.jit

@@ -134,6 +134,8 @@ from tinyconv.kernels.reference.merge import (
 )
 from tinyconv.kernels.reference.norm_pool import batch_norm_relu_max_pool2d_backward, batch_norm_relu_max_pool2d_forward
 from tinyconv.kernels.reference.normalization import (
+    batch_norm_add_relu_backward,
+    batch_norm_add_relu_forward,
     batch_norm_backward,
     batch_norm_fold,
     batch_norm_forward,
@@ -177,6 +179,8 @@ __all__ = [
     "advance",
     "average_pool2d_backward",
     "average_pool2d_forward",
+    "batch_norm_add_relu_backward",
+    "batch_norm_add_relu_forward",
     "batch_norm_backward",
     "batch_norm_fold",
     "batch_norm_forward",

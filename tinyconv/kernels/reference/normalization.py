@@ -82,6 +82,30 @@ def batch_norm_relu_backward(dx, dgamma, dbeta, dout, x, gamma, beta, mean, inv_
     batch_norm_backward(dx, dgamma, dbeta, relu_gradient(dout, x, y), x, gamma, mean, inv_std)
 
 
+def batch_norm_add_relu_forward(
+    out, mean, inv_std, moving_mean, moving_variance, x, other, gamma, beta, momentum, epsilon
+):
+    """Training, as a residual block ends: out = max(0, y + other), where y is what :func:`batch_norm_forward` gives.
+
+    Shapes as there; other (M, C).
+    """
+    batch_norm_forward(out, mean, inv_std, moving_mean, moving_variance, x, gamma, beta, momentum, epsilon)
+    out[...] = relu(out + other)
+
+
+def batch_norm_add_relu_backward(dx, dother, dgamma, dbeta, dout, x, out, gamma, mean, inv_std):
+    r"""The gradients of :func:`batch_norm_add_relu_forward`: what the ReLU lets pass goes on to both sides of the sum,
+
+    .. math:: dother = dout \; [out > 0]
+
+    as it is to the other value, and to x by :func:`batch_norm_backward`.
+
+    Shapes as there; out and dother (M, C). dother is overwritten, and may be dout.
+    """
+    dother[...] = relu_gradient(dout, x, out)
+    batch_norm_backward(dx, dgamma, dbeta, dother, x, gamma, mean, inv_std)
+
+
 def batch_norm_inference(out, x, gamma, beta, moving_mean, moving_variance, epsilon):
     """Inference: the same with the moving statistics, so that a sample's result does not depend on its batch.
 
