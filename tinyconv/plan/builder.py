@@ -104,15 +104,16 @@ class Turns:
     """Memory that several values have in turn, each from its op's number to that of its last reader.
 
     A value that no backward pass reads is written by its op's forward pass, and read for the last time by that of its
-    last reader; a gradient the other way round, in the backward pass. So memory is free for whatever begins later, and
-    what one phase leaves in it is nothing to the other. Values come in the order of their ops, and each gets the
-    smallest piece that suffices (linear scan, as compilers hand out registers: Poletto and Sarkar, 1999).
+    last reader; a gradient the other way round, in the backward pass, by the reader that it is from. So memory is free
+    for whatever begins later, and what one phase leaves in it is nothing to the other. Values come in the order of
+    their ops, and each gets the smallest piece that suffices (linear scan, as compilers hand out registers: Poletto and
+    Sarkar, 1999).
     """
 
     def __init__(self) -> None:
-        self.pieces: list[tuple[int, dict[str, int]]] = []  # of each, its size and until when, by phase, it is taken
+        self.pieces: list[tuple[int, dict[str, float]]] = []  # of each, its size and until when, by phase, it is taken
 
-    def take(self, phase: str, size: int, now: int, until: int) -> int:
+    def take(self, phase: str, size: int, now: float, until: int) -> int:
         """The number of a piece of at least that size that nobody has in a phase from ``now`` on; the caller's until
         ``until``."""
         free = [(had, piece) for piece, (had, ends) in enumerate(self.pieces) if had >= size and ends[phase] < now]
@@ -139,6 +140,7 @@ class Builder:
         self.turns = Turns()
         self.now = 0  # the number of the op that emits itself
         self.until: int | None = None  # that of the last reader of its output; None: somebody outside is one
+        self.ends: list[int | None] = [None]  # those of all readers
         self.kept = True  # whether a backward pass reads its output
 
     # Buffers
@@ -160,17 +162,19 @@ class Builder:
         """A buffer for a batch of arrays of ``shape``, and, if needed, one for its gradient."""
         full, dtype = (self.batch_size, *shape), self.state.dtype
         kept = self.training and self.kept
-        data = self.buffer(op, name, full, dtype) if kept else self.in_turn("forward", op, name, full, dtype)
-        grad = self.in_turn("backward", op, f"d{name}", full, dtype) if needs_grad else self.nothing(len(full))
+        data = self.buffer(op, name, full, dtype) if kept else self.in_turn("forward", op, name, full, self.until)
+        grad = self.in_turn("backward", op, f"d{name}", full, self.ends[0]) if needs_grad else self.nothing(len(full))
         return Value(data, grad, self.nothing)
 
-    def in_turn(self, phase: str, op: Operation, name: str, shape: Shape, dtype: Any) -> Any:
-        """A buffer that others have before and after; one of its own, if somebody outside writes or reads it, or if
-        there are to be guard zones around it."""
-        if self.until is None or self.apart or memory.guarding():
+    def in_turn(self, phase: str, op: Operation, name: str, shape: Shape, until: int | None, after: float = 0) -> Any:
+        """A buffer that others have before and after, which is taken until the op of that number, from this one's on
+        (``after`` it, counted in ops); one of its own, if somebody outside writes or reads it, or if there are to be
+        guard zones around it."""
+        dtype = self.state.dtype
+        if until is None or self.apart or memory.guarding():
             return self.buffer(op, name, shape, dtype)
         size = math.prod(shape)
-        piece = self.turns.take(phase, size, self.now, self.until)
+        piece = self.turns.take(phase, size, self.now + after, until)
         key = f"in turn/{piece}"
         self.buffers[key] = self.storage.get(key, (self.turns.pieces[piece][0],), dtype)
         return self.buffers[key][:size].reshape(shape)
@@ -231,14 +235,14 @@ class Builder:
             self.shared.append((op, self.state.grads[key], array))
         return array
 
-    def fork(self, op: Operation, value: Value, readers: int) -> list[Value]:
+    def fork(self, op: Operation, value: Value) -> list[Value]:
         """A value for each of its readers. Each fills a gradient of its own; before the backward pass of ``op``, which
         computed the value, they are added to the first, in the order of the readers."""
-        if not value.wanted or readers < 2:
-            return [value] * readers
+        if not value.wanted:
+            return [value] * len(self.ends)
         forks = [value]
-        for reader in range(1, readers):
-            grad = self.in_turn("backward", op, f"dout_{reader}", value.grad.shape, self.state.dtype)
+        for reader, end in enumerate(self.ends[1:], 1):  # their memory is free when they have been added
+            grad = self.in_turn("backward", op, f"dout_{reader}", value.grad.shape, end, after=0.5)
             forks.append(Value(value.data, grad, self.nothing))
             self.backward(op, "add_to", 0, out=value.flat.grad, x=forks[-1].flat.grad)
         return forks

@@ -67,15 +67,14 @@ class Graph:
         """The nodes that read a value, in order (twice if they read it twice)."""
         return [other for other, node in self for read in node.reads if read == number]
 
-    def last_readers(self) -> dict[int, int | None]:
-        """For each value the last node that reads it, or the same memory in another shape; None for inputs and outputs,
-        which somebody outside writes or reads."""
-        last: dict[int, int | None] = {}
+    def ends(self) -> dict[int, list[int | None]]:
+        """For each value, and each of its readers, the last node that reads it or the same memory in another shape;
+        None stands for somebody outside, who writes inputs and reads outputs."""
+        found: dict[int, list[int | None]] = {}
         for number, node in reversed(list(self)):
-            ends = [last[reader] if self[reader].op.is_view else reader for reader in self.readers(number)]
-            outside = number in self.outputs or not node.reads or None in ends
-            last[number] = None if outside else max((end for end in ends if end is not None), default=number)
-        return last
+            own = [latest(found[each]) if self[each].op.is_view else each for each in self.readers(number)]
+            found[number] = [*own, *[None] * self.outputs.count(number)] if node.reads else [None] * max(1, len(own))
+        return found
 
     def reread(self) -> set[int]:
         """The values that some backward pass reads: that of the op which computed one, or of those that read it, or the
@@ -159,6 +158,11 @@ class Graph:
                 needed.update(node.reads)
         nodes = [node if number in needed else None for number, node in enumerate(self.nodes)]
         return Graph(nodes, self.inputs[:], self.outputs[:])
+
+
+def latest(ends: Sequence[int | None]) -> int | None:
+    """Of some readers the last, or None if one of them is outside, or if there is none."""
+    return None if None in ends else max((end for end in ends if end is not None), default=None)
 
 
 def chain_of(layers: Sequence[Lowerable], input_shape: Shape) -> Graph:

@@ -27,7 +27,7 @@ from tinyconv.plan.arena import Storage
 from tinyconv.plan.builder import PHASES, Builder, Step, Value
 from tinyconv.plan.fusion import RULES, Rule
 from tinyconv.plan.fusion import fuse as apply_fusion
-from tinyconv.plan.graph import Graph, Node
+from tinyconv.plan.graph import Graph, Node, latest
 from tinyconv.plan.state import PENALTY, State
 
 
@@ -191,16 +191,15 @@ def _emit(b: Builder, graph: Graph) -> tuple[dict[int, Emitted], list[Value]]:
     """
     waiting: dict[int, list[Value]] = {}  # of each value, one for each reader that is still to come
     emitted: dict[int, Emitted] = {}
-    last, kept = graph.last_readers(), graph.reread()
+    ends, kept = graph.ends(), graph.reread()
     if b.state.whole:  # a shard's batch normalisation looks at its output to see where a ReLU was 0
-        kept = set(last)
+        kept = set(ends)
     for number, node in graph:
-        b.now, b.until, b.kept = number, last[number], number in kept
+        b.now, b.until, b.ends, b.kept = number, latest(ends[number]), ends[number], number in kept
         inputs, before = tuple(waiting[read].pop(0) for read in node.reads), len(b.steps["forward"])
         out = node.op.emit(b, *inputs)
         own, b.steps["backward"] = tuple(b.steps["backward"]), []
-        readers = len(graph.readers(number)) + graph.outputs.count(number)
-        waiting[number] = b.fork(node.op, out, readers)
+        waiting[number] = b.fork(node.op, out)
         joins, b.steps["backward"] = tuple(b.steps["backward"]), []
         forward = tuple(b.steps["forward"][before:])
         emitted[number] = Emitted(node.op, node.reads, inputs, out, forward, joins, own)

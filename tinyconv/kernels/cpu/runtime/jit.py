@@ -123,7 +123,7 @@ class KernelCache(_Cache):
                 path, identity = self._locate(sig, place)
                 content = private.read(path, place.installed)
                 if content.startswith(hashlib.sha256(content[32:]).digest() + identity):
-                    return CompileResult._rebuild(target_context, *pickle.loads(content[64:]))
+                    return _rebuilt(target_context, *pickle.loads(content[64:]))
             except Exception:  # whatever is wrong with the file, compiling is right
                 continue
         return None
@@ -134,7 +134,7 @@ class KernelCache(_Cache):
         try:
             (place,) = self._own(data.codegen)
             path, identity = self._locate(sig, place)
-            content = identity + dumps(data._reduce())
+            content = identity + dumps(_reduced(data))
             private.replace(path, hashlib.sha256(content).digest() + content)
         except Exception:  # the disk is full, say: the next process compiles again
             return
@@ -172,6 +172,31 @@ class KernelCache(_Cache):
         module = self._function.__module__.rpartition(".")[2]
         name = f"{module}.{self._function.__qualname__}-{digest.hex()[:16]}{SUFFIX}".replace("<locals>.", "")
         return place.folder / name, hashlib.sha256(digest + self._stamp).digest()
+
+
+def _reduced(result: CompileResult) -> tuple:
+    """What a file keeps of a compiled function: Numba's own parts of it, with the names in its intermediate code in
+    place of that, and that."""
+    (name, kind, (machine_code, bitcode)), *rest = result._reduce()
+    module = llvmlite.binding.parse_bitcode(bitcode)
+    defined = [each.name for each in (*module.functions, *module.global_variables) if not each.is_declaration]
+    names = "\n".join(f'define void @"{each}"() {{ ret void }}' for each in defined)
+    return ((name, kind, (machine_code, llvmlite.binding.parse_assembly(names).as_bitcode())), *rest), bitcode
+
+
+def _rebuilt(target_context, parts: tuple, bitcode: bytes) -> CompileResult:
+    """A function from a file. Its intermediate code, which takes several times the memory of machine code, is for those
+    that inline it, and read when one of them is compiled."""
+    result = CompileResult._rebuild(target_context, *parts)
+    library = result.library
+
+    def module_for_linking():
+        if library._shared_module is None:
+            library._shared_module = llvmlite.binding.parse_bitcode(bitcode)
+        return library._shared_module
+
+    library._shared_module, library._get_module_for_linking = None, module_for_linking
+    return result
 
 
 @functools.cache
