@@ -97,6 +97,7 @@ def test_what_is_fused():
         "conv2d_relu_max_pool2d_forward",
         "conv2d_relu_max_pool2d_forward",
         "dropout_pooled_forward",
+        "dense_prepare",
         "dense_forward",
         "softmax_cross_entropy_forward",
         "accumulate",

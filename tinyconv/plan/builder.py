@@ -190,6 +190,18 @@ class Builder:
     def scratch(self, op: Operation, size: int) -> Any:
         return self.buffer(op, "work", (size,), self.state.dtype)
 
+    def work(self, phase: str, op: Operation, size: int) -> Any:
+        """Scratch for one of an op's passes. In training others have it before and after."""
+        return self.in_turn(phase, op, "work", (size,), self.now) if self.training else self.scratch(op, size)
+
+    def prepared(self, op: Operation, kernel: str, size: int, **arguments: Any) -> Any:
+        """Scratch for an op's forward pass, with what the kernel puts there: at inference for good, in training, where
+        the weights change with every step and memory is dear, right before the pass."""
+        work = self.work("forward", op, size)
+        phase = "forward" if self.training else "prepare"
+        self._kernel(phase, op.layers, op.label, kernel, 0, {"work": work, **arguments})
+        return work
+
     def target(self, op: Operation, shape: Shape) -> Any:
         """Where the targets of a loss go."""
         key = f"targets of {op.name}" if self.targets else "targets"

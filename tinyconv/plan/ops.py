@@ -91,16 +91,17 @@ class Conv2D(Op):
         out = b.output(self, x.wanted or b.learns(self, *self.weights))
         w, bias = affine_weights(self, b)
         shapes = {"out_shape": out.data.shape, "x_shape": x.data.shape}
-        work = b.scratch(self, b.kernels.conv2d_workspace(**shapes, w_shape=w.shape, **geometry))
-        b.prepare(self, "conv2d_prepare", work=work, w=w, **shapes, **geometry)
+        size = b.kernels.conv2d_workspace(**shapes, w_shape=w.shape, **geometry)
+        work = b.prepared(self, "conv2d_prepare", size, w=w, **shapes, **geometry)
         flops = 2 * b.batch_size * self.macs()
-        tensors = {"x": x.data, "w": w, "work": work}
-        b.forward(self, "conv2d_forward", flops, out=out.data, b=bias, relu=self.relu, **tensors, **geometry)
+        tensors = {"x": x.data, "w": w, **geometry}
+        b.forward(self, "conv2d_forward", flops, out=out.data, b=bias, work=work, relu=self.relu, **tensors)
         if out.wanted:
             if self.relu:
                 in_place_relu_backward(self, b, out)
             gradients = {"dx": x.grad, **affine_gradients(self, b, w, bias), "dout": out.grad}
-            b.backward(self, "conv2d_backward", flops * 2 if x.wanted else flops, **gradients, **tensors, **geometry)
+            gradients["work"] = b.work("backward", self, size)
+            b.backward(self, "conv2d_backward", flops * 2 if x.wanted else flops, **gradients, **tensors)
         return out
 
 
@@ -167,15 +168,16 @@ class Dense(Op):
         w, bias = affine_weights(self, b)
         rows = b.batch_size * math.prod(self.x_shape[:-1])
         x_rows, out_rows = x.reshape((rows, self.x_shape[-1])), out.reshape((rows, self.out_shape[-1]))
-        work = b.scratch(self, b.kernels.dense_workspace(out_rows.data.shape, x_rows.data.shape, w.shape))
-        b.prepare(self, "dense_prepare", work=work, w=w)
+        size = b.kernels.dense_workspace(out_rows.data.shape, x_rows.data.shape, w.shape)
+        work = b.prepared(self, "dense_prepare", size, w=w)
         flops = 2 * rows * w.shape[0] * w.shape[1]
-        tensors = {"x": x_rows.data, "w": w, "work": work}
-        b.forward(self, "dense_forward", flops, out=out_rows.data, b=bias, relu=self.relu, **tensors)
+        tensors = {"x": x_rows.data, "w": w}
+        b.forward(self, "dense_forward", flops, out=out_rows.data, b=bias, work=work, relu=self.relu, **tensors)
         if out.wanted:
             if self.relu:
                 in_place_relu_backward(self, b, out)
             gradients = {"dx": x_rows.grad, **affine_gradients(self, b, w, bias), "dout": out_rows.grad}
+            gradients["work"] = b.work("backward", self, size)
             b.backward(self, "dense_backward", flops * 2 if x.wanted else flops, **gradients, **tensors)
         return out
 
@@ -265,15 +267,15 @@ class Conv2DTranspose(Op):
         out = b.output(self, x.wanted or b.learns(self, *self.weights))
         w, bias = own_weights(self, b)
         shapes = {"out_shape": x.data.shape, "x_shape": out.data.shape}
-        work = b.scratch(self, b.kernels.conv2d_workspace(**shapes, w_shape=w.shape, **geometry))
-        b.prepare(self, "conv2d_prepare", work=work, w=w, **shapes, **geometry)
+        size = b.kernels.conv2d_workspace(**shapes, w_shape=w.shape, **geometry)
         flops = 2 * b.batch_size * math.prod(self.x_shape) * math.prod(w.shape[:3])
-        tensors = {"x": x.data, "w": w, "work": work}
-        b.forward(self, "conv2d_transpose_forward", flops, out=out.data, b=bias, **tensors, **geometry)
+        tensors, work = {"x": x.data, "w": w, **geometry}, b.work("forward", self, size)
+        b.forward(self, "conv2d_transpose_forward", flops, out=out.data, b=bias, work=work, **tensors)
         if out.wanted:
             gradients = {"dx": x.grad, **affine_gradients(self, b, w, bias), "dout": out.grad}
             flops = flops * 2 if x.wanted else flops
-            b.backward(self, "conv2d_transpose_backward", flops, **gradients, **tensors, **geometry)
+            gradients["work"] = b.work("backward", self, size)
+            b.backward(self, "conv2d_transpose_backward", flops, **gradients, **tensors)
         return out
 
 

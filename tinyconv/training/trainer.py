@@ -193,10 +193,8 @@ class Trainer:
     def set_moments(self, moments: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Set the optimiser's moments, to zero where ``moments`` has none."""
         for slot, flat in self.state.slots.items():
-            host = np.zeros(flat.shape, flat.dtype)
-            for name, view in self.state.params.views_of(host).items():
-                view[...] = moments[slot].get(name, 0)
-            self.kernels.upload(flat, host)
+            for name, view in self.state.params.views_of(flat).items():
+                self.kernels.upload(view, moments[slot].get(name, np.zeros(view.shape, view.dtype)))
 
     # Loops
 
@@ -209,7 +207,7 @@ class Trainer:
         """Run every program once, so that all kernels are compiled, and put everything back that it changed."""
         state = self.state
         arrays = [state.params.flat, state.moving.flat, state.counters, state.totals, *state.slots.values()]
-        before = [state.read(array) for array in arrays]
+        before = [self._kept(array) for array in arrays]
         compile_programs: Any = getattr(self.kernels, "compile_programs", lambda programs: None)
         with contextlib.nullcontext() if self.shards is None else self.shards.taking_turns():
             compile_programs(run for turn in turns for run in (self.program(turn.plan, "prepare"), turn.run))
@@ -220,8 +218,13 @@ class Trainer:
                 self.warm.add(id(turn.plan))
         self.kernels.synchronize()
         for array, values in zip(arrays, before, strict=True):
-            self.kernels.upload(array, values)
+            self.kernels.upload(array, np.zeros(array.shape, array.dtype) if values is None else values)
         self.weights_version += 1
+
+    def _kept(self, array: Any) -> np.ndarray | None:
+        """A copy; None of nothing but zeros, as a new optimiser's moments are, which may be most of a model's memory."""
+        values = array if self.state.on_host else self.state.read(array)
+        return np.array(values) if values.view(np.uint8).any() else None
 
     def begin(self, step: int, cursor: int = 0, totals: Sequence[float] = (), first_sample: int = 0) -> None:
         """Counters for a pass over the data: the step, the cursor, and this machine's first sample; and the totals,

@@ -3,14 +3,15 @@
 ``convolution/choice.py`` says which algorithm computes what, and why; each is a file of that folder, and all are built
 on the register tile (``registers/tile.py``).
 
-* Filters are packed by ``conv2d_prepare`` in *panels* of V vectors, filled up with zeros, or transformed: what the
+* Filters are packed in *panels* of V vectors, filled up with zeros, or transformed: what the
   inner loop reads is contiguous and has no tail.
 * Where windows reach over the edge of the image, what a task needs is first copied into its thread's scratch, with a
   border of zeros: the inner loop has no bounds tests, and the copy stays in the L2 cache.
 * Parallel over tasks (see ``runtime/tasks.py``) that each own a piece of the result; for dw, a piece of one of a fixed
   number of partial sums, which are then added in order. Neither depends on the number of threads, so nor do the bits.
 
-``work`` holds the packed (or transformed) filters, those of dx, a scratch for each thread, and the partial sums.
+``work`` holds the packed (or transformed) filters, a scratch for each thread, and the partial sums. dx packs its own
+filters, to where the forward pass had its.
 """
 
 import functools
@@ -35,6 +36,7 @@ class Jobs(NamedTuple):
     """How the filters are prepared, the jobs of a convolution, and the size of ``work``."""
 
     prepare: Callable[[np.ndarray, np.ndarray], None]
+    prepare_dx: Callable[[np.ndarray, np.ndarray], None]
     forward: Job
     dx: Job
     dw: Job  # in partial sums
@@ -48,12 +50,12 @@ def jobs(out_shape, x_shape, w_shape, strides, padding, dilation, relu=False):
     layer = convolution_of(out_shape, x_shape, w_shape, strides, padding, dilation)
     chosen = choose(layer)
     forward, dx, (dw, add_parts) = chosen.forward.forward(layer, relu), chosen.dx.dx(layer), chosen.dw.dw(layer)
-    scratch = whole_lines(forward.filters + dx.filters)
+    scratch = whole_lines(max(forward.filters, dx.filters))
     scratch_size = whole_lines(max(forward.scratch, dx.scratch, dw.scratch) + 4 * LANES)
     sums = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
     places = {"scratch": scratch, "scratch_size": scratch_size, "sums": sums}
-    placed = (job.place(**places) for job in (forward, dx.after(forward), dw, add_parts))
-    return Jobs(chosen.dx.prepare, *placed, sums + dw.sums)
+    placed = (job.place(**places) for job in (forward, dx, dw, add_parts))
+    return Jobs(chosen.forward.prepare, chosen.dx.prepare_dx, *placed, sums + dw.sums)
 
 
 def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
@@ -63,7 +65,7 @@ def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
 
 @in_tasks
 def conv2d_prepare(work, w, out_shape, x_shape, strides, padding, dilation):
-    """Pack or transform the filters, and those of dx behind them."""
+    """Pack or transform the filters."""
     jobs(out_shape, x_shape, w.shape, strides, padding, dilation).prepare(work, w)
 
 
@@ -80,6 +82,7 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
     found.dw.run(dout, x, NOTHING, work)
     found.add_parts.run(dw, db, NOTHING, work)
     if dx.size:
+        found.prepare_dx(work, w)
         found.dx.run(dx, dout, NOTHING, work)
 
 
@@ -95,7 +98,9 @@ def _add_bias(task, tasks, out, b):
 @in_tasks
 def conv2d_transpose_forward(out, x, w, b, work, strides, padding, dilation):
     """That convolution's dx; then the bias, parallel over pixels."""
-    jobs(x.shape, out.shape, w.shape, strides, padding, dilation).dx.run(out, x, NOTHING, work)
+    found = jobs(x.shape, out.shape, w.shape, strides, padding, dilation)
+    found.prepare_dx(work, w)
+    found.dx.run(out, x, NOTHING, work)
     tasks = pieces(out.size)
     run(_add_bias, tasks, tasks, out.reshape(-1, b.size), b)
 
@@ -130,4 +135,5 @@ def conv2d_transpose_backward(dx, dw, db, dout, x, w, work, strides, padding, di
     run(_sum_parts, len(sums), sums, pixels)
     run(_sum, 1, db, sums)
     if dx.size:
+        found.prepare(work, w)
         found.forward.run(dx, dout, np.zeros(w.shape[3], np.float32), work)

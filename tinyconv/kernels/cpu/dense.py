@@ -6,7 +6,8 @@ of dw times V vectors of units. ``dense_prepare`` packs the weights in *panels* 
 that what an inner loop reads is contiguous and has no tail. Parallel over tasks (see ``runtime/tasks.py``), each of
 which owns a piece of the result, and adds it up in the order of the reduction.
 
-``work`` holds the packed weights, the packed transposed weights, dout in panels, and one scratch for each thread.
+``work`` holds the packed weights, forward as they are and backward transposed, dout in panels, and one scratch for each
+thread.
 """
 
 import functools
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from tinyconv.kernels.cpu.registers.copies import STRAIGHT, TRANSPOSED, add, copy, copy_panel, fill, pack
+from tinyconv.kernels.cpu.registers.copies import add, copy, copy_panel, fill, pack, pack_transposed
 from tinyconv.kernels.cpu.registers.host import LANES, REGISTERS
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
@@ -45,7 +46,6 @@ class DenseGeometry(NamedTuple):
     panels: int = 0  # product: per task
     tiles: int = 0  # product: of samples, per task
     rows: int = 0  # dw: per task
-    weights: int = 0
     gradient: int = 0
     scratch: int = 0
     scratch_size: int = 0
@@ -76,15 +76,14 @@ def dense_jobs(N, K, F, relu=False):
     """The jobs of a layer of F units on N samples of K numbers."""
     R, V = tile_of(N, F)
     columns = V * LANES
-    transposed = -(-F // columns) * K * columns
-    gradient = transposed + -(-K // columns) * F * columns
+    gradient = max(-(-F // columns) * K, -(-K // columns) * F) * columns
     scratch = gradient + N * -(-F // columns) * columns
     rows = max(1, min(4, CACHED // max(1, N) // LANES)) * LANES  # of dw per task: their part of x fits the cache
     scratch_size = max(max(K, F) + columns, N * rows)
     end = scratch + numba.config.NUMBA_NUM_THREADS * scratch_size
     places = {"gradient": gradient, "scratch": scratch, "scratch_size": scratch_size}
     forward = _product(DenseGeometry(N, K, F, relu), R, V)
-    dx = _product(DenseGeometry(N, F, K, weights=transposed), R, V)
+    dx = _product(DenseGeometry(N, F, K), R, V)
     g = DenseGeometry(N, K, F, rows=rows)
     panels, dw = Job(make_panels(V), -(-F // columns), g), Job(make_product_gradient(R, V), -(-K // rows), g)
     return DenseJobs(*(job.place(**places) for job in (forward, dx, panels, dw)), end)
@@ -109,12 +108,7 @@ def dense_workspace(out_shape, x_shape, w_shape):
 @in_tasks
 def dense_prepare(work, w):
     """Pack the weights."""
-    _pack(work, w, STRAIGHT)
-
-
-def _pack(work, w, what):
-    columns = tile_of(1, w.shape[1])[1] * LANES
-    pack(work, w, 1, columns, columns, what)
+    pack(work, w, 1, tile_of(1, w.shape[1])[1] * LANES)
 
 
 @in_tasks
@@ -126,12 +120,12 @@ def dense_forward(out, x, w, b, work, relu):
 @in_tasks
 def dense_backward(dx, dw, db, dout, x, w, work):
     """dout into panels, and db: parallel over panels; dw: parallel over blocks of rows; dx: as the forward, with the
-    transposed weights, which are packed here: a first layer needs none."""
+    transposed weights, which are packed here: a first layer needs none. They lie where the forward pass had its own."""
     jobs = dense_jobs(*x.shape, dout.shape[1])
     jobs.panels.run(db, dout, NOTHING, work)
     jobs.dw.run(dw, x, NOTHING, work)
     if dx.size:
-        _pack(work, w, TRANSPOSED)
+        pack_transposed(work, w, 1, tile_of(1, w.shape[1])[1] * LANES)
         jobs.dx.run(dx, dout, NOTHING, work)
 
 
@@ -154,7 +148,7 @@ def make_product(R, V):
             writes = pixel_offsets(row, g.N - 1, g.N, 0, g.dst_units, R)
             for column in range(panel * columns, min(g.dst_units, (panel + g.panels) * columns), columns):
                 tile = tile_load(work, bias + column, 0, R, V)
-                tile = tile_add_products(tile, src, reads, 0, 1, work, g.weights + column * g.src_units, g.src_units)
+                tile = tile_add_products(tile, src, reads, 0, 1, work, column * g.src_units, g.src_units)
                 if g.relu:
                     tile = tile_relu(tile)
                 tile_store_at(tile, dst, writes, column, g.dst_units - column)

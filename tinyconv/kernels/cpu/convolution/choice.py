@@ -25,8 +25,8 @@ from tinyconv.kernels.cpu.registers.tile import tile_shape
 
 
 class Choice(NamedTuple):
-    """The file with the algorithm of each part, whose functions ``forward``, ``dx`` and ``dw`` plan it; ``prepare``
-    packs the filters for forward and dx."""
+    """The file with the algorithm of each part, whose functions ``forward``, ``dx`` and ``dw`` plan it;
+    ``prepare`` packs the filters for the forward pass, ``prepare_dx`` for dx."""
 
     forward: ModuleType
     dx: ModuleType

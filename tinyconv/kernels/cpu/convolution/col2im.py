@@ -18,7 +18,7 @@ import numba
 import numpy as np
 
 from tinyconv.kernels.cpu.convolution.geometry import dx_geometry
-from tinyconv.kernels.cpu.registers.copies import copy, fill, pack
+from tinyconv.kernels.cpu.registers.copies import copy, fill, pack_transposed
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import pixel_offsets, tile_add_products, tile_shape, tile_store, tile_zeros
 from tinyconv.kernels.cpu.registers.vector import vector_load, vector_load_first, vector_store
@@ -26,10 +26,10 @@ from tinyconv.kernels.cpu.runtime.jobs import Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 
-def prepare(work, w):
-    """Pack the filters for the forward pass and, behind them, as the matrix (F, KH * KW * C) in panels."""
+def prepare_dx(work, w):
+    """Pack the filters as the matrix (F, KH * KW * C) in panels."""
     matrix = w.reshape(-1, w.shape[-1])
-    pack(work, matrix, 1, *(tile_shape(columns)[1] * LANES for columns in reversed(matrix.shape)))
+    pack_transposed(work, matrix, 1, tile_shape(len(matrix))[1] * LANES)
 
 
 def dx(layer):
@@ -69,7 +69,7 @@ def make_col2im(R, V):
         columns, pixels = V * LANES, g.src_H * g.src_W
         reads = pixel_offsets(pixel, pixels - 1, pixels, 0, g.src_C, R)
         for panel in range(panels):
-            weights = g.filters + panel * g.src_C * columns
+            weights = panel * g.src_C * columns
             tile = tile_add_products(tile_zeros(R, V), dout, reads, at, 1, work, weights, g.src_C)
             tile_store(tile, work, products + panel * columns, panels * columns)
 

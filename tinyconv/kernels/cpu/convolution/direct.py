@@ -23,7 +23,7 @@ from tinyconv.kernels.cpu.convolution.geometry import (
     pixels_met,
     read_pixels,
 )
-from tinyconv.kernels.cpu.registers.copies import copy, fill, pack, prefetch_lines
+from tinyconv.kernels.cpu.registers.copies import copy, fill, pack, pack_transposed, prefetch_lines
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.tile import (
     pixel_offsets,
@@ -39,9 +39,15 @@ from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 
 def prepare(work, w):
-    """Pack the filters and, behind them, the transposed filters."""
+    """Pack the filters."""
     KH, KW, C, F = w.shape
-    pack(work, w, KH * KW, tile_shape(F)[1] * LANES, tile_shape(C)[1] * LANES)
+    pack(work, w, KH * KW, tile_shape(F)[1] * LANES)
+
+
+def prepare_dx(work, w):
+    """Pack the transposed filters."""
+    KH, KW, C, F = w.shape
+    pack_transposed(work, w, KH * KW, tile_shape(C)[1] * LANES)
 
 
 def forward(layer, relu):
@@ -175,7 +181,7 @@ def _make_add_tiles(R, V):
             for column in range(begin, end, V * LANES):
                 tile_prefetch_at(dst, writes, band.write + column, V)
                 tile = tile_load(work, band.bias + column, 0, R, V)
-                here, filters = band.read + start * tap_row, g.filters + column * g.KH * g.KW * g.src_C
+                here, filters = band.read + start * tap_row, column * g.KH * g.KW * g.src_C
                 for u in range(taps):
                     tap = (v.k + start * v.k_step) * g.KW + h.k + u * h.k_step
                     place, weights = here + u * h.tap_step * g.src_C, filters + tap * tap_size

@@ -61,7 +61,6 @@ class Geometry(NamedTuple):
     rows: int = 0  # rows of the result (dx: times the stride) per task; dw: rows of dout per unit, all if images > 1
     group: int = 0  # panels whose filters stay in the cache while the tiles go by; dw: panels per task
     parts: int = 0  # dw: how many partial sums
-    filters: int = 0
     scratch: int = 0
     scratch_size: int = 0
     sums: int = 0

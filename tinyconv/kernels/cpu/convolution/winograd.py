@@ -23,7 +23,7 @@ tile but the block's last few is used.
 
 The dx of such a convolution is another one: pixel y of x took part in output i at tap k = y + p - i, so dx sums dout
 at y + p - k, which is a convolution of dout with the filters turned by 180 degrees, channels and filters exchanged, and
-with padding 2 - p. ``prepare`` turns the filters (``winograd_filters.py``), and the kernel is the same.
+with padding 2 - p. ``prepare_dx`` turns the filters (``winograd_filters.py``), and the kernel is the same.
 
 dw is another sum, and has a kernel of its own (``winograd_gradient.py``).
 
@@ -71,7 +71,7 @@ from tinyconv.kernels.cpu.registers.vector import select, vector_fill, vector_lo
 from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
-prepare = winograd_filters.prepare
+prepare, prepare_dx = winograd_filters.prepare, winograd_filters.prepare_dx
 
 
 def convolve(src, w, padding, size):
@@ -116,8 +116,8 @@ def tiling_of(layer):
 def job_of(g, finish):
     """The job of a tiling whose tiles of outputs go to ``finish``.
 
-    A thread needs room for the transformed tiles, a panel of products, and one tile at the edge; and for ``prepare``
-    for a block of filters.
+    A thread needs room for the transformed tiles, a panel of products, and one tile at the edge; and for
+    ``prepare_dx`` for a block of filters.
     """
     R, V = tile_shape(g.dst_C)
     scratch = 16 * (g.block * (g.src_C + V * LANES) + 2 * SKEW + g.src_C)
@@ -207,7 +207,7 @@ def make_winograd(R, V, finish):
         for panel in range(begin, end):
             for k in range(16):
                 prefetch_part(src, coming, coming_size, (panel - begin) * 16 + k, 1, (end - begin) * 16)
-                weights = g.filters + (panel * 16 + k) * g.src_C * columns
+                weights = (panel * 16 + k) * g.src_C * columns
                 multiply(work, products + k * product_size, pixels + k * size, weights, tiles, g.src_C)
             place = start
             for t in range(tiles):

@@ -15,16 +15,20 @@ SCRATCH = 9 * LANES * LANES  # floats that a thread needs
 
 
 def prepare(work, w):
-    """Transform the filters of a convolution and, behind them, those of its dx."""
-    _preparation(w.shape).run(w, NOTHING, NOTHING, work)
+    """Transform the filters of a convolution."""
+    _preparation(_transform, w.shape, w.shape[3]).run(w, NOTHING, NOTHING, work)
+
+
+def prepare_dx(work, w):
+    """Transform those of its dx."""
+    _preparation(_transform_turned, w.shape, w.shape[2]).run(w, NOTHING, NOTHING, work)
 
 
 @functools.lru_cache(1024)
-def _preparation(w_shape):
-    """The job that prepares filters of such a shape."""
+def _preparation(kernel, w_shape, outputs):
+    """The job that prepares filters of such a shape for so many channels of outputs."""
     _, _, C, F = w_shape
-    columns, columns_T = (tile_shape(size)[1] * LANES for size in (F, C))
-    return Job(_prepare, F // columns * (C // LANES), (C, F, columns, columns_T))
+    return Job(kernel, C // LANES * (F // LANES), (C, F, tile_shape(outputs)[1] * LANES))
 
 
 @helper(forceinline=True)
@@ -85,20 +89,23 @@ def transpose(work, at, tap_to, row_to, w, place, tap, row):
 
 
 @kernel
-def _prepare(task, w, _, __, work, numbers):
-    """LANES channels of a panel of the filters (3, 3, C, F) to [panel][16][C][columns of F], and behind these, for dx,
-    of the filters turned by 180 degrees and transposed, (3, 3, F, C), to [panel][16][F][columns of C].
+def _transform(task, w, _, __, work, numbers):
+    """LANES channels of as many filters (3, 3, C, F) to [panel][16][C][columns of F]."""
+    C, F, columns = numbers
+    c, f = task % (C // LANES) * LANES, task // (C // LANES) * LANES
+    at = (f // columns * 16 * C + c) * columns + f % columns
+    transform_filters(work, at, C * columns, w, c * F + f, C * F, LANES, F, columns)
 
-    The scratch behind both holds LANES x LANES transposed filters; read from the last tap to the first they are turned.
+
+@kernel
+def _transform_turned(task, w, _, __, work, numbers):
+    """The same of the filters turned by 180 degrees and transposed, (3, 3, F, C), to [panel][16][F][columns of C].
+
+    The scratch behind holds the LANES x LANES transposed filters; read from the last tap to the first they are turned.
     """
-    C, F, columns, columns_T = numbers
-    blocks, block_size, tap = C // LANES, LANES * LANES, C * F
-    panel, c = task // blocks, task % blocks * LANES
-    turned = 32 * C * F + numba.get_thread_id() * 9 * block_size
-    back = 16 * C * F + c // columns_T * 16 * F * columns_T + c % columns_T
-    for f in range(panel * columns, (panel + 1) * columns, LANES):
-        place, at = c * F + f, (panel * 16 * C + c) * columns + f % columns
-        transform_filters(work, at, C * columns, w, place, tap, LANES, F, columns)
-        transpose(work, turned, block_size, LANES, w, place, tap, F)
-        last, at = turned + 8 * block_size, back + f * columns_T
-        transform_filters(work, at, F * columns_T, work, last, -block_size, LANES, LANES, columns_T)
+    C, F, columns = numbers
+    c, f = task % (C // LANES) * LANES, task // (C // LANES) * LANES
+    block = LANES * LANES
+    turned, at = 16 * C * F + numba.get_thread_id() * 9 * block, (c // columns * 16 * F + f) * columns + c % columns
+    transpose(work, turned, block, LANES, w, c * F + f, C * F, F)
+    transform_filters(work, at, F * columns, work, turned + 8 * block, -block, LANES, LANES, columns)

@@ -3,12 +3,16 @@
 Loops run over slices: then the compiler knows that no index is negative, and moves whole vectors.
 """
 
+import functools
+
 import numpy as np
 
 from tinyconv.kernels.cpu.registers.host import LANES
 from tinyconv.kernels.cpu.registers.vector import prefetch, vector_load, vector_load_first, vector_store
 from tinyconv.kernels.cpu.runtime.cutting import pieces, share
 from tinyconv.kernels.cpu.runtime.tasks import NOTHING, flat, helper, kernel, run
+
+BLOCK = 32  # channels that are packed at a time
 
 
 @helper
@@ -83,50 +87,55 @@ def prefetch_part(array, start, size, part, count, parts):
     prefetch_lines(array, start + part * size // parts, start + min(part + count, parts) * size // parts)
 
 
-STRAIGHT, TRANSPOSED = 1, 2  # what to pack; or both
+def pack(work, w, taps, columns):
+    """Pack filters (taps, C, F) in panels, [panel][tap][c][columns of f]. Parallel over taps and blocks of channels."""
+    _run_pack(_pack_block, work, w, taps, columns, BLOCK)
 
 
-def pack(work, w, taps, columns, columns_T, what=STRAIGHT | TRANSPOSED):
-    """Pack filters (taps, C, F) in panels, [panel][tap][c][columns of f], and behind them the transposed filters,
-    [panel][tap][f][columns of c]. Parallel over taps and blocks of channels."""
+def pack_transposed(work, w, taps, columns):
+    """The same of the transposed filters: [panel][tap][f][columns of c]."""
+    _run_pack(_pack_transposed, work, w, taps, columns, columns)
+
+
+def _run_pack(pack_block, work, w, taps, columns, channels):
     C, F = w.shape[-2:]
-    parts = taps * -(-C // columns_T)
+    parts = taps * -(-C // channels)
     tasks = min(parts, pieces(w.size, cost=4))
-    run(_pack, tasks, *flat(w, NOTHING, NOTHING, work), (tasks, parts, taps, C, F, columns, columns_T, what))
+    run(_packing(pack_block), tasks, *flat(w, NOTHING, NOTHING, work), (tasks, parts, taps, C, F, columns, channels))
 
 
-@kernel
-def _pack(task, w, _, __, work, numbers):
-    """A task's share of the blocks."""
-    tasks, parts, taps, C, F, columns, columns_T, what = numbers
-    first, last = share(task, tasks, parts)
-    for part in range(first, last):
-        tap, block = part % taps, part // taps
-        if what & STRAIGHT:
-            _pack_block(work, w, tap, block, taps, C, F, columns, columns_T)
-        if what & TRANSPOSED:
-            _pack_transposed(work, w, tap, block, taps, C, F, columns, columns_T)
+@functools.cache
+def _packing(pack_block):
+    """The kernel that packs a task's share of the blocks, of so many channels and one tap each."""
+
+    @kernel
+    def pack_blocks(task, w, _, __, work, numbers):
+        tasks, parts, taps, C, F, columns, channels = numbers
+        first, last = share(task, tasks, parts)
+        for part in range(first, last):
+            tap, begin = part % taps, part // taps * channels
+            pack_block(work, w, tap, (begin, min(channels, C - begin)), taps, C, F, columns)
+
+    return pack_blocks
 
 
 @helper
-def _pack_block(work, w, tap, block, taps, C, F, columns, columns_T):
-    """One block of channels, as many as a transposed panel has, of one tap."""
-    first = block * columns_T
+def _pack_block(work, w, tap, block, taps, C, F, columns):
+    """A block of channels, which begins with one and has so many."""
+    first, count = block
     for panel in range(-(-F // columns)):
         at = ((panel * taps + tap) * C + first) * columns
-        count = min(columns_T, C - first)
         copy_panel(work, at, w, (tap * C + first) * F, F, count, panel * columns, columns)
 
 
 @helper
-def _pack_transposed(work, w, tap, block, taps, C, F, columns, columns_T):
-    """The same block, transposed: a panel's part of this tap."""
-    first = block * columns_T
-    count, start = min(columns_T, C - first), (tap * C + first) * F
-    transposed = -(-F // columns) * taps * C * columns + (block * taps + tap) * F * columns_T
+def _pack_transposed(work, w, tap, block, taps, C, F, columns):
+    """A block, transposed: a panel's part of this tap."""
+    (first, count), start = block, (tap * C + block[0]) * F
+    at = (first * taps + tap * columns) * F
     for f in range(F):
-        line = work[transposed + f * columns_T : transposed + (f + 1) * columns_T]
+        line = work[at + f * columns : at + (f + 1) * columns]
         for c in range(count):
             line[c] = w[start + f + c * F]
-        for c in range(count, columns_T):
+        for c in range(count, columns):
             line[c] = np.float32(0)

@@ -22,10 +22,6 @@ class Job(NamedTuple):
         """Do it, on three arrays and ``work``; ``more`` is what the kernel takes behind its numbers."""
         run(self.kernel, self.tasks, *flat(first, second, third, work), self.numbers, *more)
 
-    def after(self, other):
-        """The job whose filters lie behind the other's."""
-        return self._replace(numbers=self.numbers._replace(filters=other.filters))
-
     def place(self, **places):
         """The job that knows too where things are."""
         known = {name: place for name, place in places.items() if name in self.numbers._fields}
