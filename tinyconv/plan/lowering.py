@@ -3,7 +3,8 @@
 :func:`lower` asks each layer for its ops, fuses neighbours (:mod:`tinyconv.plan.fusion`), and lets every op write its
 steps and name its buffers. The result is four lists of steps:
 
-* ``prepare``: whatever kernels need to know about the weights in advance; run again whenever the weights change;
+* ``prepare``: whatever kernels need to know about the weights in advance; run again whenever the weights change (in
+  training that is every time, and most of it stands in ``forward``, right before it is needed);
 * ``forward``, from the input to the output (and the loss);
 * ``backward``, from the loss to the gradients of the parameters;
 * ``update``: the optimiser.

@@ -222,7 +222,7 @@ class Trainer:
         self.weights_version += 1
 
     def _kept(self, array: Any) -> np.ndarray | None:
-        """A copy; None of nothing but zeros, as a new optimiser's moments are, which may be most of a model's memory."""
+        """A copy; None for nothing but zeros, as a new optimiser's moments are, which may be most of its memory."""
         values = array if self.state.on_host else self.state.read(array)
         return np.array(values) if values.view(np.uint8).any() else None
 

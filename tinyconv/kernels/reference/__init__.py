@@ -61,9 +61,9 @@ The contract
 * Images are NHWC, ``(batch, height, width, channels)``; filters are HWIO, ``(height, width, in, out)``; as in Keras.
 * ``strides``, ``dilation`` and ``pool_size`` are pairs (vertical, horizontal). ``padding`` is (top, left): how many
   rows and columns of zeros stand before the image; how many stand behind it follows from the shape of the output.
-* ``work`` is scratch memory (floats) of a layer: ``*_workspace`` gives its size, and ``*_prepare`` stores in it what the
-  kernel set's forward pass needs to know about the filters in advance. That lasts for any number of forward passes. The
-  backward pass may overwrite it, and finds nothing in it (but for the fused step's).
+* ``work`` is scratch memory (floats) of a layer: ``*_workspace`` gives its size, and ``*_prepare`` stores in it what
+  the kernel set's forward pass needs to know about the filters in advance, and the fused step's backward pass too. It
+  lasts for any number of forward passes; a backward pass may overwrite it.
 * ``counters`` is an int64 array: the optimiser step, the position in the epoch's order of the samples, and the global
   index of this batch's first sample.
 

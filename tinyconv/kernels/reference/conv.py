@@ -17,7 +17,7 @@ def conv2d_workspace(out_shape, x_shape, w_shape, strides, padding, dilation):
 
 
 def conv2d_prepare(work, w, out_shape, x_shape, strides, padding, dilation):
-    """Store in ``work`` what forward and backward need to know of the filters ``w`` (KH, KW, C, F): nothing here."""
+    """Store in ``work`` what the forward pass needs to know of the filters ``w`` (KH, KW, C, F): nothing here."""
 
 
 def conv2d_forward(out, x, w, b, work, strides, padding, dilation, relu):
