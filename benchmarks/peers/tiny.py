@@ -143,19 +143,27 @@ def convolution(kernels, shape: network.Convolution) -> tuple[dict[str, np.ndarr
 
 
 def batch_norm(shape: tuple[int, ...], backend: str, fuse: bool) -> dict[str, Callable[[], object]]:
-    """The steps of both layers in a training plan, their arrays being what a step of training left in them; a copy."""
+    """The steps of both layers in a training plan, and those with a max-pooling behind them, their arrays being what a
+    step of training left in them; a copy."""
     batch, *image, channels = shape
-    x = np.random.default_rng(0).random((batch, *image, 1), np.float32)
-    layers = tinyconv.layers
-    body = [layers.Conv2D(channels, 1), layers.BatchNormalization(name="norm"), layers.ReLU(name="rectify")]
-    model = tinyconv.Sequential([tinyconv.Input(x.shape[1:]), *body, layers.GlobalAveragePooling2D(), layers.Dense(10)])
-    model.compile("sgd", "mse", backend=backend, fuse=fuse)
-    model.fit(x, np.zeros((batch, 10), np.float32), batch_size=batch, verbose=0)
+    x, layers = np.random.default_rng(0).random((batch, *image, 1), np.float32), tinyconv.layers
     found: dict[str, Callable[[], object]] = {}
-    for phase in ("forward", "backward"):
-        own = [s.call for s in model.plan.steps[phase] if "norm" in s.name or "rectify" in s.name]
-        assert own, f"no step of batch norm and ReLU in {phase}"
-        found[phase] = model.plan.kernels.record(own)
+    for behind, pooling in (("", []), (" with max-pooling", [layers.MaxPooling2D(2, name="pool")])):
+        body = [
+            layers.Conv2D(channels, 1),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="rectify"),
+            *pooling,
+        ]
+        model = tinyconv.Sequential(
+            [tinyconv.Input(x.shape[1:]), *body, layers.GlobalAveragePooling2D(), layers.Dense(10)]
+        )
+        model.compile("sgd", "mse", backend=backend, fuse=fuse)
+        model.fit(x, np.zeros((batch, 10), np.float32), batch_size=batch, verbose=0)
+        for phase in ("forward", "backward"):
+            own = [s.call for s in model.plan.steps[phase] if {"norm", "rectify", "pool"} & set(s.name.split(" + "))]
+            assert own, f"no step of batch norm and ReLU in {phase}"
+            found[phase + behind] = model.plan.kernels.record(own)
     source, target = np.ones((2, int(np.prod(shape))), np.float32)
     copy = numba.njit(parallel=True)(copy_parts)
     return found | {"copy": lambda: copy(target, source, numba.get_num_threads())}

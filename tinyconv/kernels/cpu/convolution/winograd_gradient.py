@@ -67,7 +67,7 @@ from tinyconv.kernels.cpu.runtime.jobs import TASKS, Job
 from tinyconv.kernels.cpu.runtime.tasks import helper, kernel
 
 GROUP = 64  # channels, and filters, of a task, at most: dU, 16 numbers for each pair, stays in the cache
-LEAST = 32  # tiles of a part, at least
+LEAST = 256  # tiles of a part, at least: dU is written out, and added up, once for each
 
 
 def filter_gradient(dout, x, padding):
