@@ -121,13 +121,14 @@ def test_a_process_that_begins_with_a_mistake_knows_the_kernels_arguments():
         assert kernels.contract() == expected
 
 
-def test_fused_kernels_are_refused():
+@pytest.mark.parametrize("mistake", ["turned-in-dw", "mean-path-forgotten"])
+def test_fused_kernels_are_refused(mistake):
     """They would do without the mistake, and nobody would notice."""
-    model = tinyconv.Sequential(
-        [tinyconv.Input(SMALL), layers.Conv2D(2, 3, activation="relu"), layers.MaxPooling2D(2), layers.Flatten()]
-    )
+    before = [] if mistake == "turned-in-dw" else [layers.BatchNormalization(), layers.ReLU()]
+    stack = [layers.Conv2D(2, 3, activation=None if before else "relu"), *before, layers.MaxPooling2D(2)]
+    model = tinyconv.Sequential([tinyconv.Input(SMALL), *stack, layers.Flatten()])
     model.compile("sgd", "mse", backend="reference")
-    with made(MISTAKES["turned-in-dw"]), pytest.raises(ValueError, match=r"compile\(fuse=False\)"):
+    with made(MISTAKES[mistake]), pytest.raises(ValueError, match=r"compile\(fuse=False\)"):
         model.train_on_batch(np.zeros((2, *SMALL)), np.zeros((2, 40)))
 
 

@@ -20,7 +20,7 @@ from tinyconv.plan.builder import Builder, Meeting, Value
 from tinyconv.plan.state import LOSSES
 
 Pair = tuple[int, int]
-PLACES = 127  # of a window, at most, that an argmax of type int8 can name: from 0 on
+PLACES = 128  # of a window, at most, that an argmax of type int8 can name: from 0 to 127
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def _not_fused(kernel: Callable[..., None]) -> Callable[..., None]:
 FUSED = {
     name: _not_fused(getattr(reference, name))
     for name in reference.__all__
-    if name.startswith("conv2d_relu_max_pool2d")
+    if "relu_max_pool2d" in name
 }
 
 

@@ -32,7 +32,7 @@ def batch_norm_relu_max_pool2d_forward(
     ``argmax`` is the winner's place in its window, as :func:`max_pool2d_forward` has it, and ``picked`` the winner's x,
     which is all that the sums of the backward pass need of x.
 
-    Shapes: x (N, H, W, C), out and picked (N, OH, OW, C) and argmax (the same, int8: so a window has at most 127
+    Shapes: x (N, H, W, C), out and picked (N, OH, OW, C) and argmax (the same, int8: so a window has at most 128
     pixels), overwritten; all others as in :func:`batch_norm_forward`.
     """
     normal, C = np.empty_like(x), gamma.size
