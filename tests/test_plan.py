@@ -381,13 +381,36 @@ def test_memory_that_values_have_in_turn_changes_no_bit(backend):
 
 
 def test_a_piece_of_memory_is_taken_when_nobody_has_it():
-    turns = Turns()
+    pieces = []
+    turns = Turns(pieces, np.zeros)
     wanted = [(8, 0, 1), (8, 1, 3), (4, 2, 4), (2, 2, 2), (9, 3, 3), (1, 4, 5), (8, 5, 5)]  # size, from, until
     taken = [turns.take("backward", *each) for each in wanted]
     assert taken == [0, 1, 0, 2, 3, 2, 0]
     assert [turns.take("forward", *each) for each in [(8, 0, 3), (8, 3, 4), (9, 4, 5)]] == [0, 1, 3]  # the other phase
-    ends = [(size, ends["forward"], ends["backward"]) for size, ends in turns.pieces]
-    assert ends == [(8, 3, 5), (8, 4, 3), (2, -1, 5), (9, 5, 3)]
+    assert [piece.size for piece in pieces] == [8, 8, 2, 9]
+    other = Turns(pieces, np.zeros)  # another plan's
+    assert [other.take("forward", *each) for each in [(2, 0, 9), (9, 0, 9), (3, 0, 9), (1, 1, 9)]] == [2, 3, 0, 1]
+
+
+def test_a_piece_of_memory_grows_before_another_is_made():
+    pieces = []
+    turns = Turns(pieces, lambda size: np.zeros(2 * size))
+    wanted = [(4, 0, 0), (9, 1, 1), (6, 2, 3), (7, 3, 3), (8, 4, 4), (7, 5, 5)]
+    assert [turns.take("backward", *each) for each in wanted] == [0, 1, 1, 0, 1, 0]
+    assert [piece.size for piece in pieces] == [7, 9]
+
+
+def test_inference_has_the_memory_of_training():
+    """Not at the same time; and what predict returns is nobody else's."""
+    model = mnist_network(backend="cpu")
+    x, y = batch(model, size=8)
+    model.fit(x, y, batch_size=8, verbose=0)
+    made = {id(piece.memory) for piece in model._trainer.storages[True].pieces}
+    first = model.predict(x, batch_size=8)
+    again = first.copy()
+    assert {id(piece.memory) for piece in model._trainer.storages[False].pieces} >= made
+    model.fit(x, y, batch_size=8, verbose=0)
+    np.testing.assert_array_equal(first, again)
 
 
 def reread_but_not_declared(plan):

@@ -8,6 +8,7 @@ optimiser's moments too. One pass updates them all, one copy saves them, and one
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -62,13 +63,23 @@ class Arena:
         return name in self.views
 
 
+@dataclass
+class Piece:
+    """Memory that values have in turn, and how much of it somebody has ever had."""
+
+    memory: Any
+    size: int = 0
+
+
 class Storage:
     """The buffers of one or more plans, by name. Plans that share a storage share memory: of a model's plans only one
-    runs at a time, and that of a ragged last batch needs less than that of a full one."""
+    runs at a time, and that of a ragged last batch needs less than that of a full one. ``beside``: another storage,
+    with which this one shares the memory that holds nothing between two runs."""
 
-    def __init__(self, kernels: ModuleType) -> None:
+    def __init__(self, kernels: ModuleType, beside: "Storage | None" = None) -> None:
         self.kernels = kernels
         self.raw: dict[tuple[str, str], Any] = {}
+        self.pieces: list[Piece] = [] if beside is None else beside.pieces
 
     def get(self, name: str, shape: Shape, dtype: Any) -> Any:
         """The buffer of that name, at least as large as ``shape`` needs; allocated when first asked for."""
@@ -78,3 +89,7 @@ class Storage:
         if key not in self.raw or self.raw[key].size < size:
             self.raw[key] = self.kernels.allocate((size,), dtype)
         return self.raw[key][:size].reshape(shape)
+
+    def room(self, size: int, dtype: Any) -> Any:
+        """Memory for a new piece, twice the size where that costs nothing before it is touched: it may have to grow."""
+        return self.kernels.allocate((2 * size if self.kernels.allocate is memory.allocate else size,), dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from tinyconv import kernels as kernel_sets
 from tinyconv.checking import Shape
 from tinyconv.kernels import memory, shapes
-from tinyconv.plan.arena import Storage
+from tinyconv.plan.arena import Piece, Storage
 from tinyconv.plan.state import State
 
 PHASES = ("prepare", "forward", "backward", "update")
@@ -110,18 +110,25 @@ class Turns:
     Sarkar, 1999).
     """
 
-    def __init__(self) -> None:
-        self.pieces: list[tuple[int, dict[str, float]]] = []  # of each, its size and until when, by phase, it is taken
+    def __init__(self, pieces: list[Piece], allocate: Callable[[int], Any]) -> None:
+        """``pieces``: what there is already; other plans have it while this one does not run."""
+        self.pieces, self.allocate = pieces, allocate
+        self.taken: dict[int, dict[str, float]] = {}  # of a piece: until when, by phase
 
     def take(self, phase: str, size: int, now: float, until: int) -> int:
-        """The number of a piece of at least that size that nobody has in a phase from ``now`` on; the caller's until
+        """The number of a piece with room for that size that nobody has in a phase from ``now`` on; the caller's until
         ``until``."""
-        free = [(had, piece) for piece, (had, ends) in enumerate(self.pieces) if had >= size and ends[phase] < now]
-        had, piece = min(free, default=(size, len(self.pieces)))
-        if piece == len(self.pieces):
-            self.pieces.append((size, {"forward": -1, "backward": -1}))
-        self.pieces[piece][1][phase] = until
-        return piece
+        free = [
+            (max(0, size - piece.size), piece.size, number)  # that grows least, and then the smallest
+            for number, piece in enumerate(self.pieces)
+            if piece.memory.size >= size and self.taken.get(number, {}).get(phase, -1) < now
+        ]
+        if not free:
+            self.pieces.append(Piece(self.allocate(size)))
+        number = min(free)[-1] if free else len(self.pieces) - 1
+        self.pieces[number].size = max(self.pieces[number].size, size)
+        self.taken.setdefault(number, {})[phase] = until
+        return number
 
 
 class Builder:
@@ -137,7 +144,7 @@ class Builder:
         self.targets: list[Any] = []
         self.all_weights: list[Any] = []  # of the rows of each loss that has weights
         self.shared: list[tuple[Operation, Any, Any]] = []  # gradients of a shared layer's further calls
-        self.turns = Turns()
+        self.turns = Turns(storage.pieces, lambda size: storage.room(size, state.dtype))
         self.now = 0  # the number of the op that emits itself
         self.until: int | None = None  # that of the last reader of its output; None: somebody outside is one
         self.ends: list[int | None] = [None]  # those of all readers
@@ -174,10 +181,10 @@ class Builder:
         if until is None or self.apart or memory.guarding():
             return self.buffer(op, name, shape, dtype)
         size = math.prod(shape)
-        piece = self.turns.take(phase, size, self.now + after, until)
-        key = f"in turn/{piece}"
-        self.buffers[key] = self.storage.get(key, (self.turns.pieces[piece][0],), dtype)
-        return self.buffers[key][:size].reshape(shape)
+        number = self.turns.take(phase, size, self.now + after, until)
+        key, array = f"in turn/{number}", self.turns.pieces[number].memory[:size]
+        self.buffers[key] = max(array, self.buffers.get(key, array), key=lambda each: each.size)
+        return array.reshape(shape)
 
     def output(self, op: Operation, needs_grad: bool = False) -> Value:
         """The buffer of an op's output.

@@ -62,7 +62,8 @@ class Trainer:
                     penalties[power][name] = strength
         slots = optimizer.slots if optimizer else ()
         self.state = State(kernel_set, *arenas, seed=seed, slots=slots, totals=totals_of(heads), penalties=penalties)
-        self.storages = {True: Storage(kernel_set), False: Storage(kernel_set)}
+        training = Storage(kernel_set)
+        self.storages = {True: training, False: Storage(kernel_set, beside=training)}
         self.plans: dict[tuple[int, bool | None, bool, tuple[bool, ...]], Plan] = {}
         self.programs: dict[tuple[Any, ...], Program] = {}
         self.prepared: dict[int, int] = {}  # per plan, the version of the weights that it has prepared
