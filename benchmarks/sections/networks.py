@@ -135,15 +135,15 @@ def memory(s: Session) -> list[Result]:
     results = []
     for network in chosen(s, NETWORKS.values()):
         peer = fastest_peer(s, network)
-        found = {c.name: most_memory(s, c, network) for c in (peers.TINYCONV, *peer)}
-        (empty, ours), work = found[peers.TINYCONV.name], f"peak memory, {network.name}, batch {s.sizes(network)[0]}"
+        found, batch = {c.name: most_memory(s, c, network) for c in (peers.TINYCONV, *peer)}, s.sizes(network)[0]
+        (empty, ours, predicted), work = found[peers.TINYCONV.name], f"peak memory, {network.name}, batch {batch}"
         if not peer:
             results.append(Result("networks-memory", work, ours, "MB"))
             continue
-        empty_peer, theirs = found[peer[0].name]
+        empty_peer, theirs, predicted_peer = found[peer[0].name]
         columns = (
-            f"{ours:.0f} MB, {empty:.0f} without a network",
-            f"{peer[0].name} {theirs:.0f} MB, {empty_peer:.0f} without one",
+            f"{ours:.0f} MB, {empty:.0f} without a network, {predicted:.0f} with a prediction",
+            f"{peer[0].name} {theirs:.0f} MB, {empty_peer:.0f}, {predicted_peer:.0f}",
         )
         results.append(told(Result("networks-memory", work, 100 * ours / theirs, "%", 50, True, *columns)))
     return results
@@ -157,10 +157,14 @@ def fastest_peer(s: Session, network: Network) -> list[Contender]:
     return [c for c in trainers(s) if c.name == s.fastest[network.name]]
 
 
-def most_memory(s: Session, contender: Contender, network: Network) -> tuple[float, float]:
-    """MB of a new process, which does nothing else: before it is given the network, and after some steps."""
+def most_memory(s: Session, contender: Contender, network: Network) -> tuple[float, float, float]:
+    """MB of a new process, which does nothing else: before it is given the network, after some steps, and after the
+    outputs of a batch."""
+    batch, steps = s.sizes(network)
     with s.start(contender, keep_memory=False) as worker:
-        empty = worker.call("peak_memory")
-        s.take(worker, contender, network)
+        found = [worker.call("peak_memory")]
+        s.give(worker, network, batch * steps)
         s.steps(network)(worker)
-        return empty / MIB, worker.call("peak_memory") / MIB
+        found.append(worker.call("peak_memory"))
+        worker.call("outputs", samples=batch)
+        return tuple(each / MIB for each in (*found, worker.call("peak_memory")))

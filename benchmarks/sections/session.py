@@ -109,17 +109,21 @@ class Session:
         """Give a process a network: from the same weights it must compute the reference's outputs and, on the first
         batch, the losses of its first steps."""
         batch, steps = self.sizes(other)
-        if other.name not in self.answers:
-            self.answers[other.name] = networks.answers(other, batch)
-        samples = max(batch * steps, 0 if self.quick else other.predicted)
-        answers = self.answers[other.name]
-        worker.call("take", name=other.name, weights=answers.weights, samples=samples)
+        answers = self.give(worker, other, max(batch * steps, 0 if self.quick else other.predicted))
         who = f"{contender.name}, {other.name}"
         outputs = worker.call("outputs", samples=len(answers.outputs))
         np.testing.assert_allclose(outputs, answers.outputs, atol=1e-5, err_msg=who)
         if contender.trains:
             found = [worker.call("train", samples=batch, batch_size=batch)[1] for _ in answers.losses]
             np.testing.assert_allclose(found, answers.losses, rtol=1e-3, err_msg=f"losses of {who}")
+
+    def give(self, worker: Worker, other: networks.Network, samples: int) -> networks.Answers:
+        """Give a process a network and so many samples; what is to be computed of them."""
+        if other.name not in self.answers:
+            self.answers[other.name] = networks.answers(other, self.sizes(other)[0])
+        answers = self.answers[other.name]
+        worker.call("take", name=other.name, weights=answers.weights, samples=samples)
+        return answers
 
     def sizes(self, other: networks.Network) -> tuple[int, int]:
         """Of a batch, and the number of batches in a turn."""
