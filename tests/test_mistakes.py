@@ -121,12 +121,15 @@ def test_a_process_that_begins_with_a_mistake_knows_the_kernels_arguments():
         assert kernels.contract() == expected
 
 
-@pytest.mark.parametrize("mistake", ["turned-in-dw", "mean-path-forgotten"])
+@pytest.mark.parametrize("mistake", ["turned-in-dw", "mean-path-forgotten", "relu-mask-forgotten"])
 def test_fused_kernels_are_refused(mistake):
     """They would do without the mistake, and nobody would notice."""
-    before = [] if mistake == "turned-in-dw" else [layers.BatchNormalization(), layers.ReLU()]
-    stack = [layers.Conv2D(2, 3, activation=None if before else "relu"), *before, layers.MaxPooling2D(2)]
-    model = tinyconv.Sequential([tinyconv.Input(SMALL), *stack, layers.Flatten()])
+    image = tinyconv.Input(SMALL)
+    x = layers.Conv2D(2, 3, activation="relu" if mistake == "turned-in-dw" else None)(image)
+    if mistake != "turned-in-dw":
+        y = layers.BatchNormalization()(x)
+        x = layers.ReLU()(layers.Add()([x, y]) if mistake == "relu-mask-forgotten" else y)
+    model = tinyconv.Model(image, layers.Flatten()(layers.MaxPooling2D(2)(x)))
     model.compile("sgd", "mse", backend="reference")
     with made(MISTAKES[mistake]), pytest.raises(ValueError, match=r"compile\(fuse=False\)"):
         model.train_on_batch(np.zeros((2, *SMALL)), np.zeros((2, 40)))

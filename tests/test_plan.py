@@ -185,6 +185,59 @@ def test_training_with_normalisations_fused_is_training_without(backend):
         assert [names.count(name) for names in kernels] == [2, 0]
 
 
+def shared_layers(which):
+    """Networks in which one layer ends several chains that are fused, or begins them."""
+    image, relu, pool = tinyconv.Input((8, 8, 3)), layers.ReLU(), layers.MaxPooling2D(3, strides=1, padding="same")
+    norm = layers.BatchNormalization(momentum=0.5)
+
+    def conv(x, **options):
+        return layers.Conv2D(4, 3, padding="same", **options)(x)
+
+    x = conv(image)
+    if which == "relu":
+        for _ in range(2):
+            x = relu(layers.Add()([layers.BatchNormalization()(conv(x)), x]))
+    elif which == "pool":
+        for _ in range(2):
+            x = pool(layers.ReLU()(layers.BatchNormalization()(conv(x))))
+    elif which == "halves":
+        halves = layers.MaxPooling2D(2)
+        x = halves(conv(halves(conv(x, activation="relu")), activation="relu"))
+    elif which == "norm, added":
+        x = layers.ReLU()(layers.Add()([norm(x), norm(conv(image))]))
+    elif which == "norm, rectified":
+        one, other = norm(x), norm(conv(image))
+        x = layers.Concatenate()([layers.ReLU()(other), pool(layers.ReLU()(one))])
+    return tinyconv.Model(image, layers.Dense(2)(layers.Flatten()(x)))
+
+
+@pytest.mark.parametrize("which", ["relu", "pool", "halves", "norm, added", "norm, rectified"])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_layers_that_are_called_more_than_once_train_the_same_fused(which, backend):
+    model = shared_layers(which)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((6, 8, 8, 3), np.float32), rng.standard_normal((6, 2), np.float32)
+    before, found = model.get_weights(), {}
+    for fused_too in (True, False):
+        model.set_weights(before)
+        model.compile(tinyconv.optimizers.SGD(0.01), "mse", backend=backend, fuse=fused_too)
+        for _ in range(3):
+            model.train_on_batch(x, y)
+        found[fused_too] = model.get_weights()
+    for one, other in zip(found[True], found[False], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [layers.Dropout(0.5), layers.RandomFlip("horizontal")])
+def test_an_input_may_be_an_output(first):
+    """As it is where a first layer does something in training only."""
+    image = tinyconv.Input((6, 6, 1))
+    model = tinyconv.Model(image, [first(image), layers.Flatten()(image), image])
+    x = np.random.default_rng(0).standard_normal((4, 6, 6, 1), np.float32)
+    for found in model(x, training=False):
+        np.testing.assert_array_equal(found.reshape(x.shape), x)
+
+
 def test_a_residual_is_added_in_a_register_in_training_on_a_whole_batch():
     for name in ("trainable", "inference", "frozen", "sharded"):
         model = residual_network()
@@ -390,6 +443,10 @@ def test_a_piece_of_memory_is_taken_when_nobody_has_it():
     assert [piece.size for piece in pieces] == [8, 8, 2, 9]
     other = Turns(pieces, np.zeros)  # another plan's
     assert [other.take("forward", *each) for each in [(2, 0, 9), (9, 0, 9), (3, 0, 9), (1, 1, 9)]] == [2, 3, 0, 1]
+    for size in range(10, 100):  # plans for larger and larger batches
+        larger = Turns(pieces, np.zeros)
+        assert {larger.take("forward", size, now, 2) for now in range(3)} == {0, 1, 3}
+    assert sum(piece.memory.size for piece in pieces) == 3 * 99 + 2
 
 
 def test_a_piece_of_memory_grows_before_another_is_made():

@@ -106,8 +106,8 @@ class Turns:
     A value that no backward pass reads is written by its op's forward pass, and read for the last time by that of its
     last reader; a gradient the other way round, in the backward pass, by the reader that it is from. So memory is free
     for whatever begins later, and what one phase leaves in it is nothing to the other. Values come in the order of
-    their ops, and each gets the smallest piece that suffices (linear scan, as compilers hand out registers: Poletto and
-    Sarkar, 1999).
+    their ops, and each gets the piece that has to grow least, of these the smallest (linear scan, as compilers hand out
+    registers: Poletto and Sarkar, 1999). If none has room, one that this plan has not used yet is made larger.
     """
 
     def __init__(self, pieces: list[Piece], allocate: Callable[[int], Any]) -> None:
@@ -123,11 +123,17 @@ class Turns:
             for number, piece in enumerate(self.pieces)
             if piece.memory.size >= size and self.taken.get(number, {}).get(phase, -1) < now
         ]
-        if not free:
-            self.pieces.append(Piece(self.allocate(size)))
-        number = min(free)[-1] if free else len(self.pieces) - 1
+        number = min(free)[-1] if free else self._larger(size)
         self.pieces[number].size = max(self.pieces[number].size, size)
         self.taken.setdefault(number, {})[phase] = until
+        return number
+
+    def _larger(self, size: int) -> int:
+        """A piece with room for that size: the largest of those that this plan does not use, made anew, or one more.
+        Plans that have the old memory keep it, as long as there are such plans."""
+        others = [number for number in range(len(self.pieces)) if number not in self.taken]
+        number = max(others, key=lambda each: self.pieces[each].memory.size, default=len(self.pieces))
+        self.pieces[number : number + 1] = [Piece(self.allocate(size))]
         return number
 
 
@@ -140,6 +146,7 @@ class Builder:
         self.kernels = state.kernels
         self.contract = kernel_sets.contract()
         self.buffers: dict[str, Any] = {}
+        self.owners: dict[str, int] = {}  # of buffers: the number of the op
         self.steps: dict[str, list[Step]] = {phase: [] for phase in PHASES}
         self.targets: list[Any] = []
         self.all_weights: list[Any] = []  # of the rows of each loss that has weights
@@ -155,6 +162,8 @@ class Builder:
     def buffer(self, op: Operation, name: str, shape: Shape, dtype: Any, fill: float = 0) -> Any:
         """A buffer called ``op/name``; of a layer's further calls ``op:1/name``, ``op:2/name`` ..."""
         key = f"{op.name}:{op.call}/{name}" if op.call else f"{op.name}/{name}"
+        if self.owners.setdefault(key, self.now) != self.now:
+            raise RuntimeError(f"Two ops of a plan have the buffer {key!r}, and each would overwrite the other's.")
         array = self.storage.get(key, shape, dtype)
         if fill:
             self.kernels.upload(array, np.full(shape, fill, dtype))

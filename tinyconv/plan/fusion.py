@@ -48,19 +48,19 @@ def _pool(conv: ops.Conv2D, pool: ops.MaxPool2D) -> list[Op] | None:
         return None
     if any(2 * pooled > size for pooled, size in zip(pool.out_shape[:2], conv.out_shape[:2], strict=True)):
         return None
-    return [ops.Conv2DReluMaxPool2D(pool.name, conv.x_shape, pool.out_shape, conv)]
+    return [ops.Conv2DReluMaxPool2D(pool.name, conv.x_shape, pool.out_shape, conv, call=pool.call)]
 
 
 def _norm_pool(norm: ops.BatchNorm, pool: ops.MaxPool2D) -> list[Op] | None:
     if not norm.relu or norm.frozen or len(pool.out_shape) < 3 or math.prod(pool.pool_size) > ops.PLACES:
         return None
-    return [ops.BatchNormReluMaxPool2D(pool.name, norm.x_shape, pool.out_shape, norm, pool)]
+    return [ops.BatchNormReluMaxPool2D(pool.name, norm.x_shape, pool.out_shape, norm, pool, call=pool.call)]
 
 
 def _join(norm: ops.BatchNorm, merge: ops.Merge, activation: ops.Activation) -> list[Op] | None:
     if norm.relu or norm.frozen or (merge.kind, merge.scale) != ("add", 1) or activation.kind != "relu":
         return None
-    return [ops.BatchNormAddRelu(activation.name, norm.x_shape, norm.out_shape, norm, merge)]
+    return [ops.BatchNormAddRelu(activation.name, norm.x_shape, norm.out_shape, norm, merge, call=activation.call)]
 
 
 def _drop_pooled(pooled: ops.Conv2DReluMaxPool2D, *rest: Op) -> list[Op] | None:
@@ -109,10 +109,14 @@ BETTER_RULES = tuple(rule for rule in RULES if rule.better)
 def fuse(graph: Graph, training: bool, rules: Sequence[Rule] = RULES, sharded: bool = False) -> None:
     """Apply every one of these rules, in their order, wherever it fits: to a chain whose inner values nobody else
     reads. The graph is changed. ``sharded``: whether a run sees a part of its batch only."""
+    shared = {node.op.name for _, node in graph if isinstance(node.op, ops.BatchNorm) and node.op.call and training}
     for rule in rules:
         if (rule.inference_only and training) or (rule.batch_only and (sharded or not training)):
             continue
         for number in range(len(graph.nodes)):
+            node = graph.nodes[number]
+            if node is not None and isinstance(node.op, ops.BatchNorm) and node.op.name in shared:
+                continue  # its calls move the moving statistics one after the other: none may be put off
             at: int | None = number
             while at is not None:  # what a rule has made may fit again
                 at = _apply(rule, graph, at)

@@ -68,12 +68,14 @@ class Graph:
         return [other for other, node in self for read in node.reads if read == number]
 
     def ends(self) -> dict[int, list[int | None]]:
-        """For each value, and each of its readers, the last node that reads it or the same memory in another shape;
-        None stands for somebody outside, who writes inputs and reads outputs."""
+        """For each value, and each of its readers, outputs being some too, the last node that reads it or the same
+        memory in another shape; None stands for somebody outside. He reads outputs, and whenever he likes inputs, which
+        have no other end than that."""
         found: dict[int, list[int | None]] = {}
         for number, node in reversed(list(self)):
             own = [latest(found[each]) if self[each].op.is_view else each for each in self.readers(number)]
-            found[number] = [*own, *[None] * self.outputs.count(number)] if node.reads else [None] * max(1, len(own))
+            ends = [*own, *[None] * self.outputs.count(number)]
+            found[number] = ends if node.reads else [None] * max(1, len(ends))
         return found
 
     def reread(self) -> set[int]:

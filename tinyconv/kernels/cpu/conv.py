@@ -97,7 +97,7 @@ def _add_bias(task, tasks, out, b):
 
 @in_tasks
 def conv2d_transpose_forward(out, x, w, b, work, strides, padding, dilation):
-    """That convolution's dx; then the bias, parallel over pixels."""
+    """That convolution's dx, which packs its filters; then the bias, parallel over pixels."""
     found = jobs(x.shape, out.shape, w.shape, strides, padding, dilation)
     found.prepare_dx(work, w)
     found.dx.run(out, x, NOTHING, work)

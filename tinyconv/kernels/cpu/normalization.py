@@ -388,7 +388,7 @@ def batch_norm_relu_backward(dx, dgamma, dbeta, dout, x, gamma, beta, mean, inv_
 def batch_norm_add_relu_forward(
     out, mean, inv_std, moving_mean, moving_variance, x, other, gamma, beta, momentum, epsilon
 ):
-    """As without, but for the last line."""
+    """As without the other value, but for the last line."""
     cut, tasks, statistics = cut_of(x), pieces(x.size), (mean, inv_std, moving_mean, moving_variance)
     run_statistics(cut, statistics, x, floats(momentum, epsilon))
     wide = run_write_out(cut, mean, inv_std, gamma, beta)

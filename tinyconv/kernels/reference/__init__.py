@@ -62,8 +62,8 @@ The contract
 * ``strides``, ``dilation`` and ``pool_size`` are pairs (vertical, horizontal). ``padding`` is (top, left): how many
   rows and columns of zeros stand before the image; how many stand behind it follows from the shape of the output.
 * ``work`` is scratch memory (floats) of a layer: ``*_workspace`` gives its size, and ``*_prepare`` stores in it what
-  the kernel set's forward pass needs to know about the filters in advance, and the fused step's backward pass too. It
-  lasts for any number of forward passes; a backward pass may overwrite it.
+  the kernel set's forward pass needs to know about the filters in advance. It lasts for any number of forward passes;
+  a backward pass may overwrite it, but for the fused step's (``conv_pool``), which needs it too.
 * ``counters`` is an int64 array: the optimiser step, the position in the epoch's order of the samples, and the global
   index of this batch's first sample.
 

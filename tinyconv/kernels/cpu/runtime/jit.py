@@ -179,7 +179,9 @@ def _reduced(result: CompileResult) -> tuple:
     place of that, and that."""
     (name, kind, (machine_code, bitcode)), *rest = result._reduce()
     module = llvmlite.binding.parse_bitcode(bitcode)
-    defined = [each.name for each in (*module.functions, *module.global_variables) if not each.is_declaration]
+    defined = [
+        each.name for each in (*module.functions, *module.global_variables) if each.name and not each.is_declaration
+    ]
     names = "\n".join(f'define void @"{each}"() {{ ret void }}' for each in defined)
     return ((name, kind, (machine_code, llvmlite.binding.parse_assembly(names).as_bitcode())), *rest), bitcode
 
