@@ -147,6 +147,7 @@ def convolutions():
         yield "conv2d_prepare", work, w, out.shape, x.shape, *geometry
         yield "conv2d_forward", out, x, w, b, work, *geometry, True
         yield "conv2d_backward", x, w, b, out, x, w, work, *geometry
+        yield "conv2d_transpose_prepare", work, w, out.shape, x.shape, *geometry
         yield "conv2d_transpose_forward", x, out, w, zeros(C), work, *geometry
         yield "conv2d_transpose_backward", out, w, zeros(C), x, out, w, work, *geometry
         filters, of_depth, both = zeros(3, 3, C, 2), zeros(2 * C), zeros(*out.shape[:3], 2 * C)

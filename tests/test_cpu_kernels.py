@@ -181,7 +181,7 @@ def test_transposed_convolution(window, with_dx, seed):
     geometry = window.strides, window.before, window.dilation
     shapes = window.out_shape, window.x_shape
     work = cpu.allocate((cpu.conv2d_workspace(*shapes, w.shape, *geometry),), np.float32)
-    cpu.conv2d_prepare(work, w, *shapes, *geometry)
+    cpu.conv2d_transpose_prepare(work, w, *shapes, *geometry)
     check("conv2d_transpose_forward", [unset(*window.x_shape)], x, w, b, work, *geometry, rtol=1e-4, atol=1e-4)
     dx = unset(*x.shape) if with_dx else unset(0, 0, 0, 0)
     outputs, dout = [dx, unset(*w.shape), unset(*b.shape)], f32(rng, *window.x_shape)

@@ -133,7 +133,9 @@ def test_a_message_names_argument_expectation_and_what_was_given():
         shapes.check(cpu, "dense_forward", arguments)
 
 
-@pytest.mark.parametrize("kernel", ["conv2d_prepare", "dense_prepare", "conv2d_relu_max_pool2d_prepare"])
+@pytest.mark.parametrize(
+    "kernel", ["conv2d_prepare", "conv2d_transpose_prepare", "dense_prepare", "conv2d_relu_max_pool2d_prepare"]
+)
 def test_the_least_workspace_is_checked_where_only_the_filters_are_known(kernel):
     with pytest.raises(ValueError, match=r"wrong 'work'. Expected .* size >= \d+"):
         shapes.check(cpu, kernel, fitting(kernel) | {"work": np.zeros(3, np.float32)})

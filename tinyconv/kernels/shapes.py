@@ -31,7 +31,10 @@ RULES = {
     "activation_backward": "dx: M; dout: M; x: M; out: M; kind; options",
     "softmax_forward": "out: M C; x: M C",
     "softmax_backward": "dx: M C; dout: M C; out: M C",
-    "conv2d_prepare": f"work: conv2d_workspace; w: KH KW C F; out_shape: N OH OW F; x_shape: N H W C; {_CONV}",
+    **dict.fromkeys(
+        ("conv2d_prepare", "conv2d_transpose_prepare"),
+        f"work: conv2d_workspace; w: KH KW C F; out_shape: N OH OW F; x_shape: N H W C; {_CONV}",
+    ),
     "conv2d_forward": f"out: N OH OW F; x: N H W C; w: KH KW C F; b: F; work: conv2d_workspace; {_CONV}; relu",
     "conv2d_backward": "dx?: N H W C; dw: KH KW C F; db: F; dout: N OH OW F; x: N H W C; w: KH KW C F; "
     f"work: conv2d_workspace; {_CONV}",

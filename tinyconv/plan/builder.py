@@ -211,10 +211,10 @@ class Builder:
         return self.in_turn(phase, op, "work", (size,), self.now) if self.training else self.scratch(op, size)
 
     def prepared(self, op: Operation, kernel: str, size: int, **arguments: Any) -> Any:
-        """Scratch for an op's forward pass, with what the kernel puts there: at inference for good, in training, where
-        the weights change with every step and memory is dear, right before the pass."""
-        work = self.work("forward", op, size)
-        phase = "forward" if self.training else "prepare"
+        """Scratch for an op's forward pass, with what the kernel puts there: at inference, and for all shards of a
+        batch, in advance; in training, where the weights change with every pass and memory is dear, right before it."""
+        changes = self.training and not self.state.whole
+        work, phase = (self.work("forward", op, size), "forward") if changes else (self.scratch(op, size), "prepare")
         self._kernel(phase, op.layers, op.label, kernel, 0, {"work": work, **arguments})
         return work
 

@@ -269,7 +269,8 @@ class Conv2DTranspose(Op):
         shapes = {"out_shape": x.data.shape, "x_shape": out.data.shape}
         size = b.kernels.conv2d_workspace(**shapes, w_shape=w.shape, **geometry)
         flops = 2 * b.batch_size * math.prod(self.x_shape) * math.prod(w.shape[:3])
-        tensors, work = {"x": x.data, "w": w, **geometry}, b.work("forward", self, size)
+        work = b.prepared(self, "conv2d_transpose_prepare", size, w=w, **shapes, **geometry)
+        tensors = {"x": x.data, "w": w, **geometry}
         b.forward(self, "conv2d_transpose_forward", flops, out=out.data, b=bias, work=work, **tensors)
         if out.wanted:
             gradients = {"dx": x.grad, **affine_gradients(self, b, w, bias), "dout": out.grad}

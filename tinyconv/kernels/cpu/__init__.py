@@ -17,6 +17,7 @@ from tinyconv.kernels.cpu.conv import (
     conv2d_prepare,
     conv2d_transpose_backward,
     conv2d_transpose_forward,
+    conv2d_transpose_prepare,
     conv2d_workspace,
 )
 from tinyconv.kernels.cpu.conv_pool import (
@@ -147,6 +148,7 @@ __all__ = [
     "conv2d_relu_max_pool2d_workspace",
     "conv2d_transpose_backward",
     "conv2d_transpose_forward",
+    "conv2d_transpose_prepare",
     "conv2d_workspace",
     "count_binary_correct",
     "count_correct",

@@ -96,11 +96,15 @@ def _add_bias(task, tasks, out, b):
 
 
 @in_tasks
+def conv2d_transpose_prepare(work, w, out_shape, x_shape, strides, padding, dilation):
+    """Pack or transform the filters of that convolution's dx."""
+    jobs(out_shape, x_shape, w.shape, strides, padding, dilation).prepare_dx(work, w)
+
+
+@in_tasks
 def conv2d_transpose_forward(out, x, w, b, work, strides, padding, dilation):
-    """That convolution's dx, which packs its filters; then the bias, parallel over pixels."""
-    found = jobs(x.shape, out.shape, w.shape, strides, padding, dilation)
-    found.prepare_dx(work, w)
-    found.dx.run(out, x, NOTHING, work)
+    """That convolution's dx; then the bias, parallel over pixels."""
+    jobs(x.shape, out.shape, w.shape, strides, padding, dilation).dx.run(out, x, NOTHING, work)
     tasks = pieces(out.size)
     run(_add_bias, tasks, tasks, out.reshape(-1, b.size), b)
 

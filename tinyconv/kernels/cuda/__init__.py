@@ -27,6 +27,7 @@ from tinyconv.kernels.cuda.conv import (
     conv2d_relu_max_pool2d_workspace,
     conv2d_transpose_backward,
     conv2d_transpose_forward,
+    conv2d_transpose_prepare,
     conv2d_workspace,
 )
 from tinyconv.kernels.cuda.data import advance, gather_one_hot, gather_rows, scatter_rows
@@ -158,6 +159,7 @@ __all__ = [
     "conv2d_relu_max_pool2d_workspace",
     "conv2d_transpose_backward",
     "conv2d_transpose_forward",
+    "conv2d_transpose_prepare",
     "conv2d_workspace",
     "count_binary_correct",
     "count_correct",

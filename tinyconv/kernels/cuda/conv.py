@@ -69,6 +69,10 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
     product_gradients(flat(dx), flat(dw), db, work, filters, inputs)
 
 
+def conv2d_transpose_prepare(work, w, out_shape, x_shape, strides, padding, dilation):
+    """Nothing to prepare, as for a convolution."""
+
+
 def conv2d_transpose_forward(out, x, w, b, work, strides, padding, dilation):
     """See reference. The product of a convolution's dx, and the bias as it is stored."""
     (N, H, W, C), (KH, KW, C, F) = out.shape, w.shape

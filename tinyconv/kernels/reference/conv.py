@@ -67,6 +67,11 @@ def conv2d_backward(dx, dw, db, dout, x, w, work, strides, padding, dilation):
         _scatter(dx, dout, w, strides, padding, dilation)
 
 
+def conv2d_transpose_prepare(work, w, out_shape, x_shape, strides, padding, dilation):
+    """Store in ``work`` what the transposed convolution's forward pass needs to know of the filters: nothing here. The
+    shapes are those of the convolution whose dx it is."""
+
+
 def conv2d_transpose_forward(out, x, w, b, work, strides, padding, dilation):
     r"""The transpose of a convolution, and bias: what its backward pass does to a gradient, done to x.
 
@@ -78,7 +83,7 @@ def conv2d_transpose_forward(out, x, w, b, work, strides, padding, dilation):
               \quad\text{over all } i, j \text{ with } i s_0 + k d_0 - p_0 = u,\; j s_1 + l d_1 - p_1 = v
 
     Shapes: as of the convolution whose dx it is, x (N, OH, OW, F), w (KH, KW, C, F), b (C,), out (N, H, W, C),
-    overwritten; ``work`` and its preparation are that convolution's, too.
+    overwritten; ``work`` is that convolution's, too, as :func:`conv2d_transpose_prepare` leaves it.
 
     Source: Dumoulin and Visin (2016), chapter 4.
     """
