@@ -100,6 +100,11 @@ class Operation(Protocol):
     def call(self) -> int: ...
 
 
+def latest(ends: Sequence[int | None]) -> int | None:
+    """Of some readers the last, or None if one of them is outside, or if there is none."""
+    return None if None in ends else max((end for end in ends if end is not None), default=None)
+
+
 class Turns:
     """Memory that several values have in turn, each from its op's number to that of its last reader.
 
@@ -153,8 +158,7 @@ class Builder:
         self.shared: list[tuple[Operation, Any, Any]] = []  # gradients of a shared layer's further calls
         self.turns = Turns(storage.pieces, lambda size: storage.room(size, state.dtype))
         self.now = 0  # the number of the op that emits itself
-        self.until: int | None = None  # that of the last reader of its output; None: somebody outside is one
-        self.ends: list[int | None] = [None]  # those of all readers
+        self.ends: list[int | None] = [None]  # of the readers of its output; see Graph.ends
         self.kept = True  # whether a backward pass reads its output
 
     # Buffers
@@ -177,8 +181,8 @@ class Builder:
     def value(self, op: Operation, name: str, shape: Shape, needs_grad: bool) -> Value:
         """A buffer for a batch of arrays of ``shape``, and, if needed, one for its gradient."""
         full, dtype = (self.batch_size, *shape), self.state.dtype
-        kept = self.training and self.kept
-        data = self.buffer(op, name, full, dtype) if kept else self.in_turn("forward", op, name, full, self.until)
+        kept, end = self.training and self.kept, latest(self.ends)
+        data = self.buffer(op, name, full, dtype) if kept else self.in_turn("forward", op, name, full, end)
         grad = self.in_turn("backward", op, f"d{name}", full, self.ends[0]) if needs_grad else self.nothing(len(full))
         return Value(data, grad, self.nothing)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tinyconv.checking.arguments import Shape
 from tinyconv.plan import ops
+from tinyconv.plan.builder import latest
 from tinyconv.plan.ops import Op
 
 
@@ -160,11 +161,6 @@ class Graph:
                 needed.update(node.reads)
         nodes = [node if number in needed else None for number, node in enumerate(self.nodes)]
         return Graph(nodes, self.inputs[:], self.outputs[:])
-
-
-def latest(ends: Sequence[int | None]) -> int | None:
-    """Of some readers the last, or None if one of them is outside, or if there is none."""
-    return None if None in ends else max((end for end in ends if end is not None), default=None)
 
 
 def chain_of(layers: Sequence[Lowerable], input_shape: Shape) -> Graph:

@@ -28,7 +28,7 @@ from tinyconv.plan.arena import Storage
 from tinyconv.plan.builder import PHASES, Builder, Step, Value
 from tinyconv.plan.fusion import RULES, Rule
 from tinyconv.plan.fusion import fuse as apply_fusion
-from tinyconv.plan.graph import Graph, Node, latest
+from tinyconv.plan.graph import Graph, Node
 from tinyconv.plan.state import PENALTY, State
 
 
@@ -196,7 +196,7 @@ def _emit(b: Builder, graph: Graph) -> tuple[dict[int, Emitted], list[Value]]:
     if b.state.whole:  # a shard's batch normalisation looks at its output to see where a ReLU was 0
         kept = set(ends)
     for number, node in graph:
-        b.now, b.until, b.ends, b.kept = number, latest(ends[number]), ends[number], number in kept
+        b.now, b.ends, b.kept = number, ends[number], number in kept
         inputs, before = tuple(waiting[read].pop(0) for read in node.reads), len(b.steps["forward"])
         out = node.op.emit(b, *inputs)
         own, b.steps["backward"] = tuple(b.steps["backward"]), []

@@ -541,6 +541,14 @@ class BatchNorm(Op):
     def moving(self, b: Builder) -> dict[str, Any]:
         return {name: b.weight(self, name) for name in ("moving_mean", "moving_variance")}
 
+    def statistics(self, b: Builder) -> dict[str, Any]:
+        """Those of the batch, which the forward pass leaves for the backward pass."""
+        return {name: b.buffer(self, name, self.x_shape[-1:], b.state.dtype) for name in ("mean", "inv_std")}
+
+    def gradients(self, b: Builder) -> dict[str, Any]:
+        """Where those of gamma and beta go."""
+        return {f"d{name}": b.gradient(self, name, self.x_shape[-1:]) for name in ("gamma", "beta")}
+
     def kernel(self, name: str) -> str:
         return f"batch_norm_relu_{name}" if self.relu else f"batch_norm_{name}"
 
@@ -558,13 +566,13 @@ class BatchNorm(Op):
                 factor = {name: arrays[name] for name in ("gamma", "moving_variance", "epsilon")}
                 b.backward(self, "batch_norm_inference_backward", 0, dx=x_rows.grad, dout=out_rows.grad, **factor)
             return out
-        statistics = {name: b.buffer(self, name, channels, b.state.dtype) for name in ("mean", "inv_std")}
+        statistics = self.statistics(b)
         if b.state.whole:
             return self._emit_shard(b, x, out, statistics)
         b.forward(self, self.kernel("forward"), 0, **arrays, **statistics, momentum=self.momentum)
         if not out.wanted:
             return out
-        gradients = {f"d{name}": b.gradient(self, name, channels) for name in ("gamma", "beta")}
+        gradients = self.gradients(b)
         tensors = {name: arrays[name] for name in (("x", "gamma", "beta") if self.relu else ("x", "gamma"))}
         tensors |= {"dx": x_rows.grad, "dout": out_rows.grad}
         b.backward(self, self.kernel("backward"), 0, **gradients, **tensors, **statistics)
@@ -597,7 +605,7 @@ class BatchNorm(Op):
             return out
         if self.relu:
             in_place_relu_backward(self, b, out)
-        gradients = {f"d{name}": b.gradient(self, name, channels) for name in ("gamma", "beta")}
+        gradients = self.gradients(b)
         tensors = {"dout": out_rows.grad, "x": x_rows.data, "gamma": affine["gamma"], **statistics}
         b.backward(self, "batch_norm_backward", 0, dx=b.nothing(2), **gradients, **tensors)
         if x.wanted:
@@ -629,17 +637,17 @@ class BatchNormReluMaxPool2D(Op):
         return f"{self.norm.name} + {self.name}"
 
     def emit(self, b: Builder, x: Value) -> Value:  # type: ignore[override]
-        norm, channels = self.norm, self.x_shape[-1:]
+        norm = self.norm
         out = b.output(self, x.wanted or b.learns(norm, "gamma", "beta"))
         argmax = b.buffer(self, "argmax", out.data.shape, np.int8)
         picked = b.buffer(self, "picked", out.data.shape, b.state.dtype)
-        statistics = {name: b.buffer(norm, name, channels, b.state.dtype) for name in ("mean", "inv_std")}
+        statistics = norm.statistics(b)
         tensors = {"argmax": argmax, "picked": picked, "x": x.data, **norm.affine(b), **statistics}
         tensors |= {name: getattr(self.pool, name) for name in ("pool_size", "strides", "padding")}
         moving = {**norm.moving(b), "momentum": norm.momentum, "epsilon": norm.epsilon}
         b.forward(self, "batch_norm_relu_max_pool2d_forward", 0, out=out.data, **moving, **tensors)
         if out.wanted:
-            gradients = {f"d{name}": b.gradient(norm, name, channels) for name in ("gamma", "beta")}
+            gradients = norm.gradients(b)
             b.backward(self, "batch_norm_relu_max_pool2d_backward", 0, dx=x.grad, **gradients, dout=out.grad, **tensors)
         return out
 
@@ -843,16 +851,15 @@ class BatchNormAddRelu(Op):
         return f"{self.norm.name} + {self.merge.name} + {self.name}"
 
     def emit(self, b: Builder, x: Value, other: Value) -> Value:  # type: ignore[override]
-        norm, channels = self.norm, self.x_shape[-1:]
-        rows = (b.batch_size * math.prod(self.x_shape[:-1]), *channels)
+        norm, rows = self.norm, (b.batch_size * math.prod(self.x_shape[:-1]), self.x_shape[-1])
         out = b.output(self, x.wanted or other.wanted or b.learns(norm, "gamma", "beta"))
         x_rows, other_rows, out_rows = (value.reshape(rows) for value in (x, other, out))
-        statistics = {name: b.buffer(norm, name, channels, b.state.dtype) for name in ("mean", "inv_std")}
+        statistics = norm.statistics(b)
         tensors, affine = {"out": out_rows.data, "x": x_rows.data, **statistics}, norm.affine(b)
         moving = {**norm.moving(b), "momentum": norm.momentum, "epsilon": norm.epsilon}
         b.forward(self, "batch_norm_add_relu_forward", 0, **tensors, other=other_rows.data, **affine, **moving)
         if out.wanted:
-            gradients = {f"d{name}": b.gradient(norm, name, channels) for name in ("gamma", "beta")}
+            gradients = norm.gradients(b)
             gradients |= {"dx": x_rows.grad, "dother": (other_rows if other.wanted else out_rows).grad}
             tensors |= {"dout": out_rows.grad, "gamma": affine["gamma"]}
             b.backward(self, "batch_norm_add_relu_backward", 0, **gradients, **tensors)

@@ -3,8 +3,8 @@
 ``convolution/choice.py`` says which algorithm computes what, and why; each is a file of that folder, and all are built
 on the register tile (``registers/tile.py``).
 
-* Filters are packed in *panels* of V vectors, filled up with zeros, or transformed: what the
-  inner loop reads is contiguous and has no tail.
+* Filters are packed in *panels* of V vectors, filled up with zeros, or transformed: what the inner loop reads is
+  contiguous and has no tail.
 * Where windows reach over the edge of the image, what a task needs is first copied into its thread's scratch, with a
   border of zeros: the inner loop has no bounds tests, and the copy stays in the L2 cache.
 * Parallel over tasks (see ``runtime/tasks.py``) that each own a piece of the result; for dw, a piece of one of a fixed

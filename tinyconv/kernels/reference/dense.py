@@ -9,7 +9,7 @@ def dense_workspace(out_shape, x_shape, w_shape):
 
 
 def dense_prepare(work, w):
-    """Store in ``work`` what forward and backward need to know of the weights ``w`` (K, F): nothing here."""
+    """Store in ``work`` what the forward pass needs to know of the weights ``w`` (K, F): nothing here."""
 
 
 def dense_forward(out, x, w, b, work, relu):
